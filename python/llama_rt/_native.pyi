@@ -1,0 +1,302 @@
+"""The native module: owns memory and arithmetic, knows no file format and no text.
+
+Raises the classes of `llama_rt.errors`; releases the GIL around all long work.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+@final
+class DTypeInfo:
+    """One row of the dtype table."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def block_elements(self) -> int: ...
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def gguf_id(self) -> int: ...
+    @property
+    def encodable(self) -> bool: ...
+
+def dtypes() -> list[DTypeInfo]:
+    """Every element and block type, in table order."""
+
+def decode(data: Buffer, dtype: str, count: int) -> npt.NDArray[np.float32]:
+    """`count` elements of stored `data` as float32 `[count]`."""
+
+def encode(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.uint8]:
+    """Float32 `[..., k]` rounded to `dtype`, as bytes row by row; `k` is a whole number of blocks."""
+
+@final
+class CpuInfo:
+    """What the processor and the container allow."""
+
+    @property
+    def tiers(self) -> list[str]:
+        """Usable instruction-set tiers, lowest first."""
+    @property
+    def cores(self) -> int:
+        """CPUs in the affinity mask."""
+    @property
+    def quota(self) -> float:
+        """CPUs' worth of time the container may use; 0 means no limit."""
+    @property
+    def default_threads(self) -> int: ...
+    @property
+    def model(self) -> str:
+        """The processor's brand string."""
+
+def cpu_info() -> CpuInfo: ...
+def read_bandwidth(threads: int, buffer_bytes: int = ..., seconds: float = ...) -> float:
+    """Bytes per second read from a buffer of `buffer_bytes` (at least 2 GiB for memory)."""
+
+@final
+class Backend:
+    """A device that holds weights and computes."""
+
+    @property
+    def name(self) -> str:
+        """`"cpu"` or `"cuda:N"`."""
+    @property
+    def isa(self) -> str:
+        """The tier in use."""
+    @property
+    def threads(self) -> int: ...
+
+def open_backend(device: str = "auto", *, isa: str | None = None, threads: int | None = None) -> Backend:
+    """Opens `"cpu"`, `"cuda"`, `"cuda:N"` or `"auto"`.
+
+    Raises:
+        BackendUnavailable: the device or tier was named and cannot be used; says why.
+        ConfigError: the name is unknown.
+    """
+
+@final
+class CancelFlag:
+    """Seen between layers; may be set from any thread."""
+
+    def __init__(self) -> None: ...
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    @property
+    def is_set(self) -> bool: ...
+
+@final
+class Model:
+    """Immutable weights on one backend, added tensor by tensor, then finished."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        dim: int,
+        n_layers: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        ffn_dim: int,
+        vocab_size: int,
+        norm_eps: float,
+        rope_theta: float = ...,
+        rope_style: Literal["interleaved", "halves"] = ...,
+        rope_scaling: Literal["none", "linear", "llama3", "yarn"] = ...,
+        rope_factor: float = ...,
+        rope_low_freq_factor: float = ...,
+        rope_high_freq_factor: float = ...,
+        rope_original_context: int = ...,
+        rope_beta_fast: float = ...,
+        rope_beta_slow: float = ...,
+        rope_attention_factor: float = ...,
+        rope_truncate: bool = ...,
+        sliding_window: int = ...,
+        repack: Literal["auto", "never", "always"] = ...,
+    ) -> None: ...
+    def add(
+        self,
+        name: str,
+        data: Buffer,
+        dtype: str,
+        shape: Sequence[int],
+    ) -> None:
+        """Takes one tensor under its canonical name (`rope.divisors` among them).
+
+        The buffer is kept alive as long as its bytes are used in place; packed tensors copy it.
+
+        Raises:
+            ShapeError: the shape differs from what the configuration asks, or from the byte count.
+            CheckpointError: the name is unknown or came twice.
+        """
+    def finish(self) -> None:
+        """Ties `output.weight` to the embedding when it never came; checks that all tensors are there."""
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes held by weights, packed copies included."""
+    @property
+    def streamed_bytes(self) -> int:
+        """Bytes of stored weights that one decoded token reads (embedding row not counted)."""
+
+@final
+class Sampler:
+    """One request's sampling state: settings, random counter, token history."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        temperature: float = ...,
+        top_k: int = ...,
+        top_p: float = ...,
+        min_p: float = ...,
+        typical_p: float = ...,
+        repetition_penalty: float = ...,
+        presence_penalty: float = ...,
+        frequency_penalty: float = ...,
+        logit_bias: Mapping[int, float] = ...,
+        seed: int = ...,
+        stop_ids: Sequence[int] = ...,
+        logprobs: int = ...,
+    ) -> None:
+        """`logprobs`: -1 none, 0 the chosen token's, n the n most likely besides."""
+    def observe(self, tokens: npt.NDArray[np.int32]) -> None:
+        """Adds prompt tokens to the history that the repetition penalty looks at."""
+
+@final
+class Sampled:
+    """What one sequence gained in a call: tokens in order, and their log-probabilities if asked."""
+
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def stopped(self) -> bool:
+        """The last token is one of the sampler's stop ids."""
+    @property
+    def logprobs(self) -> list[float]: ...
+    @property
+    def top_logprobs(self) -> list[list[tuple[int, float]]]: ...
+
+@final
+class Runner:
+    """One model with a cache and a workspace; callers take turns."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        kv_dtype: str = ...,
+        max_batch_tokens: int = ...,
+        cache_tokens: int = ...,
+    ) -> None:
+        """`n_ctx`: longest sequence; `cache_tokens`: tokens of all sequences together (0: no cap)."""
+    def create(self) -> int: ...
+    def fork(self, sequence: int, length: int) -> int:
+        """A new sequence that shares the first `length` tokens."""
+    def truncate(self, sequence: int, length: int) -> None: ...
+    def release(self, sequence: int) -> None: ...
+    def length(self, sequence: int) -> int: ...
+    def forward(
+        self,
+        sequences: Sequence[int],
+        tokens: Sequence[npt.NDArray[np.int32]],
+        *,
+        outputs: Literal["none", "last", "all"] = ...,
+        states: bool = ...,
+        cancel: CancelFlag | None = ...,
+    ) -> npt.NDArray[np.float32]:
+        """Appends `tokens[i]` to `sequences[i]`; float32 `[r, vocab]`, or `[r, dim]` normed states.
+
+        Raises:
+            CapacityError: a sequence would outgrow its context, or the cache is full; nothing changed.
+            CancelledError: the flag was set; every sequence is as before.
+        """
+    def step(
+        self,
+        sequences: Sequence[int],
+        tokens: Sequence[npt.NDArray[np.int32]],
+        samplers: Sequence[Sampler | None],
+        *,
+        cancel: CancelFlag | None = ...,
+    ) -> list[Sampled]:
+        """One mixed batch: appends and, where a sampler is given, draws the next token from the last row.
+
+        A sequence without a sampler (a prompt's chunk that is not its last) gets an empty `Sampled`.
+        """
+    def decode(
+        self,
+        sequences: Sequence[int],
+        tokens: Sequence[int],
+        samplers: Sequence[Sampler],
+        *,
+        steps: int,
+        max_seconds: float = ...,
+        cancel: CancelFlag | None = ...,
+    ) -> list[Sampled]:
+        """The native loop: feeds each sequence its token, samples, feeds that, up to `steps` times.
+
+        Ends early, after a whole step, when any sequence stopped, the time is over, or the flag is set
+        (no error then: what was drawn is returned). The last drawn token is not yet in the cache.
+        """
+    def memory(self) -> dict[str, int]:
+        """Bytes: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`."""
+    def profile(self, enable: bool) -> dict[str, float]:
+        """Seconds per op since the last call; switches measuring on or off."""
+
+# Single ops, for tests: float32 in and out, contiguous.
+def op_matmul(
+    backend: Backend,
+    x: npt.NDArray[np.float32],
+    weight: Buffer,
+    dtype: str,
+    rows: int,
+    *,
+    bias: npt.NDArray[np.float32] | None = ...,
+    repack: Literal["auto", "never", "always"] = ...,
+) -> npt.NDArray[np.float32]:
+    """`x` `[n, k]` times the stored matrix `[rows, k]`, transposed: `[n, rows]`."""
+
+def op_embed(
+    backend: Backend,
+    table: Buffer,
+    dtype: str,
+    rows: int,
+    dim: int,
+    tokens: npt.NDArray[np.int32],
+) -> npt.NDArray[np.float32]: ...
+def op_rms_norm(
+    backend: Backend, x: npt.NDArray[np.float32], gain: npt.NDArray[np.float32], eps: float
+) -> npt.NDArray[np.float32]: ...
+def op_swiglu(
+    backend: Backend, gate: npt.NDArray[np.float32], up: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]: ...
+def op_rope(
+    backend: Backend,
+    x: npt.NDArray[np.float32],
+    positions: npt.NDArray[np.int32],
+    cos: npt.NDArray[np.float32],
+    sin: npt.NDArray[np.float32],
+    style: Literal["interleaved", "halves"],
+) -> npt.NDArray[np.float32]:
+    """`x` `[n, heads, e]`; `cos`, `sin` `[positions, e/2]`."""
+
+def op_attention(
+    backend: Backend,
+    q: npt.NDArray[np.float32],
+    k: npt.NDArray[np.float32],
+    v: npt.NDArray[np.float32],
+    *,
+    kv_dtype: str,
+    window: int = ...,
+) -> npt.NDArray[np.float32]:
+    """One sequence: `q` `[n, h, e]` are the last n of t positions, `k`, `v` `[t, g, e]`; `[n, h, e]`."""
+
+def rope_table(
+    model_options: Mapping[str, object], positions: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Cosines and sines `[positions, e/2]` for the rope options of `Model`."""
