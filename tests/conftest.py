@@ -8,6 +8,7 @@ session, by the libraries that users' checkpoints come from; treat them as read-
 from pathlib import Path
 
 import pytest
+
 from reference.checkpoints import write_gguf, write_hf, write_meta
 from reference.model import Config, random_weights
 from reference.vocabulary import train_tokenizer

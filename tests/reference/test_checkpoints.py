@@ -1,4 +1,4 @@
-"""The written checkpoints hold the same model, read back by the libraries that define the formats."""
+"""The written checkpoints hold one model, read back by the libraries that define the formats."""
 
 import json
 
