@@ -48,9 +48,9 @@ PYTHON_ROOMS = {
     "generation": {"_native", "sampling", "tokenizer", "config", "errors"},
     "llama": {
         *("_native", "adapters", "chat", "config", "errors", "generation", "loading"),
-        *("plan", "sampling", "tokenizer"),
+        *("machine", "plan", "sampling", "tokenizer"),
     },
-    "plan": {"_native", "config", "errors", "loading"},
+    "plan": {"_native", "config", "errors", "loading", "machine"},
     "machine": {"_native", "errors"},
     "benchmark": {"_native", "config", "errors", "loading", "machine"},
     "evaluate": {"errors", "llama"},
