@@ -1,0 +1,12 @@
+"""What a model is: its sizes and rules, read from params.json, config.json or GGUF keys.
+
+Knows the key names and defaults of each format; opens no file and sees no tensor (readers pass in
+what only tensors can tell).
+"""
+
+from llama_rt.config.gguf import from_gguf
+from llama_rt.config.hugging_face import from_hf
+from llama_rt.config.meta import feed_forward_width, from_meta
+from llama_rt.config.model import ModelConfig, RopeScaling
+
+__all__ = ["ModelConfig", "RopeScaling", "feed_forward_width", "from_gguf", "from_hf", "from_meta"]
