@@ -1,0 +1,34 @@
+// What this processor can do and how much of it this process may use.
+// Owns detection; choosing a kernel tier and a thread count from it belongs to the cpu backend.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace llama_rt {
+
+// The instruction-set flags are nested tiers (each implies what it builds on) and are true only if
+// both the processor and the operating system support them.
+struct CpuInfo {
+  bool avx2 = false;         // AVX2, FMA, F16C, BMI2
+  bool avx2_vnni = false;    // + AVX-VNNI
+  bool avx512 = false;       // F, BW, DQ, VL, VNNI
+  bool avx512_bf16 = false;  // + BF16
+  bool amx = false;          // + TILE, INT8, BF16 and the kernel's permission to use tiles
+  std::string model;         // brand string; empty if unknown
+  int cores = 1;             // CPUs in the affinity mask
+  int physical_cores = 1;    // those, counting SMT siblings once
+  double quota = 0;          // CPUs' worth of time the control group allows; 0: no limit
+  int default_threads = 1;   // LLAMA_RT_THREADS, else min(physical_cores, floor(quota)), at least 1
+
+  // Names of the usable tiers, lowest first: "scalar", "avx2", ...
+  std::vector<std::string> tiers() const;
+};
+
+// Detected once, at the first call; the affinity mask is that of the thread that calls first.
+const CpuInfo& cpu_info();
+
+// A thread count as LLAMA_RT_THREADS gives it: a whole number from 1 to 1024; 0 for anything else.
+int parse_thread_count(const char* text);
+
+}  // namespace llama_rt

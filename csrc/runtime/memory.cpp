@@ -1,0 +1,121 @@
+#include "runtime/memory.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+#include <new>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <utility>
+
+#include "runtime/cgroup.h"
+
+namespace llama_rt {
+namespace {
+
+size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// A mapping on a 2 MiB boundary: one huge page more than needed, the ends cut off.
+std::byte* map_huge(size_t bytes) {
+  constexpr size_t kPage = HostBuffer::kHugePage;
+  const size_t reserved = bytes + kPage;
+  void* mapping = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) throw std::bad_alloc();
+  auto* begin = static_cast<std::byte*>(mapping);
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  const size_t head = round_up(address, kPage) - address;
+  if (head > 0) munmap(begin, head);
+  munmap(begin + head + bytes, kPage - head);
+  madvise(begin + head, bytes, MADV_HUGEPAGE);  // a wish: without it the buffer is only slower
+  return begin + head;
+}
+
+// Whether every byte of [begin, end) lies in shared mappings of files.
+// Lines of /proc/self/maps: `from-to perms offset device inode path`, by ascending address.
+bool is_shared_file(uintptr_t begin, uintptr_t end) {
+  std::istringstream lines(read_text_file("/proc/self/maps").value_or(""));
+  uintptr_t covered = begin;
+  for (std::string line; std::getline(lines, line) && covered < end;) {
+    std::istringstream fields(line);
+    uintptr_t from = 0, to = 0;
+    char dash = 0;
+    std::string permissions, offset, device;
+    uint64_t inode = 0;
+    if (!(fields >> std::hex >> from >> dash >> to >> permissions >> offset >> device >> std::dec >>
+          inode)) {
+      return false;
+    }
+    if (to <= covered) continue;
+    const bool shared = permissions.size() == 4 && permissions[3] == 's';
+    if (from > covered || !shared || inode == 0) return false;
+    covered = to;
+  }
+  return covered >= end;
+}
+
+std::optional<uint64_t> machine_available() {
+  std::istringstream in(read_text_file("/proc/meminfo").value_or(""));
+  std::string name, unit;
+  for (uint64_t kib = 0; in >> name >> kib;) {
+    if (name == "MemAvailable:") return kib * 1024;
+    std::getline(in, unit);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+HostBuffer::HostBuffer(size_t bytes) {
+  if (bytes == 0) return;
+  if (bytes > std::numeric_limits<size_t>::max() / 2) throw std::bad_alloc();
+  if (bytes >= kHugeBytes) {
+    data_ = map_huge(round_up(bytes, kHugePage));
+  } else {
+    data_ = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kAlignment}));
+  }
+  bytes_ = bytes;
+}
+
+HostBuffer::~HostBuffer() {
+  if (data_ == nullptr) return;
+  if (bytes_ >= kHugeBytes) {
+    munmap(data_, round_up(bytes_, kHugePage));
+  } else {
+    ::operator delete(data_, std::align_val_t{kAlignment});
+  }
+}
+
+HostBuffer::HostBuffer(HostBuffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+
+HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+uint64_t available_memory() {
+  uint64_t available = std::numeric_limits<uint64_t>::max();
+  if (const auto machine = machine_available()) {
+    available = *machine;
+  } else {
+    const long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && page > 0) available = static_cast<uint64_t>(pages) * static_cast<uint64_t>(page);
+  }
+  const auto group = cgroup_available_memory("");
+  return group ? std::min(available, *group) : available;
+}
+
+void advise_dontneed(const void* data, size_t bytes) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = round_up(address, page);  // whole pages only: neighbours keep theirs
+  const uintptr_t end = (address + bytes) / page * page;
+  if (data == nullptr || begin >= end || !is_shared_file(begin, end)) return;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+}  // namespace llama_rt

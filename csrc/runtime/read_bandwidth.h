@@ -1,0 +1,16 @@
+// Measures how fast this machine reads memory: the yardstick for everything bandwidth-bound.
+#pragma once
+
+#include <cstddef>
+
+namespace llama_rt {
+
+// Bytes per second of the fastest pass of `threads` pool threads over a buffer of `buffer_bytes`
+// (huge pages, every byte read and used). Passes repeat for about `seconds`, three at the least.
+// Give at least 2 GiB to measure memory: last-level caches of 480 MiB exist.
+//
+// Throws ConfigError on a thread count, size or time that is not positive, CapacityError when the
+// buffer does not fit the memory that is available.
+double read_bandwidth(int threads, size_t buffer_bytes = size_t{2} << 30, double seconds = 1.0);
+
+}  // namespace llama_rt

@@ -1,0 +1,303 @@
+#include "runtime/thread_pool.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "runtime/cpu_info.h"
+
+namespace llama_rt {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How long a thread spins before it parks. Between the ops of one forward there is little serial
+// work, so workers under a lease outlast it; the bound only ends spinning beside a caller that is
+// blocked or was descheduled.
+constexpr auto kSpinIdle = std::chrono::microseconds(50);
+constexpr auto kSpinHeld = std::chrono::milliseconds(2);
+constexpr auto kSpinCaller = std::chrono::microseconds(200);
+constexpr int kChecksPerClockRead = 64;
+constexpr int kMaxThreads = 1024;
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Rounding mode, flush-to-zero and exception masks: workers compute under the caller's, so that a
+// result does not depend on who computed it. Sticky status flags (low six bits) stay per thread.
+#if defined(__x86_64__)
+constexpr uint32_t kStatusFlags = 0x3f;
+uint32_t fp_control() { return _mm_getcsr() & ~kStatusFlags; }
+void set_fp_control(uint32_t control) {
+  const uint32_t now = _mm_getcsr();
+  if ((now & ~kStatusFlags) != control) _mm_setcsr((now & kStatusFlags) | control);
+}
+#else
+uint32_t fp_control() { return 0; }
+void set_fp_control(uint32_t) {}
+#endif
+
+// What the current thread is to the pool: whose turn it holds, and whether it is inside a body.
+struct ThreadState {
+  const ThreadPool* turn = nullptr;
+  bool in_body = false;
+};
+thread_local ThreadState t_state;
+
+// Spins until `ready()`, at most `limit()` from now; false when the time is over.
+template <typename Ready, typename Limit>
+bool spin_until(Ready ready, Limit limit) {
+  const auto start = Clock::now();
+  for (;;) {
+    for (int i = 0; i < kChecksPerClockRead; ++i) {
+      if (ready()) return true;
+      pause();
+    }
+    if (Clock::now() - start > limit()) return false;
+  }
+}
+
+// Signals meant for the process go to threads that expect them; faults stay where they happen.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigdelset(&all, fault);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+// Spinning only pays where every thread has a CPU for itself, and under a CPU quota it would burn
+// the time that the work needs.
+bool may_spin(int threads) {
+  const CpuInfo& cpu = cpu_info();
+  return threads <= cpu.cores && (cpu.quota <= 0 || cpu.quota >= cpu.cores);
+}
+
+}  // namespace
+
+// One mailbox per worker: the caller adds 1 to `signal` for every job that the worker is part of.
+struct alignas(64) ThreadPool::Worker {
+  explicit Worker(int participant) : index(participant) {}
+  std::atomic<uint32_t> signal{0};
+  std::atomic<bool> parked{false};
+  const int index;
+};
+
+std::atomic<ThreadPool*> ThreadPool::instance_{nullptr};
+
+ThreadPool::ThreadPool() = default;
+ThreadPool::~ThreadPool() = default;
+
+void ThreadPool::forget_after_fork() { instance_.store(nullptr, std::memory_order_release); }
+
+// The pool is never destroyed: its threads may be parked in it while the process ends. A child of
+// fork() leaks its copy of the parent's, which is in an unknown state and has no threads.
+ThreadPool& ThreadPool::instance() {
+  ThreadPool* pool = instance_.load(std::memory_order_acquire);
+  if (pool != nullptr) return *pool;
+  static const bool registered = pthread_atfork(nullptr, nullptr, &forget_after_fork) == 0;
+  static_cast<void>(registered);
+  auto* fresh = new ThreadPool;
+  if (instance_.compare_exchange_strong(pool, fresh, std::memory_order_acq_rel)) return *fresh;
+  delete fresh;
+  return *pool;
+}
+
+ThreadPool::Lease::Lease(int threads) : pool_(nullptr) {
+  ThreadPool& pool = ThreadPool::instance();
+  if (threads <= 1 || t_state.turn == &pool || t_state.in_body) return;
+  pool.begin_turn();
+  pool_ = &pool;
+  pool.held_.store(true, std::memory_order_relaxed);
+}
+
+ThreadPool::Lease::~Lease() {
+  if (pool_ == nullptr) return;
+  pool_->held_.store(false, std::memory_order_relaxed);
+  pool_->end_turn();
+}
+
+void ThreadPool::begin_turn() {
+  const uint32_t ticket = next_ticket_.fetch_add(1, std::memory_order_relaxed);
+  for (;;) {
+    const uint32_t serving = now_serving_.load(std::memory_order_acquire);
+    if (serving == ticket) break;
+    now_serving_.wait(serving, std::memory_order_acquire);
+  }
+  t_state.turn = this;
+}
+
+void ThreadPool::end_turn() {
+  t_state.turn = nullptr;
+  now_serving_.fetch_add(1, std::memory_order_release);
+  now_serving_.notify_all();
+}
+
+void ThreadPool::parallel_for(int threads, int64_t chunks, Body body) {
+  dispatch(threads, chunks, 0, body);
+}
+
+void ThreadPool::parallel_for_dynamic(int threads, int64_t chunks, int64_t grain, Body body) {
+  dispatch(threads, chunks, std::max<int64_t>(grain, 1), body);
+}
+
+void ThreadPool::dispatch(int threads, int64_t chunks, int64_t grain, Body body) {
+  if (chunks <= 0) return;
+  const int64_t pieces = grain == 0 ? chunks : (chunks - 1) / grain + 1;
+  threads = static_cast<int>(std::min<int64_t>({threads, pieces, kMaxThreads}));
+  if (threads <= 1 || t_state.in_body) {
+    body(0, chunks, 0);
+    return;
+  }
+  if (t_state.turn == this) {
+    run_job(threads, chunks, grain, body);
+  } else {
+    const struct Turn {
+      ThreadPool& pool;
+      ~Turn() { pool.end_turn(); }
+    } turn{(begin_turn(), *this)};
+    run_job(threads, chunks, grain, body);
+  }
+}
+
+void ThreadPool::run_job(int threads, int64_t chunks, int64_t grain, const Body& body) {
+  grow(threads);
+  const int participants = std::min(threads, static_cast<int>(workers_.size()) + 1);
+  spin_.store(may_spin(threads), std::memory_order_relaxed);
+  job_ = Job{.body = &body,
+             .chunks = chunks,
+             .grain = grain,
+             .parts = threads,
+             .threads = participants,
+             .fp_control = fp_control()};
+  next_chunk_.store(0, std::memory_order_relaxed);
+  pending_.store(participants - 1, std::memory_order_relaxed);
+  // Each store of a signal publishes the job. Store then look at `parked`, against the worker's
+  // set `parked` then look at the signal: sequential consistency lets no wake-up fall between.
+  for (int i = 0; i < participants - 1; ++i) {
+    Worker& worker = *workers_[static_cast<size_t>(i)];
+    worker.signal.fetch_add(1, std::memory_order_seq_cst);
+    if (worker.parked.load(std::memory_order_seq_cst)) worker.signal.notify_one();
+  }
+  t_state.in_body = true;
+  run_parts(job_, 0);
+  t_state.in_body = false;
+  wait_for_workers();
+  if (failed_.load(std::memory_order_relaxed)) {
+    failed_.store(false, std::memory_order_relaxed);
+    std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+}
+
+void ThreadPool::run_parts(const Job& job, int participant) noexcept {
+  try {
+    if (job.grain > 0) {
+      take_chunks(job, participant);
+      return;
+    }
+    for (int64_t part = participant; part < job.parts; part += job.threads) {
+      // chunks * part / parts, without leaving 64 bits
+      const int64_t each = job.chunks / job.parts;
+      const int64_t rest = job.chunks % job.parts;
+      const int64_t begin = each * part + std::min(part, rest);
+      (*job.body)(begin, begin + each + (part < rest ? 1 : 0), static_cast<int>(part));
+    }
+  } catch (...) {
+    keep_error();
+  }
+}
+
+void ThreadPool::take_chunks(const Job& job, int participant) {
+  while (!failed_.load(std::memory_order_relaxed)) {
+    const int64_t begin = next_chunk_.fetch_add(job.grain, std::memory_order_relaxed);
+    if (begin >= job.chunks) return;
+    (*job.body)(begin, std::min(begin + job.grain, job.chunks), participant);
+  }
+}
+
+void ThreadPool::keep_error() noexcept {
+  if (!failed_.exchange(true, std::memory_order_relaxed)) error_ = std::current_exception();
+}
+
+void ThreadPool::wait_for_workers() {
+  const auto done = [this] { return pending_.load(std::memory_order_acquire) == 0; };
+  if (done()) return;
+  if (spin_.load(std::memory_order_relaxed) && spin_until(done, [] { return kSpinCaller; })) return;
+  caller_parked_.store(true, std::memory_order_seq_cst);
+  for (int left; (left = pending_.load(std::memory_order_seq_cst)) != 0;) {
+    pending_.wait(left, std::memory_order_acquire);
+  }
+  caller_parked_.store(false, std::memory_order_relaxed);
+}
+
+// Creates missing workers; with fewer than asked for the work is done by those that exist.
+void ThreadPool::grow(int threads) {
+  if (static_cast<int>(workers_.size()) + 1 >= threads) return;
+  const SignalsBlocked inherited_by_workers;
+  workers_.reserve(static_cast<size_t>(threads - 1));
+  while (static_cast<int>(workers_.size()) + 1 < threads) {
+    auto worker = std::make_unique<Worker>(static_cast<int>(workers_.size()) + 1);
+    try {
+      std::thread(&ThreadPool::work, this, std::ref(*worker)).detach();
+    } catch (const std::system_error&) {
+      return;  // the system has no more threads to give
+    }
+    workers_.push_back(std::move(worker));
+    size_.store(static_cast<int>(workers_.size()) + 1, std::memory_order_relaxed);
+  }
+}
+
+void ThreadPool::work(Worker& self) {
+  pthread_setname_np(pthread_self(), ("llama_rt-" + std::to_string(self.index)).c_str());
+  t_state.in_body = true;  // a parallel_for from inside a body runs inline
+  for (uint32_t seen = 0;; ++seen) {
+    wait_for_job(self, seen);
+    set_fp_control(job_.fp_control);
+    run_parts(job_, self.index);
+    if (pending_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
+        caller_parked_.load(std::memory_order_seq_cst)) {
+      pending_.notify_one();
+    }
+  }
+}
+
+void ThreadPool::wait_for_job(Worker& self, uint32_t seen) {
+  const auto called = [&] { return self.signal.load(std::memory_order_acquire) != seen; };
+  if (called()) return;
+  const auto limit = [this]() -> Clock::duration {
+    if (!spin_.load(std::memory_order_relaxed)) return Clock::duration::zero();
+    if (held_.load(std::memory_order_relaxed)) return kSpinHeld;
+    return kSpinIdle;
+  };
+  if (spin_.load(std::memory_order_relaxed) && spin_until(called, limit)) return;
+  self.parked.store(true, std::memory_order_seq_cst);
+  while (self.signal.load(std::memory_order_seq_cst) == seen) {
+    self.signal.wait(seen, std::memory_order_acquire);
+  }
+  self.parked.store(false, std::memory_order_relaxed);
+}
+
+}  // namespace llama_rt
