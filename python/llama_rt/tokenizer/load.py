@@ -1,0 +1,102 @@
+"""Finding a checkpoint's tokenizer: which file decides, and who reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer.protocol import Tokenizer
+from llama_rt.tokenizer.spm_folder import read_bytes, spm_from_file
+from llama_rt.tokenizer.spm_gguf import spm_from_gguf
+
+__all__ = ["load_tokenizer"]
+
+_TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
+
+
+def load_tokenizer(
+    checkpoint_path: Path,
+    metadata: Mapping[str, object] | None,
+    kind: str,
+    override: Path | None = None,
+) -> Tokenizer:
+    """Opens the tokenizer that belongs to a checkpoint.
+
+    A folder's `tokenizer.model` (sentencepiece, or Meta's ranks of Llama 3) comes before its
+    `tokenizer.json`; Meta's layout also keeps `tokenizer.model` one folder up. A GGUF file brings
+    its own vocabulary.
+
+    Args:
+        checkpoint_path: Folder or file of the checkpoint.
+        metadata: GGUF keys, `config.json` or `params.json`.
+        kind: `"meta"`, `"hf"`, `"gguf"` or `"safetensors"`.
+        override: Tokenizer file, or folder with one, to use instead.
+
+    Raises:
+        TokenizerError: There is no tokenizer, or it cannot be read; names the file.
+        MissingExtraError: It needs the `tokenizers` package (extra `hf`).
+    """
+    checkpoint_path = Path(checkpoint_path)
+    if override is not None:
+        return _from_path(Path(override), metadata if kind != "gguf" else None)
+    if kind == "gguf":
+        return _from_gguf(metadata or {}, str(checkpoint_path))
+    folder = checkpoint_path if checkpoint_path.is_dir() else checkpoint_path.parent
+    folders = [folder, folder.parent] if kind == "meta" else [folder]
+    for candidate in folders:
+        file = _find(candidate)
+        if file is not None:
+            return _from_file(file, metadata)
+    looked = " or ".join(str(candidate) for candidate in folders)
+    msg = f"no tokenizer.model or tokenizer.json in {looked}: give one with tokenizer=PATH"
+    raise TokenizerError(msg)
+
+
+def _from_path(path: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
+    file = _find(path) if path.is_dir() else path
+    if file is None:
+        msg = f"{path}: no tokenizer.model or tokenizer.json in this folder"
+        raise TokenizerError(msg)
+    if not file.is_file():
+        msg = f"{file}: no such tokenizer file"
+        raise TokenizerError(msg)
+    return _from_file(file, metadata)
+
+
+def _find(folder: Path) -> Path | None:
+    names = ("tokenizer.model", "tokenizer.json")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _from_file(file: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
+    if file.suffix == ".json":
+        from llama_rt.tokenizer import bpe_json
+
+        return bpe_json.tokenizer_from_json(file, metadata)
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+    if head[:4] == b"GGUF":
+        msg = f"{file}: expected tokenizer.model or tokenizer.json, got a GGUF file"
+        raise TokenizerError(msg)
+    if _TIKTOKEN_LINE.match(head):
+        from llama_rt.tokenizer import bpe_ranks
+
+        return bpe_ranks.tokenizer_from_ranks(read_bytes(file), file, metadata)
+    return spm_from_file(file, metadata)
+
+
+def _from_gguf(metadata: Mapping[str, object], name: str) -> Tokenizer:
+    model = metadata.get("tokenizer.ggml.model")
+    if model == "llama":
+        return spm_from_gguf(metadata, name)
+    if model == "gpt2":
+        from llama_rt.tokenizer import bpe_gguf
+
+        return bpe_gguf.bpe_from_gguf(metadata, name)
+    if model in (None, "none", "no_vocab"):
+        msg = f"{name}: the file has no tokenizer: give one with tokenizer=PATH"
+        raise TokenizerError(msg)
+    msg = f"{name}: tokenizer.ggml.model {model!r} is not supported (llama and gpt2 are)"
+    raise TokenizerError(msg)

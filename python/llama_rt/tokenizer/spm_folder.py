@@ -1,0 +1,150 @@
+"""A sentencepiece `tokenizer.model` together with the JSON files that may lie beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer
+from llama_rt.tokenizer.spm_model import SpmModelError, parse_model
+
+__all__ = ["added_tokens", "end_ids", "json_object", "spm_from_file", "vocab_rows"]
+
+_MAX_BYTES = 256 << 20
+
+
+def spm_from_file(path: Path, metadata: Mapping[str, object] | None) -> SpmTokenizer:
+    """Reads `tokenizer.model`.
+
+    Begin and end ids come from the model file: the JSON files of 2023 name wrong ones. JSON adds
+    tokens beyond the pieces, and end ids among those.
+
+    Args:
+        path: The sentencepiece model.
+        metadata: `config.json` or `params.json`; its `vocab_size` is the embedding's rows.
+
+    Raises:
+        TokenizerError: A file cannot be read or contradicts itself; names it.
+    """
+    data = read_bytes(path)
+    try:
+        model = parse_model(data)
+    except SpmModelError as error:
+        msg = f"{path}: {error}"
+        raise TokenizerError(msg) from None
+    pieces = len(model.texts)
+    added = {id: token for id, token in added_tokens(path.parent).items() if id >= pieces}
+    rows = vocab_rows(metadata)
+    return SpmTokenizer(
+        model,
+        data,
+        name=str(path),
+        added=added,
+        vocab_size=rows,
+        stop_ids=[id for id in end_ids(path.parent, metadata) if id in added],
+    )
+
+
+def added_tokens(folder: Path) -> dict[int, AddedToken]:
+    """Collects added tokens by id from a folder's JSON files.
+
+    These are `added_tokens.json`, then `tokenizer.json` and `tokenizer_config.json`, which also
+    say whether a token is special.
+
+    Raises:
+        TokenizerError: A file is not what it should be, or an id is absurd.
+    """
+    found: dict[int, AddedToken] = {}
+    specials = _special_texts(folder)
+    for text, id in json_object(folder / "added_tokens.json").items():
+        found[_row(id, folder / "added_tokens.json")] = AddedToken(text, text in specials)
+    fast = json_object(folder / "tokenizer.json").get("added_tokens")
+    listed = json_object(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    entries = [(item.get("id"), item) for item in _dicts(fast)]
+    if isinstance(listed, dict):
+        entries += [(id, item) for id, item in listed.items() if isinstance(item, dict)]
+    for id, item in entries:
+        text = item.get("content")
+        if isinstance(text, str):
+            row = _row(id, folder / "tokenizer_config.json")
+            found[row] = AddedToken(text, bool(item.get("special")))
+    return found
+
+
+def _special_texts(folder: Path) -> set[str]:
+    texts: set[str] = set()
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        for key, value in json_object(folder / name).items():
+            if key.endswith("_token") or key == "additional_special_tokens":
+                for item in value if isinstance(value, list) else [value]:
+                    text = item.get("content") if isinstance(item, dict) else item
+                    if isinstance(text, str):
+                        texts.add(text)
+    return texts
+
+
+def _dicts(value: object) -> list[dict[str, object]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _row(id: object, file: Path) -> int:
+    if isinstance(id, str) and id.isascii() and id.isdigit() and len(id) < 10:
+        id = int(id)
+    if isinstance(id, int) and 0 <= id < 1 << 24:
+        return id
+    msg = f"{file}: added token id {id!r} is not in [0, {1 << 24})"
+    raise TokenizerError(msg)
+
+
+def end_ids(folder: Path, metadata: Mapping[str, object] | None) -> list[int]:
+    """Lists the ids that `generation_config.json` and `metadata` call end of text."""
+    ids: list[int] = []
+    for source in (json_object(folder / "generation_config.json"), metadata or {}):
+        value = source.get("eos_token_id")
+        many: Iterable[object] = value if isinstance(value, list) else [value]
+        ids += [id for id in many if isinstance(id, int) and not isinstance(id, bool)]
+    return ids
+
+
+def vocab_rows(metadata: Mapping[str, object] | None) -> int:
+    """Returns `vocab_size` of `config.json` or `params.json`, 0 if it is not given (or -1)."""
+    rows = (metadata or {}).get("vocab_size")
+    return rows if isinstance(rows, int) and 0 < rows <= 1 << 24 else 0
+
+
+def json_object(path: Path) -> dict[str, object]:
+    """Reads a JSON object; {} if there is no such file.
+
+    Raises:
+        TokenizerError: The file is no JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(read_bytes(path).decode())
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: not JSON: {error}"
+        raise TokenizerError(msg) from None
+    if not isinstance(value, dict):
+        msg = f"{path}: expected a JSON object, got {type(value).__name__}"
+        raise TokenizerError(msg)
+    return value
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a tokenizer file.
+
+    Raises:
+        TokenizerError: The file cannot be read or is far too large for a tokenizer.
+    """
+    try:
+        size = path.stat().st_size
+        if size <= _MAX_BYTES:
+            return path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: cannot be read: {error.strerror}"
+        raise TokenizerError(msg) from error
+    msg = f"{path}: {size} bytes is too large for a tokenizer file (at most {_MAX_BYTES})"
+    raise TokenizerError(msg)
