@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from reference.cases import GRAPHS
 from reference.checkpoints import hf_logits, hf_model, to_halves
 from reference.model import (
     Config,
@@ -15,28 +16,10 @@ from reference.model import (
     relative_error,
 )
 
-CASES = {
-    "plain": Config(),
-    "multi-head": Config(n_kv_heads=4),
-    "one-kv-head": Config(n_kv_heads=1),
-    "wide-heads": Config(head_dim=24),
-    "odd-sizes": Config(dim=50, n_heads=5, n_kv_heads=5, head_dim=10, ffn_dim=83, n_layers=3),
-    "biases": Config(attention_bias=True, mlp_bias=True),
-    "tied": Config(tied=True),
-    "linear": Config(rope=Rope("linear", factor=4.0)),
-    "llama3": Config(rope=Rope("llama3", factor=8.0, original_context=64), rope_theta=5e5),
-    "yarn": Config(rope=Rope("yarn", factor=4.0, original_context=64, attention_factor=1.14)),
-    "yarn-untruncated": Config(
-        rope=Rope("yarn", factor=2.0, original_context=32, beta_fast=8.0, truncate=False)
-    ),
-    "window": Config(sliding_window=7),
-    "other-eps": Config(norm_eps=1e-2, rope_theta=1e6),
-}
 
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_agrees_with_transformers(name):
-    config = CASES[name]
+    config = GRAPHS[name]
     weights = random_weights(config, seed=3)
     ids = np.random.default_rng(4).integers(0, config.vocab_size, 90).tolist()
     expected = hf_logits(hf_model(config, weights), ids)

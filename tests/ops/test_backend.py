@@ -1,0 +1,56 @@
+"""Opening backends: tiers, threads, and what is refused."""
+
+import pytest
+
+from llama_rt import _native
+from llama_rt.errors import BackendUnavailable, ConfigError, LlamaRtError
+
+ORDER = ["scalar", "avx2", "avx2_vnni", "avx512", "avx512_bf16", "amx"]
+
+
+def test_tiers_are_named_lowest_first():
+    tiers = _native.cpu_info().tiers
+    assert tiers[0] == "scalar"
+    assert tiers == [name for name in ORDER if name in tiers]
+
+
+def test_default_is_the_best_tier(monkeypatch):
+    monkeypatch.delenv("LLAMA_RT_ISA", raising=False)
+    assert _native.open_backend("cpu").isa == _native.cpu_info().tiers[-1]
+    assert _native.open_backend("auto").threads >= 1
+
+
+def test_a_named_tier_is_taken(tier):
+    backend = _native.open_backend("cpu", isa=tier, threads=1)
+    assert (backend.name, backend.isa, backend.threads) == ("cpu", tier, 1)
+
+
+def test_environment_caps_the_default(monkeypatch):
+    monkeypatch.setenv("LLAMA_RT_ISA", "scalar")
+    assert _native.open_backend("cpu").isa == "scalar"
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="sse9"):
+        _native.open_backend("cpu", isa="sse9")
+    with pytest.raises(ConfigError, match="tpu"):
+        _native.open_backend("tpu")
+
+
+def test_absent_tiers_are_refused_with_a_reason():
+    for name in set(ORDER) - set(_native.cpu_info().tiers):
+        with pytest.raises(BackendUnavailable, match=name):
+            _native.open_backend("cpu", isa=name)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**9])
+def test_absurd_thread_counts_are_refused(threads):
+    with pytest.raises(LlamaRtError, match=str(threads)):
+        _native.open_backend("cpu", threads=threads)
+
+
+def test_cpu_info_is_plausible():
+    info = _native.cpu_info()
+    assert 1 <= info.default_threads <= info.cores
+    assert info.quota >= 0
+    assert info.model
