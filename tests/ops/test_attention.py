@@ -5,12 +5,12 @@ The reference works on keys and values as the cache stores them, so what is left
 
 import numpy as np
 import pytest
-from bounds import EPS
 
 from llama_rt import _native
 from llama_rt.errors import LlamaRtError, ShapeError
 from reference import model
 from reference.blocks import decode, encode
+from reference.bounds import EPS
 
 KV_DTYPES = ["f32", "f16", "bf16", "q8_0"]
 # What a kernel may round the query (and the probabilities) to when the cache holds this type.

@@ -1,14 +1,14 @@
-"""Matrix products on every tier, stored type and packing, against float64 of the decoded weights."""
+"""Matrix products on every tier, stored type and packing, against float64 of decoded weights."""
 
 from functools import cache
 
 import numpy as np
 import pytest
-from bounds import matmul as bound
 
 from llama_rt import _native
 from llama_rt.errors import DTypeError, LlamaRtError, ShapeError
 from reference.blocks import FORMATS, decode, random_bytes
+from reference.bounds import matmul as bound
 
 DTYPES = [row.name for row in _native.dtypes()]
 ELEMENTS = [name for name in DTYPES if FORMATS[name].elements == 1]

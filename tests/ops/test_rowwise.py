@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from bounds import EPS
 
 from llama_rt import _native
 from llama_rt.errors import LlamaRtError, ShapeError
 from reference import model
 from reference.blocks import FORMATS, decode, random_bytes
+from reference.bounds import EPS
 
 DTYPES = [row.name for row in _native.dtypes()]
 WIDTHS = [1, 7, 16, 31, 64, 100, 200, 331, 1024, 4099]
@@ -44,7 +44,7 @@ def test_tokens_outside_the_table_are_refused(backend):
 
 @pytest.mark.parametrize("eps", [1e-6, 1e-5, 1e-2])
 def test_rms_norm(backend, eps):
-    """The mean of k squares is off by eps*sqrt(k)/2 at most; the root halves it; a few ulp besides."""
+    """The mean of k squares is off by eps*sqrt(k), the root halves that; a few ulp besides."""
     for k in WIDTHS:
         x, gain = normal(9, k, seed=k), normal(k, seed=k + 1)
         x[3] *= 1e-6
