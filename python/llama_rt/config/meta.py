@@ -29,6 +29,8 @@ def from_meta(
     ffn_dim: int | None = None,
     n_kv_heads: int | None = None,
     llama2: bool = False,
+    attention_bias: bool = False,
+    mlp_bias: bool = False,
 ) -> ModelConfig:
     """Reads Meta's `params.json`; absent keys take the defaults of Meta's `ModelArgs`.
 
@@ -39,6 +41,8 @@ def from_meta(
         ffn_dim: rows of `w1`; wins over the width rule, which needs keys that some files lack.
         n_kv_heads: heads found in `wk`; wins over the file (key/value heads may be repeated).
         llama2: the tensors show a Llama 2 file, whose context is not in its params.
+        attention_bias: the file has biases in its attention blocks (no release does).
+        mlp_bias: the file has biases in its feed-forward blocks (no release does).
 
     Raises:
         ConfigError: a key is missing, of the wrong kind, or contradicts another.
@@ -90,6 +94,8 @@ def from_meta(
         rope_style="interleaved",
         rope_scaling=scaling,
         max_context=keys.integer("max_seq_len", _meta_context(theta, scaled=scaled, llama2=llama2)),
+        attention_bias=attention_bias,
+        mlp_bias=mlp_bias,
         name=keys.text("name"),
     )
 

@@ -1,0 +1,79 @@
+"""One file, mapped read-only: bounds-checked slices that cost no copy and give their pages back."""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from llama_rt.errors import CheckpointError, CheckpointNotFoundError
+
+__all__ = ["MappedFile"]
+
+_PAGE = mmap.PAGESIZE
+
+
+class MappedFile:
+    """A whole file as bytes; stays mapped while any slice of it lives.
+
+    Raises:
+        CheckpointNotFoundError: the file does not exist.
+        CheckpointError: the file is empty or cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            msg = f"{path}: no such file"
+            raise CheckpointNotFoundError(msg) from None
+        except ValueError:
+            msg = f"{path}: the file is empty"
+            raise CheckpointError(msg) from None
+        except OSError as error:
+            msg = f"{path}: cannot be opened: {error.strerror or error}"
+            raise CheckpointError(msg) from None
+        self.size = len(self._map)
+
+    def check(self, offset: int, length: int, what: str) -> None:
+        """Raises unless `length` bytes from `offset` lie within the file."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            present = max(0, min(self.size - offset, length)) if offset >= 0 else 0
+            msg = (
+                f"{self.path}: {what} needs {length} bytes at offset {offset}, "
+                f"but {present} of them are in the file of {self.size} bytes"
+            )
+            raise CheckpointError(msg)
+
+    def bytes(self, offset: int, length: int, what: str) -> bytes:
+        """A copy of a small piece: headers, names."""
+        self.check(offset, length, what)
+        return self._map[offset : offset + length]
+
+    def find_last(self, needle: bytes, start: int) -> int:
+        """Offset of the last `needle` at or after `start`, or -1."""
+        return self._map.rfind(needle, max(0, start))
+
+    def view(self, offset: int, length: int, what: str) -> npt.NDArray[np.uint8]:
+        """Bytes `[length]` in place, read-only.
+
+        When the array and all its views are gone, the pages it touched leave this process (they
+        stay in the page cache), so that reading tensor after tensor needs memory for one.
+        """
+        self.check(offset, length, what)
+        array = np.frombuffer(self._map, dtype=np.uint8, count=length, offset=offset)
+        first = -(-offset // _PAGE) * _PAGE  # whole pages only: a neighbour may be in use
+        last = (offset + length) // _PAGE * _PAGE
+        if last > first and hasattr(mmap, "MADV_DONTNEED"):
+            release = weakref.finalize(array, _forget, self._map, first, last - first)
+            release.atexit = False
+        return array
+
+
+def _forget(mapping: mmap.mmap, start: int, length: int) -> None:
+    mapping.madvise(mmap.MADV_DONTNEED, start, length)

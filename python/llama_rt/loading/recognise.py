@@ -1,0 +1,181 @@
+"""What a path is, told by its content; and, if it is no model, what it is instead and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from llama_rt.errors import CheckpointError, CheckpointNotFoundError
+from llama_rt.loading.hf import hf_weights
+from llama_rt.loading.meta import is_meta_folder
+
+__all__ = ["Kind", "recognise"]
+
+Kind = Literal["meta", "hf", "gguf", "safetensors"]
+
+_GGML_2023 = {b"lmgg": "GGML (March 2023)", b"fmgg": "GGMF (March 2023)", b"tjgg": "GGJT (2023)"}
+_MODEL_FORMS = (
+    "a model folder holds params.json with consolidated.00.pth (Meta), or config.json with "
+    "model.safetensors or pytorch_model.bin or their index (Hugging Face), or one .gguf file"
+)
+_MOST_LISTED = 6
+
+
+def recognise(path: Path) -> tuple[Kind, Path]:
+    """Format and path to open: the path itself, or the file or folder that it stands for.
+
+    Raises:
+        CheckpointNotFoundError: the path does not exist.
+        CheckpointError: it is no model; the message says what it is.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if not path.exists():
+        msg = f"{path}: no such file or folder"
+        raise CheckpointNotFoundError(msg)
+    if not path.is_file():
+        msg = f"{path}: neither a file nor a folder"
+        raise CheckpointError(msg)
+    return _file(path)
+
+
+def _file(path: Path) -> tuple[Kind, Path]:
+    if path.name in ("params.json", "config.json") or path.name.endswith(".index.json"):
+        return _folder(path.parent)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        msg = f"{path}: cannot be opened: {error.strerror or error}"
+        raise CheckpointError(msg) from None
+    if not head:
+        msg = f"{path}: the file is empty"
+        raise CheckpointError(msg)
+    if head[:4] == b"GGUF":
+        return "gguf", path
+    if head[:4] == b"FUGG":
+        msg = f"{path}: a big-endian GGUF file, which is not supported"
+        raise CheckpointError(msg)
+    if head[:4] in _GGML_2023:
+        msg = (
+            f"{path}: a {_GGML_2023[head[:4]]} file, a format from before GGUF that is not read; "
+            "convert the original checkpoint instead"
+        )
+        raise CheckpointError(msg)
+    if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[6:8] == b"\0\0"):
+        return _safetensors(path)
+    if head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":
+        return _pickled(path)
+    if path.suffix == ".gguf":
+        msg = f"{path}: does not begin with GGUF; the file is damaged or something else"
+        raise CheckpointError(msg)
+    msg = (
+        f"{path}: not a model file; supported are .gguf and .safetensors files, and folders: "
+        f"{_MODEL_FORMS}"
+    )
+    raise CheckpointError(msg)
+
+
+def _safetensors(path: Path) -> tuple[Kind, Path]:
+    if path.name.startswith("adapter_model") or (path.parent / "adapter_config.json").is_file():
+        raise CheckpointError(_adapter(path))
+    return "safetensors", path
+
+
+def _pickled(path: Path) -> tuple[Kind, Path]:
+    """A lone file of torch.save: its folder, if that is a model; else what it may be."""
+    if path.name.startswith("consolidated.") and is_meta_folder(path.parent):
+        return "meta", path.parent
+    if path.name == "pytorch_model.bin" and (path.parent / "config.json").is_file():
+        return "hf", path.parent
+    if path.name.startswith("adapter_model"):
+        raise CheckpointError(_adapter(path))
+    adapter = _llama_adapter(path)
+    if adapter:
+        raise CheckpointError(adapter)
+    msg = (
+        f"{path}: a file of torch.save alone does not describe a model; give the folder: "
+        f"{_MODEL_FORMS}"
+    )
+    raise CheckpointError(msg)
+
+
+def _adapter(path: Path) -> str:
+    return f"{path}: a PEFT adapter, not a model; load its base model and give this as `adapters`"
+
+
+def _llama_adapter(path: Path) -> str:
+    """A message if the file's tensors are those of LLaMA-Adapter, else nothing."""
+    from llama_rt.loading.pth import read_pth
+
+    try:
+        names = read_pth(path)
+    except CheckpointError:
+        return ""
+    if any(
+        name.endswith(("adapter_query.weight", ".gate", "wq_bias", "wq_scale")) for name in names
+    ):
+        return (
+            f"{path}: a LLaMA-Adapter file, not a model; load its base model and give this "
+            "as `adapters`"
+        )
+    return ""
+
+
+def _folder(folder: Path) -> tuple[Kind, Path]:
+    try:
+        names = sorted(item.name for item in folder.iterdir())
+    except OSError as error:
+        msg = f"{folder}: cannot be read: {error.strerror or error}"
+        raise CheckpointError(msg) from None
+    has_config = (folder / "config.json").is_file()
+    if has_config and hf_weights(folder) is not None:
+        return "hf", folder
+    if is_meta_folder(folder):
+        return "meta", folder
+    files = [name for name in names if name.endswith(".gguf")]
+    firsts = [name for name in files if "-of-" not in name or "-00001-of-" in name]
+    if len(firsts) == 1:
+        return "gguf", folder / firsts[0]
+    raise CheckpointError(f"{folder}: {_no_model(folder, names, files)}")
+
+
+def _no_model(folder: Path, names: list[str], files: list[str]) -> str:
+    """One line: what the folder is instead."""
+    if len(files) > 1:
+        return f"holds {len(files)} GGUF files; give one of them: {_listed(files)}"
+    if "adapter_config.json" in names:
+        return "a PEFT adapter, not a model; load its base model and give this as `adapters`"
+    if "config.json" in names:
+        return (
+            "config.json without weights: model.safetensors, pytorch_model.bin or their index "
+            f"is missing; it holds {_listed(names)}"
+        )
+    if "params.json" in names:
+        if any(name.endswith(".safetensors") for name in names):
+            return "params.json with safetensors, a layout that is not read; config.json is missing"
+        return f"params.json without consolidated.00.pth; it holds {_listed(names)}"
+    if any(name.startswith("consolidated.") for name in names):
+        return "consolidated weights without params.json, which says their sizes"
+    if any(name.endswith((".safetensors", ".bin")) for name in names):
+        return f"weights without config.json, which says their sizes; it holds {_listed(names)}"
+    below = [item.name for item in folder.iterdir() if item.is_dir() and _is_model(item)]
+    if below:
+        return f"no model itself, but these folders in it are: {_listed(sorted(below))}"
+    if not names:
+        return f"an empty folder; {_MODEL_FORMS}"
+    return f"no model; it holds {_listed(names)}; {_MODEL_FORMS}"
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        return is_meta_folder(folder) or (
+            (folder / "config.json").is_file() and hf_weights(folder) is not None
+        )
+    except OSError:
+        return False
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return ", ".join(names[:_MOST_LISTED]) + more

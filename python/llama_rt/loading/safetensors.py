@@ -1,0 +1,114 @@
+"""safetensors files: u64 header length, JSON header, raw little-endian data.
+
+Format: huggingface/safetensors `README.md`; offsets in the header count from its end.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_rt.errors import CheckpointError
+from llama_rt.loading.checkpoint import Slice, TensorRecord, make_record
+from llama_rt.loading.mapping import MappedFile
+
+__all__ = ["SAFETENSORS_NAMES", "SafetensorsFile", "read_safetensors"]
+
+SAFETENSORS_NAMES = {
+    "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I64": "i64", "I32": "i32",
+    "I16": "i16", "I8": "i8", "U64": "u64", "U32": "u32", "U16": "u16", "U8": "u8",
+    "BOOL": "bool", "F8_E4M3": "f8_e4m3", "F8_E5M2": "f8_e5m2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsFile:
+    """Tensors under the file's own names, and its free-form metadata."""
+
+    path: Path
+    tensors: dict[str, TensorRecord]
+    metadata: dict[str, str]
+
+
+def read_safetensors(path: Path) -> SafetensorsFile:
+    """Opens one file; reads its header only.
+
+    Raises:
+        CheckpointError: the header is damaged, or its offsets do not tile the data exactly.
+    """
+    file = MappedFile(path)
+    length = int.from_bytes(file.bytes(0, 8, "the header length"), "little")
+    header = _parse_header(file, length)
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        msg = f"{path}: __metadata__ is not an object"
+        raise CheckpointError(msg)
+    tensors = {name: _record(file, name, entry, 8 + length) for name, entry in header.items()}
+    _check_tiling(file, tensors, 8 + length)
+    return SafetensorsFile(path, tensors, {str(k): str(v) for k, v in metadata.items()})
+
+
+def _parse_header(file: MappedFile, length: int) -> dict[str, object]:
+    raw = file.bytes(8, length, "the header")
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        items = dict(pairs)
+        if len(items) != len(pairs):
+            msg = "a name occurs twice"
+            raise ValueError(msg)
+        return items
+
+    try:
+        header = json.loads(raw.decode(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        msg = f"{file.path}: the header of {length} bytes is not valid JSON: {str(error)[:120]}"
+        raise CheckpointError(msg) from None
+    if not isinstance(header, dict):
+        msg = f"{file.path}: the header is not a JSON object"
+        raise CheckpointError(msg)
+    return header
+
+
+def _record(file: MappedFile, name: str, entry: object, data: int) -> TensorRecord:
+    def damaged(problem: str) -> CheckpointError:
+        return CheckpointError(f"{file.path}: tensor {name[:200]!r}: {problem}")
+
+    if not isinstance(entry, dict):
+        raise damaged("its header entry is not an object")
+    code = entry.get("dtype")
+    dtype = SAFETENSORS_NAMES.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        raise damaged(f"unknown type {str(code)[:40]!r}; known: {', '.join(SAFETENSORS_NAMES)}")
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
+        raise damaged("its shape is not a list of sizes")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+        raise damaged("data_offsets is not a pair of sizes")
+    begin, end = offsets
+    if end < begin:
+        raise damaged(f"its data would end at {end}, before it begins at {begin}")
+    source = Slice(file, data + begin, end - begin, f"tensor {name[:200]!r}")
+    return make_record(name, dtype, tuple(shape), file.path, source)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _check_tiling(file: MappedFile, tensors: dict[str, TensorRecord], data: int) -> None:
+    """The format allows neither holes nor overlaps: either means that an offset is wrong."""
+    position = data
+    spans = [(t.source.offset, t.nbytes, t.name) for t in tensors.values()
+             if isinstance(t.source, Slice)]  # fmt: skip
+    for offset, nbytes, name in sorted(spans):
+        if offset != position:
+            msg = (
+                f"{file.path}: tensor {name[:200]!r} begins at data offset {offset - data}, "
+                f"where {position - data} was expected"
+            )
+            raise CheckpointError(msg)
+        position += nbytes
+    if position != file.size:
+        msg = f"{file.path}: tensors end at byte {position}, but the file has {file.size}"
+        raise CheckpointError(msg)
