@@ -163,6 +163,7 @@ def random_bytes(dtype: str, rows: int, k: int, seed: int) -> np.ndarray:
     """
     rng = np.random.default_rng(seed)
     row = FORMATS[dtype]
+    assert k % row.elements == 0
     if row.elements == 1:
         return encode(rng.standard_normal((rows, k)).astype(F32) / F32(np.sqrt(k)), dtype)
     blocks = rng.integers(0, 256, (rows * k // row.elements, row.bytes), dtype=np.uint8)

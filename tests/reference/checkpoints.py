@@ -163,7 +163,9 @@ def write_hf(
 ) -> Path:
     """A Hugging Face folder written by `save_pretrained`, or with pickled `.bin` shards."""
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     model = hf_model(config, weights).to(getattr(torch, dtype))
     model.config.dtype = dtype
