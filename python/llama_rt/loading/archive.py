@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NoReturn
 
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.mapping import MappedFile
@@ -42,7 +43,7 @@ def read_entries(file: MappedFile) -> dict[str, Entry]:
     if count * _CENTRAL.size > size:
         msg = f"{file.path}: a zip directory of {size} bytes cannot hold {count} entries"
         raise CheckpointError(msg)
-    directory = file.bytes(start, size, "the zip directory")
+    directory = file.copy(start, size, "the zip directory")
     entries: dict[str, Entry] = {}
     position = 0
     for _ in range(count):
@@ -60,15 +61,15 @@ def _directory(file: MappedFile) -> tuple[int, int, int]:
     if end < 0:
         msg = f"{file.path}: the zip directory at the end is missing; the file is truncated"
         raise CheckpointError(msg)
-    record = _END.unpack(file.bytes(end, _END.size, "the zip end record"))
+    record = _END.unpack(file.copy(end, _END.size, "the zip end record"))
     count, size, start = record[4], record[5], record[6]
     if 0xFFFF in (count, record[3]) or 0xFFFFFFFF in (size, start):
-        raw = file.bytes(end - _LOCATOR.size, _LOCATOR.size, "the zip64 locator")
+        raw = file.copy(end - _LOCATOR.size, _LOCATOR.size, "the zip64 locator")
         signature, _, end64, _ = _LOCATOR.unpack(raw)
         if signature != b"PK\x06\x07":
             msg = f"{file.path}: the zip64 locator is missing"
             raise CheckpointError(msg)
-        record = _END64.unpack(file.bytes(end64, _END64.size, "the zip64 end record"))
+        record = _END64.unpack(file.copy(end64, _END64.size, "the zip64 end record"))
         if record[0] != b"PK\x06\x06":
             msg = f"{file.path}: the zip64 end record is damaged"
             raise CheckpointError(msg)
@@ -77,14 +78,12 @@ def _directory(file: MappedFile) -> tuple[int, int, int]:
 
 
 def _entry(file: MappedFile, directory: bytes, position: int) -> tuple[Entry, int]:
-    def damaged(problem: str) -> CheckpointError:
-        return CheckpointError(f"{file.path}: zip directory: {problem}")
 
     if position + _CENTRAL.size > len(directory):
-        raise damaged("it ends inside an entry")
+        _refuse(file, "it ends inside an entry")
     record = _CENTRAL.unpack_from(directory, position)
     if record[0] != b"PK\x01\x02":
-        raise damaged("an entry is damaged")
+        _refuse(file, "an entry is damaged")
     flags, method = record[3], record[4]
     packed, size = record[8], record[9]
     name_length, extra_length, comment_length = record[10], record[11], record[12]
@@ -92,40 +91,45 @@ def _entry(file: MappedFile, directory: bytes, position: int) -> tuple[Entry, in
     name_end = position + _CENTRAL.size + name_length
     end = name_end + extra_length + comment_length
     if end > len(directory):
-        raise damaged("it ends inside an entry")
+        _refuse(file, "it ends inside an entry")
     name = directory[position + _CENTRAL.size : name_end].decode("utf-8", "replace")
     extra = directory[name_end : name_end + extra_length]
     if 0xFFFFFFFF in (packed, size, offset):
-        size, packed, offset = _zip64_sizes(extra, size, packed, offset, damaged)
+        size, packed, offset = _zip64_sizes(file, extra, size, packed, offset)
     if flags & 1:
-        raise damaged(f"entry {name[:200]!r} is encrypted")
+        _refuse(file, f"entry {name[:200]!r} is encrypted")
     if method != 0 or packed != size:
-        raise damaged(f"entry {name[:200]!r} is compressed; torch stores entries as they are")
+        _refuse(file, f"entry {name[:200]!r} is compressed; torch stores entries as they are")
     what = f"the zip entry {name[:200]!r}"
-    local = _LOCAL.unpack(file.bytes(offset, _LOCAL.size, what))
+    local = _LOCAL.unpack(file.copy(offset, _LOCAL.size, what))
     if local[0] != b"PK\x03\x04":
-        raise damaged(f"entry {name[:200]!r} points to offset {offset}, where none begins")
+        _refuse(file, f"entry {name[:200]!r} points to offset {offset}, where none begins")
     data = offset + _LOCAL.size + local[9] + local[10]
     file.check(data, size, what)
     return Entry(name, data, size), end
 
 
-def _zip64_sizes(extra: bytes, size: int, packed: int, offset: int,
-                 damaged: object) -> tuple[int, int, int]:  # fmt: skip
+def _zip64_sizes(
+    file: MappedFile, extra: bytes, size: int, packed: int, offset: int
+) -> tuple[int, int, int]:
     """Replaces the fields that are all ones by those of the zip64 extra record, in order."""
-    assert callable(damaged)
+    body = b""
     position = 0
     while position + 4 <= len(extra):
         tag, length = struct.unpack_from("<2H", extra, position)
-        position += 4
+        position += 4 + length
         if tag == 1:
-            body = extra[position : position + length]
-            wanted = [field == 0xFFFFFFFF for field in (size, packed, offset)]
-            if len(body) < 8 * sum(wanted):
-                break
-            values = iter(struct.unpack_from(f"<{sum(wanted)}Q", body))
-            fields = [next(values) if want else field
-                      for want, field in zip(wanted, (size, packed, offset), strict=True)]  # fmt: skip
-            return fields[0], fields[1], fields[2]
-        position += length
-    raise damaged("a zip64 record is missing")
+            body = extra[position - length : position]
+    fields = [size, packed, offset]
+    for index, field in enumerate(fields):
+        if field == 0xFFFFFFFF:
+            if len(body) < 8:
+                _refuse(file, "a zip64 record is missing or too short")
+            fields[index] = int.from_bytes(body[:8], "little")
+            body = body[8:]
+    return fields[0], fields[1], fields[2]
+
+
+def _refuse(file: MappedFile, problem: str) -> NoReturn:
+    msg = f"{file.path}: zip directory: {problem}"
+    raise CheckpointError(msg)

@@ -77,7 +77,10 @@ def verify(
             continue
         _check(record, shape, spelling(name))
         if is_bias and not required and not optional_biases:
-            msg = f"{record.file}: tensor {spelling(name)!r} is there, but the configuration says no bias"
+            msg = (
+                f"{record.file}: tensor {spelling(name)!r} is there, "
+                "but the configuration says no bias"
+            )
             raise CheckpointError(msg)
         ordered[name] = record
     if missing:

@@ -10,6 +10,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -115,11 +116,12 @@ class _Reader:
     def __init__(self, file: MappedFile) -> None:
         self.file, self.position = file, 0
 
-    def error(self, problem: str) -> CheckpointError:
-        return CheckpointError(f"{self.file.path}: {problem}")
+    def refuse(self, problem: str) -> NoReturn:
+        msg = f"{self.file.path}: {problem}"
+        raise CheckpointError(msg)
 
     def take(self, count: int, what: str) -> bytes:
-        piece = self.file.bytes(self.position, count, what)
+        piece = self.file.copy(self.position, count, what)
         self.position += count
         return piece
 
@@ -133,7 +135,7 @@ class _Reader:
         value = int.from_bytes(self.take(8, what), "little")
         left = self.file.size - self.position
         if value * item_bytes > left:
-            raise self.error(f"{what} is {value}, which the remaining {left} bytes cannot hold")
+            self.refuse(f"{what} is {value}, which the remaining {left} bytes cannot hold")
         return value
 
     def string(self, what: str) -> str:
@@ -142,12 +144,12 @@ class _Reader:
 
     def read(self) -> GgufFile:
         if self.take(4, "the magic number") != b"GGUF":
-            raise self.error("not a GGUF file")
+            self.refuse("not a GGUF file")
         version = int.from_bytes(self.take(4, "the version"), "little")
         if version & 0xFFFF == 0:
-            raise self.error("a big-endian GGUF file, which is not supported")
+            self.refuse("a big-endian GGUF file, which is not supported")
         if version not in (2, 3):
-            raise self.error(f"GGUF version {version}; supported: 2 and 3")
+            self.refuse(f"GGUF version {version}; supported: 2 and 3")
         n_tensors = self.count("the number of tensors", 24)
         n_keys = self.count("the number of keys", 13)
         metadata: dict[str, object] = {}
@@ -160,7 +162,7 @@ class _Reader:
             or not 1 <= alignment <= 1 << 20
             or alignment & (alignment - 1)
         ):
-            raise self.error(f"general.alignment is {str(alignment)[:40]}, not a power of two")
+            self.refuse(f"general.alignment is {str(alignment)[:40]}, not a power of two")
         table = [self._read_tensor() for _ in range(n_tensors)]
         tensors = self._place(table, alignment)
         path = self.file.path
@@ -169,7 +171,7 @@ class _Reader:
     def _read_key(self, metadata: dict[str, object], kinds: dict[str, int]) -> None:
         key = self.string("a key")
         if not key or key in metadata:
-            raise self.error(f"key {key[:200]!r} is empty or occurs twice")
+            self.refuse(f"key {key[:200]!r} is empty or occurs twice")
         what = f"key {key[:200]!r}"
         kind = int(self.scalar(4, what))
         if kind == _STRING:
@@ -179,7 +181,7 @@ class _Reader:
         elif kind in _SCALARS:
             value = self.scalar(kind, what)
         else:
-            raise self.error(f"{what} has the unknown value type {kind}")
+            self.refuse(f"{what} has the unknown value type {kind}")
         metadata[key], kinds[key] = value, kind
 
     def _array(self, what: str) -> tuple[int, list[object]]:
@@ -188,7 +190,7 @@ class _Reader:
             count = self.count(f"the length of {what}", 8)
             return kind, [self.string(what) for _ in range(count)]
         if kind not in _ARRAY_DTYPES:
-            raise self.error(f"{what} is an array of the unknown or nested type {kind}")
+            self.refuse(f"{what} is an array of the unknown or nested type {kind}")
         dtype = np.dtype(_ARRAY_DTYPES[kind])
         count = self.count(f"the length of {what}", dtype.itemsize)
         items = np.frombuffer(self.take(count * dtype.itemsize, what), dtype)
@@ -197,14 +199,14 @@ class _Reader:
     def _read_tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self.string("a tensor name")
         if not 0 < len(name.encode()) < 64:
-            raise self.error(f"tensor name {name[:80]!r} is empty or 64 bytes and longer")
+            self.refuse(f"tensor name {name[:80]!r} is empty or 64 bytes and longer")
         what = f"tensor {name!r}"
         axes = int(self.scalar(4, what))
         if axes > 4:
-            raise self.error(f"{what} has {axes} axes; at most 4 are possible")
+            self.refuse(f"{what} has {axes} axes; at most 4 are possible")
         dims = [int(self.scalar(11, what)) for _ in range(axes)]
         if any(size < 0 for size in dims):
-            raise self.error(f"{what} has a negative size in {dims}")
+            self.refuse(f"{what} has a negative size in {dims}")
         kind, offset = int(self.scalar(4, what)), int(self.scalar(10, what))
         return name, tuple(reversed(dims)), kind, offset
 
@@ -221,11 +223,11 @@ class _Reader:
                 runs = ", ".join(
                     row.name for row in STORED.values() if row.runs and row.gguf_id >= 0
                 )
-                raise self.error(f"tensor {name!r} has the type {dtype}; supported: {runs}")
+                self.refuse(f"tensor {name!r} has the type {dtype}; supported: {runs}")
             if name in tensors:
-                raise self.error(f"tensor {name!r} occurs twice")
+                self.refuse(f"tensor {name!r} occurs twice")
             if offset != expected:
-                raise self.error(f"tensor {name!r} is at data offset {offset}, expected {expected}")
+                self.refuse(f"tensor {name!r} is at data offset {offset}, expected {expected}")
             nbytes = stored_bytes(dtype, shape, what=name, file=self.file.path)
             source = Slice(self.file, data + offset, nbytes, f"tensor {name!r}")
             tensors[name] = make_record(name, dtype, shape, self.file.path, source)

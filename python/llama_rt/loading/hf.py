@@ -45,6 +45,8 @@ def open_hf(folder: Path) -> Checkpoint:
     if lead is None:
         msg = f"{folder}: config.json without weights; looked for {', '.join(_INDEXES + _SINGLES)}"
         raise CheckpointError(msg)
+    tensors: Mapping[str, TensorRecord]
+    files: tuple[Path, ...]
     if lead.name.endswith(".index.json"):
         tensors, files = _read_index(lead)
     else:
@@ -61,7 +63,7 @@ def open_safetensors(path: Path) -> Checkpoint:
     """
     config_path = path.parent / "config.json"
     if not config_path.is_file():
-        msg = f"{path}: a safetensors file says nothing about its model; config.json must lie beside it"
+        msg = f"{path}: a safetensors file does not describe its model; put config.json beside it"
         raise CheckpointError(msg)
     return _checkpoint(path, config_path, read_safetensors(path).tensors, (path,), "safetensors")
 
@@ -89,10 +91,16 @@ def _refuse_other_contents(raw: Mapping[str, TensorRecord]) -> None:
     """Says what a file is that holds something other than a model's weights."""
     for name, record in raw.items():
         if ".lora_A." in name or ".lora_B." in name:
-            msg = f"{record.file}: LoRA tensors such as {name[:120]!r}: an adapter, not a model; give it as `adapters`"
+            msg = (
+                f"{record.file}: LoRA tensors such as {name[:120]!r}: an adapter, not a model; "
+                "load its base model and give this as `adapters`"
+            )
             raise CheckpointError(msg)
         if name.endswith((".qweight", ".qzeros", ".SCB", ".absmax")):
-            msg = f"{record.file}: tensor {name[:120]!r} belongs to a GPTQ, AWQ or bitsandbytes file; supported: unquantized weights, or GGUF"
+            msg = (
+                f"{record.file}: tensor {name[:120]!r} belongs to a GPTQ, AWQ or bitsandbytes "
+                "file; supported: unquantized weights, or GGUF"
+            )
             raise CheckpointError(msg)
 
 

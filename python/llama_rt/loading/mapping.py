@@ -50,7 +50,7 @@ class MappedFile:
             )
             raise CheckpointError(msg)
 
-    def bytes(self, offset: int, length: int, what: str) -> bytes:
+    def copy(self, offset: int, length: int, what: str) -> bytes:
         """A copy of a small piece: headers, names."""
         self.check(offset, length, what)
         return self._map[offset : offset + length]

@@ -135,16 +135,15 @@ def _merge(name: str, parts: list[TensorRecord], dim: object) -> TensorRecord:
             raise CheckpointError(msg)
     if len(parts) == 1 or name.endswith(_WHOLE):
         return first
-    sources = tuple(part.source for part in parts)
-    if len(first.shape) == 2:
-        rows, columns = first.shape
-        by_columns = name.endswith(_COLUMNS) or (
-            name == "tok_embeddings.weight" and columns * len(parts) == dim
-        )
-        if by_columns and rows:
-            shape = (rows, columns * len(parts))
-            return TensorRecord(name, first.dtype, shape, first.file, Columns(sources, rows))
     if not first.shape:
         return first
-    shape = (first.shape[0] * len(parts), *first.shape[1:])
-    return TensorRecord(name, first.dtype, shape, first.file, Stack(sources))
+    sources = tuple(part.source for part in parts)
+    if len(first.shape) == 2 and first.shape[0]:
+        rows, columns = first.shape
+        if name.endswith(_COLUMNS) or (
+            name == "tok_embeddings.weight" and columns * len(parts) == dim
+        ):
+            merged = (rows, columns * len(parts))
+            return TensorRecord(name, first.dtype, merged, first.file, Columns(sources, rows))
+    stacked = (first.shape[0] * len(parts), *first.shape[1:])
+    return TensorRecord(name, first.dtype, stacked, first.file, Stack(sources))

@@ -1,4 +1,4 @@
-"""Tensor names: each format's spelling, the canonical (Meta's) one, and the shapes they must have."""
+"""Tensor names: each format's spelling, the canonical (Meta's) one, and the shapes they need."""
 
 from __future__ import annotations
 

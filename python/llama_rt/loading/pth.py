@@ -86,7 +86,7 @@ def read_pth(path: Path) -> dict[str, TensorRecord]:
     """
     file = MappedFile(path)
     try:
-        if file.bytes(0, min(4, file.size), "the magic number") == b"PK\x03\x04":
+        if file.copy(0, min(4, file.size), "the magic number") == b"PK\x03\x04":
             tree, locate = _read_zip(file)
         else:
             tree, locate = _read_legacy(file)
@@ -107,7 +107,7 @@ def _read_zip(file: MappedFile) -> tuple[object, _Locate]:
         raise CheckpointError(msg)
     folder = pickles[0][: -len("data.pkl")]
     order = entries.get(folder + "byteorder")
-    if order is not None and file.bytes(order.offset, order.size, "byteorder") == b"big":
+    if order is not None and file.copy(order.offset, order.size, "byteorder") == b"big":
         msg = f"{file.path}: written on a big-endian machine, which is not supported"
         raise CheckpointError(msg)
     data = _small(file, entries[pickles[0]].offset, entries[pickles[0]].size)
@@ -127,12 +127,12 @@ def _small(file: MappedFile, offset: int, size: int) -> bytes:
     if size > _MAX_PICKLE:
         msg = f"{file.path}: a pickle of {size} bytes; at most {_MAX_PICKLE} are read"
         raise CheckpointError(msg)
-    return file.bytes(offset, size, "data.pkl")
+    return file.copy(offset, size, "data.pkl")
 
 
 def _read_legacy(file: MappedFile) -> tuple[object, _Locate]:
     """Magic, protocol and system pickles, the object, the storage keys, then raw storages."""
-    data = file.bytes(0, min(file.size, _MAX_PICKLE), "the pickles")
+    data = file.copy(0, min(file.size, _MAX_PICKLE), "the pickles")
     storages: dict[str, _Storage] = {}
 
     def persistent(saved: object) -> object:
@@ -175,7 +175,7 @@ def _locate_legacy(
         if storage is None or storage.dtype is None:
             msg = f"{file.path}: the list of storages names one that no tensor uses"
             raise CheckpointError(msg)
-        count = int.from_bytes(file.bytes(position, 8, "a storage's length"), "little")
+        count = int.from_bytes(file.copy(position, 8, "a storage's length"), "little")
         size = count * STORED[storage.dtype].block_bytes
         slices[storage.key] = Slice(file, position + 8, size, f"storage {storage.key[:80]!r}")
         position += 8 + size

@@ -1,4 +1,4 @@
-"""What a path is, told by its content; and, if it is no model, what it is instead and what to do."""
+"""What a path is, told by its content; if it is no model, what it is instead and what to do."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ def _folder(folder: Path) -> tuple[Kind, Path]:
     firsts = [name for name in files if "-of-" not in name or "-00001-of-" in name]
     if len(firsts) == 1:
         return "gguf", folder / firsts[0]
-    raise CheckpointError(f"{folder}: {_no_model(folder, names, files)}")
+    msg = f"{folder}: {_no_model(folder, names, files)}"
+    raise CheckpointError(msg)
 
 
 def _no_model(folder: Path, names: list[str], files: list[str]) -> str:

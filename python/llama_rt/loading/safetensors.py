@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import Slice, TensorRecord, make_record
@@ -38,7 +39,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
         CheckpointError: the header is damaged, or its offsets do not tile the data exactly.
     """
     file = MappedFile(path)
-    length = int.from_bytes(file.bytes(0, 8, "the header length"), "little")
+    length = int.from_bytes(file.copy(0, 8, "the header length"), "little")
     header = _parse_header(file, length)
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
@@ -50,7 +51,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
 
 
 def _parse_header(file: MappedFile, length: int) -> dict[str, object]:
-    raw = file.bytes(8, length, "the header")
+    raw = file.copy(8, length, "the header")
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         items = dict(pairs)
@@ -71,25 +72,29 @@ def _parse_header(file: MappedFile, length: int) -> dict[str, object]:
 
 
 def _record(file: MappedFile, name: str, entry: object, data: int) -> TensorRecord:
-    def damaged(problem: str) -> CheckpointError:
-        return CheckpointError(f"{file.path}: tensor {name[:200]!r}: {problem}")
-
     if not isinstance(entry, dict):
-        raise damaged("its header entry is not an object")
+        _refuse(file, name, "its header entry is not an object")
     code = entry.get("dtype")
     dtype = SAFETENSORS_NAMES.get(code) if isinstance(code, str) else None
     if dtype is None:
-        raise damaged(f"unknown type {str(code)[:40]!r}; known: {', '.join(SAFETENSORS_NAMES)}")
+        _refuse(
+            file, name, f"unknown type {str(code)[:40]!r}; known: {', '.join(SAFETENSORS_NAMES)}"
+        )
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
-        raise damaged("its shape is not a list of sizes")
+        _refuse(file, name, "its shape is not a list of sizes")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise damaged("data_offsets is not a pair of sizes")
+        _refuse(file, name, "data_offsets is not a pair of sizes")
     begin, end = offsets
     if end < begin:
-        raise damaged(f"its data would end at {end}, before it begins at {begin}")
+        _refuse(file, name, f"its data would end at {end}, before it begins at {begin}")
     source = Slice(file, data + begin, end - begin, f"tensor {name[:200]!r}")
     return make_record(name, dtype, tuple(shape), file.path, source)
+
+
+def _refuse(file: MappedFile, name: str, problem: str) -> NoReturn:
+    msg = f"{file.path}: tensor {name[:200]!r}: {problem}"
+    raise CheckpointError(msg)
 
 
 def _is_size(value: object) -> bool:
