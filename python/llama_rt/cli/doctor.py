@@ -1,0 +1,97 @@
+"""`llama-rt doctor`: what llama_rt finds on this computer, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from llama_rt import __version__, machine
+from llama_rt.cli.console import Console, plural, size
+from llama_rt.cli.options import positive
+
+NAME = "doctor"
+SUMMARY = "show the CPU tier, threads, bandwidth, GPU or why not, and versions"
+EXAMPLES = """\
+  llama-rt doctor
+  llama-rt doctor --threads 1
+  llama-rt doctor --json
+"""
+
+# What each optional package is for; a missing one is a fact, not a fault.
+_PACKAGES = {
+    "numpy": "arrays",
+    "sentencepiece": "LLaMA 1 and 2 tokenizers",
+    "jinja2": "chat templates",
+    "tqdm": "progress bars",
+    "tokenizers": "Llama 3 tokenizers: pip install 'llama-rt[hf]'",
+    "huggingface_hub": "org/name from the Hub: pip install 'llama-rt[hf]'",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="threads that measure the bandwidth"
+    )
+
+
+def execute(args: argparse.Namespace, console: Console) -> int:
+    """Runs the command."""
+    found = machine.inspect()
+    threads = args.threads or found.threads
+    bandwidth = machine.read_bandwidth(threads)
+    if console.json:
+        console.object(_object(found, threads, bandwidth))
+        return 0
+    quota = f"the container may use {found.quota:g} of them" if found.quota else "no quota"
+    versions = [
+        f"{name} {number or f'is not installed ({_PACKAGES[name]})'}"
+        for name, number in _versions().items()
+    ]
+    rows = {
+        "processor": found.processor,
+        "tier": f"{found.isa} (usable: {', '.join(found.tiers)})",
+        "threads": f"{threads} of {plural(found.cores, 'usable CPU')}; {quota}",
+        "memory": f"{size(found.memory_available)} available of {size(found.memory_total)}",
+        "bandwidth": f"{bandwidth / 1e9:.1f} GB/s read by {plural(threads, 'thread')}",
+        "GPU": "CUDA can be used" if found.cuda is None else f"not used: {found.cuda}",
+        "versions": "\n".join(
+            [f"llama_rt {__version__}, Python {platform.python_version()}", *versions]
+        ),
+        "system": platform.platform(),
+    }
+    console.table(rows)
+    return 0
+
+
+def _versions() -> dict[str, str | None]:
+    """Installed versions; None for what is not there."""
+    found: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _object(found: machine.Machine, threads: int, bandwidth: float) -> dict[str, object]:
+    return {
+        "processor": found.processor,
+        "isa": found.isa,
+        "tiers": list(found.tiers),
+        "threads": threads,
+        "cores": found.cores,
+        "quota": found.quota,
+        "memory_bytes": found.memory_total,
+        "memory_available_bytes": found.memory_available,
+        "read_gb_s": bandwidth / 1e9,
+        "cuda": {"available": found.cuda is None, "reason": found.cuda},
+        "versions": {
+            "llama_rt": __version__,
+            "python": platform.python_version(),
+            **_versions(),
+        },
+        "system": platform.platform(),
+    }

@@ -1,0 +1,193 @@
+"""`llama-rt info`: what a checkpoint is, and what it would take on this computer.
+
+Reads headers only. Written for somebody who has never seen the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from llama_rt import Plan, plan
+from llama_rt.cli.console import Console, plural, size
+from llama_rt.cli.options import positive
+from llama_rt.errors import LlamaRtError
+from llama_rt.loading import Checkpoint, open_checkpoint
+from llama_rt.tokenizer import Tokenizer, load_tokenizer
+
+NAME = "info"
+SUMMARY = "tell what is in a checkpoint, and whether and how fast it runs here"
+EXAMPLES = """\
+  llama-rt info path/to/model
+  llama-rt info model.gguf --quantize q4_0 --ctx 8192
+  llama-rt info model.gguf --json
+"""
+
+_KINDS = {
+    "meta": "Meta folder (params.json, consolidated.*.pth)",
+    "hf": "Hugging Face folder",
+    "gguf": "GGUF",
+    "safetensors": "safetensors",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument("model", metavar="MODEL", help="a folder, a file, or org/name on the Hub")
+    group = parser.add_argument_group("the plan")
+    group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
+    group.add_argument("--quantize", metavar="F", help="as if loaded in this format")
+    group.add_argument("--ctx", type=positive, metavar="N", help="as if loaded with this context")
+
+
+def execute(args: argparse.Namespace, console: Console) -> int:
+    """Runs the command."""
+    checkpoint = open_checkpoint(args.model)
+    estimate = plan(
+        args.model, device=args.device or "auto", quantize=args.quantize, n_ctx=args.ctx
+    )
+    tokenizer, why_not = _tokenizer(checkpoint)
+    if console.json:
+        console.object(_object(checkpoint, estimate, tokenizer, why_not))
+        return 0
+    console.table(_describe(checkpoint, tokenizer, why_not))
+    console.line()
+    console.line(console.styled("On this machine", "bold"))
+    console.table(_plan_rows(estimate))
+    for note in estimate.notes:
+        console.line(f"  {note}")
+    return 0
+
+
+def _tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer | None, str]:
+    """The tokenizer, or why it cannot be had."""
+    try:
+        found = load_tokenizer(checkpoint.tokenizer_source, checkpoint.metadata, checkpoint.kind)
+    except LlamaRtError as error:
+        return None, str(error)
+    return found, ""
+
+
+def formats(checkpoint: Checkpoint) -> dict[str, int]:
+    """Stored bytes of each type, largest first."""
+    held: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        held[tensor.dtype] = held.get(tensor.dtype, 0) + tensor.nbytes
+    return dict(sorted(held.items(), key=lambda item: -item[1]))
+
+
+def _describe(checkpoint: Checkpoint, tokenizer: Tokenizer | None, why_not: str) -> dict[str, str]:
+    config = checkpoint.config
+    heads = plural(config.n_heads, "attention head")
+    if config.n_kv_heads != config.n_heads:
+        heads += f" that share {plural(config.n_kv_heads, 'key/value head')}"
+    window = (
+        f", each token sees the last {config.sliding_window:,}" if config.sliding_window else ""
+    )
+    extras = [
+        name
+        for name, there in (
+            ("tied embeddings", config.tie_embeddings),
+            ("attention biases", config.attention_bias),
+            ("MLP biases", config.mlp_bias),
+        )
+        if there
+    ]
+    stored = ", ".join(f"{name} {size(count)}" for name, count in formats(checkpoint).items())
+    rows = {
+        "model": config.name or checkpoint.path.name,
+        "kind": f"{_KINDS[checkpoint.kind]}, {plural(len(checkpoint.tensors), 'tensor')} "
+        f"in {plural(max(1, len(checkpoint.files)), 'file')}",
+        "architecture": f"LLaMA: {plural(config.n_layers, 'layer')} of width {config.dim:,}, "
+        f"feed-forward {config.ffn_dim:,}",
+        "attention": f"{heads}, {config.head_dim} wide{window}",
+        "parameters": count_words(checkpoint.parameters),
+        "stored as": stored,
+        "context": f"{plural(config.max_context, 'token')}",
+        "rope": _rope(checkpoint),
+        "vocabulary": f"{plural(config.vocab_size, 'token')}; {_tokenizer_words(tokenizer, why_not)}",
+        "chat template": _template_words(checkpoint),
+    }
+    if extras:
+        rows["also"] = ", ".join(extras)
+    return rows
+
+
+def count_words(count: int) -> str:
+    """A number of parameters as people say it: `6.74 billion`."""
+    for unit, word in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+        if count >= unit:
+            return f"{count / unit:.3g} {word}"
+    return str(count)
+
+
+def _rope(checkpoint: Checkpoint) -> str:
+    config, scaling = checkpoint.config, checkpoint.config.rope_scaling
+    words = f"base {config.rope_theta:g}, pairs {config.rope_style}"
+    if scaling.kind == "none":
+        return words
+    words += f", scaled by {scaling.factor:g} ({scaling.kind})"
+    original = scaling.original_context
+    return f"{words}, trained at {plural(original, 'token')}" if original else words
+
+
+def _tokenizer_words(tokenizer: Tokenizer | None, why_not: str) -> str:
+    if tokenizer is None:
+        return f"no tokenizer: {why_not}"
+    ends = ", ".join(str(i) for i in sorted(tokenizer.stop_ids)) or "none"
+    return (
+        f"{type(tokenizer).__name__} of {tokenizer.vocab_size:,}, "
+        f"begins with id {tokenizer.bos_id}, ends with {ends}"
+    )
+
+
+def _template_words(checkpoint: Checkpoint) -> str:
+    template = checkpoint.metadata.get("tokenizer.chat_template")
+    return "in the file" if template else "none in the file"
+
+
+def _plan_rows(estimate: Plan) -> dict[str, str]:
+    verdict = "fits" if estimate.fits else "does NOT fit"
+    return {
+        "memory": f"{verdict}: {size(estimate.total_bytes)} of "
+        f"{size(estimate.available_bytes)} that are free",
+        "  weights": size(estimate.weights_bytes),
+        "  cache": f"{size(estimate.kv_bytes)} when all {plural(estimate.n_ctx, 'token')} of "
+        "context are used; taken as it fills",
+        "  workspace": size(estimate.workspace_bytes),
+        "runs on": f"{estimate.device}, {estimate.isa}, {plural(estimate.threads, 'thread')}",
+        "speed": f"writes about {estimate.decode_tok_s:.3g} tokens/s, reads prompts at about "
+        f"{estimate.prefill_tok_s:.3g} tokens/s (an estimate from memory and matrix speed)",
+    }
+
+
+def _object(
+    checkpoint: Checkpoint, estimate: Plan, tokenizer: Tokenizer | None, why_not: str
+) -> dict[str, object]:
+    known: Mapping[str, object] | None = None
+    if tokenizer is not None:
+        known = {
+            "kind": type(tokenizer).__name__,
+            "vocab_size": tokenizer.vocab_size,
+            "bos_id": tokenizer.bos_id,
+            "eos_id": tokenizer.eos_id,
+            "stop_ids": sorted(tokenizer.stop_ids),
+        }
+    planned = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(estimate).items()
+    }
+    return {
+        "path": str(checkpoint.path),
+        "kind": checkpoint.kind,
+        "config": asdict(checkpoint.config),
+        "parameters": checkpoint.parameters,
+        "tensors": len(checkpoint.tensors),
+        "stored_bytes": checkpoint.nbytes,
+        "formats": formats(checkpoint),
+        "tokenizer": known,
+        "tokenizer_error": why_not or None,
+        "plan": planned | {"total_bytes": estimate.total_bytes},
+    }

@@ -1,0 +1,188 @@
+"""Options that several commands share: how a model is loaded and how tokens are drawn.
+
+Defaults live in `Llama.load` and `SamplingParams`; an option that was not given is not passed on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from llama_rt import Llama, SamplingParams
+from llama_rt.cli.console import Console
+from llama_rt.cli.parser import UsageError
+
+__all__ = [
+    "add_loading",
+    "add_model",
+    "add_sampling",
+    "load",
+    "model_path",
+    "natural",
+    "positive",
+    "sampling_params",
+    "stop_texts",
+]
+
+_LOADING = ("device", "quantize", "kv_dtype", "threads", "isa", "repack", "base", "tokenizer")
+_SAMPLING: dict[str, tuple[type, str]] = {
+    "temperature": (float, "0 is greedy; higher is wilder"),
+    "top_k": (int, "draw from the K most likely tokens only; 0 is off"),
+    "top_p": (float, "draw from the most likely tokens that sum to P; 1 is off"),
+    "min_p": (float, "leave out tokens less likely than P times the best; 0 is off"),
+    "typical_p": (float, "locally typical sampling; 1 is off"),
+    "repetition_penalty": (float, "divide the logits of seen tokens; 1 is off"),
+    "presence_penalty": (float, "subtract from the logits of generated tokens; 0 is off"),
+    "frequency_penalty": (float, "subtract per time a token was generated; 0 is off"),
+}
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        msg = f"'{text}' is not a whole number of at least 1"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isdecimal():
+        msg = f"'{text}' is not a whole number of at least 0"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`-m`."""
+    parser.add_argument(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="a Meta or Hugging Face folder, a .gguf or .safetensors file, org/name on the Hub; "
+        "the built-in model if left out",
+    )
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """The options of `Llama.load`."""
+    group = parser.add_argument_group("loading")
+    group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
+    group.add_argument("--quantize", metavar="F", help="weights in this format, such as q8_0")
+    group.add_argument(
+        "--ctx", type=positive, metavar="N", help="context in tokens; the model's own by default"
+    )
+    group.add_argument("--kv-dtype", metavar="T", help="cache type: f16 (default), bf16, f32, q8_0")
+    group.add_argument("--threads", type=positive, metavar="N", help="threads to compute with")
+    group.add_argument("--isa", metavar="TIER", help="highest instruction set to use, such as avx2")
+    group.add_argument(
+        "--repack", choices=("auto", "never", "always"), help="copy weights into a faster layout"
+    )
+    group.add_argument("--base", metavar="MODEL", help="the model that a delta is added to")
+    group.add_argument(
+        "--adapter",
+        action="append",
+        metavar="[NAME=]PATH",
+        help="a LoRA or LLaMA-Adapter file or folder; may be repeated",
+    )
+    group.add_argument("--tokenizer", metavar="PATH", help="a tokenizer other than the model's")
+    group.add_argument("--template", metavar="NAME", help="the chat template, by name or file")
+    group.add_argument(
+        "--reproducible", action="store_true", help="the same bits however requests are batched"
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The options of `SamplingParams`, and when to stop."""
+    group = parser.add_argument_group("sampling")
+    defaults = SamplingParams()
+    for name, (kind, text) in _SAMPLING.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            metavar=name[0].upper() if kind is float else "K",
+            help=f"{text} (default {getattr(defaults, name)})",
+        )
+    group.add_argument(
+        "--logit-bias",
+        action="append",
+        type=_bias,
+        metavar="ID=BIAS",
+        help="add to the logit of a token; may be repeated",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="repeat a run; random if left out")
+    group.add_argument(
+        "--max-tokens", type=positive, metavar="N", help="stop after N tokens; else at the context"
+    )
+    group.add_argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help=r"stop before this text (\n is a line break); may be repeated",
+    )
+
+
+def _bias(text: str) -> tuple[int, float]:
+    try:
+        token, bias = text.split("=")
+        return int(token), float(bias)
+    except ValueError:
+        msg = f"'{text}' is not ID=BIAS, such as 13=-100"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+def model_path(args: argparse.Namespace) -> str | None:
+    """The model that was named; None is the built-in one."""
+    path: str | None = args.model
+    return path
+
+
+def load(args: argparse.Namespace, console: Console, **more: Any) -> Llama:  # noqa: ANN401
+    """Loads the model as the options say."""
+    given: dict[str, Any] = {name: getattr(args, name) for name in _LOADING}
+    given["n_ctx"] = args.ctx
+    given["chat_template"] = _template(args.template)
+    given["adapters"] = _adapters(args.adapter)
+    given["reproducible"] = args.reproducible or None
+    given["progress"] = None if console.err.isatty() and not console.json else False
+    given = {name: value for name, value in (given | more).items() if value is not None}
+    return Llama.load(model_path(args), **given)
+
+
+def _template(named: str | None) -> str | None:
+    """A template's name, or the text of the file that holds one."""
+    if named is None or not (named.endswith((".jinja", ".jinja2", ".txt")) or "/" in named):
+        return named
+    return Path(named).read_text(encoding="utf-8")
+
+
+def _adapters(given: list[str] | None) -> dict[str, str] | list[str] | None:
+    """Named adapters as a mapping, unnamed ones as a list."""
+    if not given:
+        return None
+    pairs = [text.partition("=") for text in given]
+    if any(sign for _, sign, _ in pairs):
+        if not all(sign for _, sign, _ in pairs):
+            msg = "either every --adapter has a name (NAME=PATH) or none has"
+            raise UsageError(msg)
+        return {name: path for name, _, path in pairs}
+    return [path for path, _, _ in pairs]
+
+
+def sampling_params(args: argparse.Namespace) -> SamplingParams:
+    """`SamplingParams` as the options say; a value out of range is a mistake of usage."""
+    given: dict[str, Any] = {name: getattr(args, name) for name in (*_SAMPLING, "seed")}
+    if args.logit_bias:
+        given["logit_bias"] = dict(args.logit_bias)
+    try:
+        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+
+def stop_texts(args: argparse.Namespace) -> list[str]:
+    """The stop strings, with the escapes a shell makes hard to type."""
+    escapes = {"n": "\n", "t": "\t", "\\": "\\"}
+    return [re.sub(r"\\([nt\\])", lambda m: escapes[m[1]], text) for text in args.stop or []]

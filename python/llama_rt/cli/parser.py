@@ -1,0 +1,99 @@
+"""The grammar of the command line, and what a misspelt word is answered with."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+__all__ = ["Parser", "UsageError", "build_parser"]
+
+_SUMMARY = """\
+Runs models of the LLaMA family on this computer: Meta folders, Hugging Face folders, GGUF files.
+Without -m it is the built-in model.
+
+examples:
+  llama-rt run "Once upon a time"
+  llama-rt run -m path/to/model --temperature 0 "The capital of France is"
+  llama-rt chat -m path/to/model
+  llama-rt info path/to/model
+
+`llama-rt COMMAND --help` has each command's options and examples.
+"""
+
+
+class UsageError(Exception):
+    """The command line cannot be understood; the message is for the person who typed it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises instead of exiting, and says what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the message as a `UsageError`, with the way to more help."""
+        msg = f"{_helpful(message)} (see '{self.prog} --help')"
+        raise UsageError(msg)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parses all arguments; an unknown one is answered with its nearest neighbours."""
+        args, unknown = self.parse_known_args(list(arguments))
+        speaker: Parser = getattr(args, "parser", self)
+        if unknown:
+            word = unknown[0]
+            close = difflib.get_close_matches(
+                word.split("=")[0], speaker.options(), n=1, cutoff=0.6
+            )
+            kind = "option" if word.startswith("-") else "argument"
+            meant = f"; did you mean {close[0]}?" if close and kind == "option" else ""
+            speaker.error(f"unknown {kind} {word}{meant}")
+        if not hasattr(args, "command"):
+            self.error("which command? run, chat, info, convert, bench, perplexity or doctor")
+        return args
+
+    def options(self) -> list[str]:
+        """Every option string of this parser."""
+        return [word for action in self._actions for word in action.option_strings]
+
+
+def _helpful(message: str) -> str:
+    """The sentence about a wrong choice, with the nearest right one first."""
+    wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    if wrong is None:
+        return message
+    choices = re.findall(r"[\w.\-]+", wrong[2])
+    close = difflib.get_close_matches(wrong[1], choices, n=1, cutoff=0.5)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    name = message.split(":")[0].removeprefix("argument ").strip("<>")
+    return f"unknown {name} '{wrong[1]}'{meant} There are: {', '.join(choices)}"
+
+
+def build_parser() -> Parser:
+    """The parser with all commands."""
+    from llama_rt import __version__
+    from llama_rt.cli import bench, chat, convert, doctor, info, perplexity, run
+
+    parser = Parser(
+        prog="llama-rt",
+        description=_SUMMARY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"llama-rt {__version__}")
+    commands = parser.add_subparsers(metavar="command", parser_class=Parser)
+    for room in (run, chat, info, convert, bench, perplexity, doctor):
+        child = commands.add_parser(
+            room.NAME,
+            help=room.SUMMARY,
+            description=f"{room.SUMMARY[0].upper()}{room.SUMMARY[1:]}.",
+            epilog=f"examples:\n{room.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        room.add_options(child)
+        common = child.add_argument_group("output")
+        common.add_argument("--json", action="store_true", help="print one JSON object")
+        common.add_argument("--debug", action="store_true", help="show a traceback on failure")
+        child.set_defaults(command=room.execute, parser=child)
+    return parser
