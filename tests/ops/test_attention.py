@@ -14,7 +14,7 @@ from reference.bounds import EPS
 
 KV_DTYPES = ["f32", "f16", "bf16", "q8_0"]
 # What a kernel may round the query (and the probabilities) to when the cache holds this type.
-ROUNDING = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-9, "q8_0": 1 / 254}
+ROUNDING = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-8, "q8_0": 1 / 254}
 # (queries, positions, query heads, kv heads, head width)
 SHAPES = [
     (1, 1, 1, 1, 32),
