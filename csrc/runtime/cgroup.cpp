@@ -144,16 +144,16 @@ uint64_t stat_sum(const CgroupDir& dir, std::string_view a, std::string_view b) 
 
 std::optional<uint64_t> available_in(const CgroupDir& dir) {
   const bool v2 = dir.version == 2;
-  auto limit = parse_number<uint64_t>(read_or_empty(dir, v2 ? "memory.max"
-                                                            : "memory.limit_in_bytes"));
+  auto limit =
+      parse_number<uint64_t>(read_or_empty(dir, v2 ? "memory.max" : "memory.limit_in_bytes"));
   if (v2) {
     const auto high = parse_number<uint64_t>(read_or_empty(dir, "memory.high"));
     if (high) limit = std::min(*high, limit.value_or(*high));
   }
   // v1 has no word for "no limit": it shows the largest multiple of the page size.
   if (!limit || *limit > std::numeric_limits<uint64_t>::max() / 4) return std::nullopt;
-  const auto used = parse_number<uint64_t>(read_or_empty(dir, v2 ? "memory.current"
-                                                                 : "memory.usage_in_bytes"));
+  const auto used =
+      parse_number<uint64_t>(read_or_empty(dir, v2 ? "memory.current" : "memory.usage_in_bytes"));
   const uint64_t cache = v2 ? stat_sum(dir, "inactive_file", "active_file")
                             : stat_sum(dir, "total_inactive_file", "total_active_file");
   const uint64_t held = used.value_or(0) - std::min(cache, used.value_or(0));

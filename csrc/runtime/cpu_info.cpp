@@ -70,12 +70,11 @@ void detect_tiers(CpuInfo& info) {
   constexpr uint64_t kFma = 12, kOsxsave = 27, kAvx = 28, kF16c = 29;
   if (!has_bits(leaf1.ecx, uint64_t{1} << kOsxsave)) return;
   const uint64_t state = saved_state();
-  constexpr uint64_t kYmm = bits({1, 2});                // SSE, AVX
-  constexpr uint64_t kZmm = kYmm | bits({5, 6, 7});      // opmask, ZMM_Hi256, Hi16_ZMM
-  constexpr uint64_t kTiles = bits({17, 18});            // XTILECFG, XTILEDATA
-  info.avx2 = has_bits(state, kYmm) &&
-              has_bits(leaf1.ecx, bits({kFma, kAvx, kF16c})) &&
-              has_bits(leaf7.ebx, bits({5, 8}));         // AVX2, BMI2
+  constexpr uint64_t kYmm = bits({1, 2});            // SSE, AVX
+  constexpr uint64_t kZmm = kYmm | bits({5, 6, 7});  // opmask, ZMM_Hi256, Hi16_ZMM
+  constexpr uint64_t kTiles = bits({17, 18});        // XTILECFG, XTILEDATA
+  info.avx2 = has_bits(state, kYmm) && has_bits(leaf1.ecx, bits({kFma, kAvx, kF16c})) &&
+              has_bits(leaf7.ebx, bits({5, 8}));  // AVX2, BMI2
   info.avx2_vnni = info.avx2 && has_bits(leaf7_1.eax, bits({4}));
   info.avx512 = info.avx2 && has_bits(state, kZmm) &&
                 has_bits(leaf7.ebx, bits({16, 17, 30, 31})) &&  // F, DQ, BW, VL
@@ -129,8 +128,8 @@ int count_cores(const std::vector<int>& cpus) {
   std::set<std::string> cores;
   for (const int cpu : cpus) {
     const std::string number = std::to_string(cpu);
-    const auto siblings = read_text_file("/sys/devices/system/cpu/cpu" + number +
-                                         "/topology/thread_siblings_list");
+    const auto siblings =
+        read_text_file("/sys/devices/system/cpu/cpu" + number + "/topology/thread_siblings_list");
     cores.insert(siblings && !siblings->empty() ? *siblings : "cpu" + number);
   }
   return std::max(1, static_cast<int>(cores.size()));

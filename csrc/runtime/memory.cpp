@@ -16,13 +16,16 @@
 namespace llama_rt {
 namespace {
 
-size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+size_t round_up(size_t value, size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 // A mapping on a 2 MiB boundary: one huge page more than needed, the ends cut off.
 std::byte* map_huge(size_t bytes) {
   constexpr size_t kPage = HostBuffer::kHugePage;
   const size_t reserved = bytes + kPage;
-  void* mapping = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapping =
+      mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) throw std::bad_alloc();
   auto* begin = static_cast<std::byte*>(mapping);
   const auto address = reinterpret_cast<uintptr_t>(begin);
@@ -103,7 +106,8 @@ uint64_t available_memory() {
     available = *machine;
   } else {
     const long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (pages > 0 && page > 0) available = static_cast<uint64_t>(pages) * static_cast<uint64_t>(page);
+    if (pages > 0 && page > 0)
+      available = static_cast<uint64_t>(pages) * static_cast<uint64_t>(page);
   }
   const auto group = cgroup_available_memory("");
   return group ? std::min(available, *group) : available;

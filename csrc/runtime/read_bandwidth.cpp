@@ -83,7 +83,8 @@ double read_bandwidth(int threads, size_t buffer_bytes, double seconds) {
       total += consume(begin_of(begin), static_cast<size_t>(end - begin) * kChunk);
     });
     const std::chrono::duration<double> elapsed = Clock::now() - pass_start;
-    best = std::max(best, static_cast<double>(chunks) * static_cast<double>(kChunk) / elapsed.count());
+    best =
+        std::max(best, static_cast<double>(chunks) * static_cast<double>(kChunk) / elapsed.count());
   }
   // Using the sum keeps the reads: a loop whose result is dropped becomes prefetches alone.
   const volatile uint64_t sink = total.load();

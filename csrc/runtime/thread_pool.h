@@ -61,9 +61,9 @@ class ThreadPool {
   struct Job {
     const Body* body = nullptr;
     int64_t chunks = 0;
-    int64_t grain = 0;      // 0: static split
-    int parts = 0;          // ranges of a static split, takers of a dynamic one
-    int threads = 0;        // participants, at most `parts`: fewer if threads could not be created
+    int64_t grain = 0;  // 0: static split
+    int parts = 0;      // ranges of a static split, takers of a dynamic one
+    int threads = 0;    // participants, at most `parts`: fewer if threads could not be created
     uint32_t fp_control = 0;
   };
 

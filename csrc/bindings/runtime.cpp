@@ -1,0 +1,73 @@
+// Exports what the runtime room knows about the machine.
+#include "bindings/runtime.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "runtime/cgroup.h"
+#include "runtime/cpu_info.h"
+#include "runtime/memory.h"
+#include "runtime/read_bandwidth.h"
+#include "runtime/thread_pool.h"
+
+namespace py = pybind11;
+
+namespace llama_rt {
+namespace {
+
+// For tests of the pool: splits `chunks` over `threads`, `repeats` times under one lease, and
+// returns for each chunk the worker that did it last. The worker that meets `fail_at` throws.
+std::vector<int> pool_split(int threads, int64_t chunks, bool dynamic, int repeats,
+                            int64_t fail_at) {
+  if (chunks < 0 || chunks > 1 << 20) {
+    throw ConfigError("pool_split: chunks must be in [0, 2^20], got " + std::to_string(chunks));
+  }
+  std::vector<int> worker_of(static_cast<size_t>(chunks), -1);
+  const auto body = [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i == fail_at) throw Error("pool_split: failed at chunk " + std::to_string(i));
+      worker_of[static_cast<size_t>(i)] = worker;
+    }
+  };
+  const ThreadPool::Lease lease(threads);
+  for (int i = 0; i < repeats; ++i) {
+    if (dynamic) {
+      parallel_for_dynamic(threads, chunks, 1, body);
+    } else {
+      parallel_for(threads, chunks, body);
+    }
+  }
+  return worker_of;
+}
+
+}  // namespace
+
+void bind_runtime(py::module_& m) {
+  py::class_<CpuInfo>(m, "CpuInfo", py::is_final())
+      .def_property_readonly("tiers", &CpuInfo::tiers)
+      .def_readonly("cores", &CpuInfo::cores)
+      .def_readonly("physical_cores", &CpuInfo::physical_cores)
+      .def_readonly("quota", &CpuInfo::quota)
+      .def_readonly("default_threads", &CpuInfo::default_threads)
+      .def_readonly("model", &CpuInfo::model);
+  m.def("cpu_info", [] { return cpu_info(); });
+  m.def("cgroup_quota", &cgroup_quota, py::arg("root"));
+  m.def("cgroup_available_memory", &cgroup_available_memory, py::arg("root"));
+  m.def("available_memory", &available_memory);
+  m.def("read_bandwidth", &read_bandwidth, py::arg("threads"),
+        py::arg("buffer_bytes") = size_t{2} << 30, py::arg("seconds") = 1.0,
+        py::call_guard<py::gil_scoped_release>());
+  m.def("pool_size", [] { return ThreadPool::instance().size(); });
+  m.def("pool_split", &pool_split, py::arg("threads"), py::arg("chunks"), py::kw_only(),
+        py::arg("dynamic") = false, py::arg("repeats") = 1, py::arg("fail_at") = -1,
+        py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace llama_rt

@@ -1,0 +1,90 @@
+// From logits to a token: one request's settings, random counter and token history.
+// Owns the sampling rules and their order; the passes over the vocabulary belong to sampler_scan,
+// when to draw belongs to the runner, and texts as stop conditions to Python.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace llama_rt {
+
+// "Off" is the value that changes nothing.
+struct SamplerOptions {
+  float temperature = 0.8f;                       // 0: the most likely token
+  int top_k = 0;                                  // <= 0: off
+  float top_p = 0.95f;                            // 1: off
+  float min_p = 0.0f;                             // 0: off
+  float typical_p = 1.0f;                         // 1: off
+  float repetition_penalty = 1.0f;                // 1: off
+  float presence_penalty = 0.0f;                  // 0: off
+  float frequency_penalty = 0.0f;                 // 0: off
+  std::vector<std::pair<int, float>> logit_bias;  // (token, added to its logit); -inf bars it
+  uint64_t seed = 0;
+  std::vector<int32_t> stop_ids;  // drawn ones set Drawn::stop
+  int logprobs = -1;              // -1: none, 0: the drawn token's, n: and the n most likely
+};
+
+// What one draw gave.
+struct Drawn {
+  int32_t token = 0;
+  bool stop = false;
+  // Natural logarithm of the token's probability under the softmax of the logits as the model gave
+  // them: no bias, penalty, temperature or filter. 0 unless asked for.
+  float logprob = 0;
+  // The most likely tokens under the same softmax, likeliest first, equal ones by id; the drawn
+  // token is among them only if it belongs there.
+  std::vector<std::pair<int32_t, float>> top;
+};
+
+// A draw applies, in this order: logit bias; repetition penalty; presence and frequency penalty;
+// temperature; top-k; typical-p; top-p; min-p. Each filter sees what the one before left,
+// renormalised, and leaves at least one token. Of tokens equally likely the lower id ranks first.
+//
+//   repetition r       for ids in the prompt or the generated text: score < 0 ? score*r : score/r
+//                      (CTRL, Keskar et al. 2019, as in transformers)
+//   presence, frequency  score - presence*[count > 0] - frequency*count, count in the generated
+//                      text only (OpenAI API)
+//   top-k              tokens whose score is at least the k-th largest; ties stay
+//   typical-p          by distance of -log p from the entropy, nearest first, until their mass
+//                      reaches p; ties with the last one stay (Meister et al. 2022)
+//   top-p              by falling probability; a token goes when those before it already have
+//                      more than p, so the one that crosses p stays (Meta's llama)
+//   min-p              tokens with at least min_p times the largest probability
+//
+// The random number is Philox keyed by the seed and counted by the draw's index in the generated
+// text, so a draw depends on its own logits and place only. NaN logits count as -inf.
+class Sampler {
+ public:
+  // Throws ConfigError naming the option that is out of range.
+  Sampler(int vocab, SamplerOptions options);
+
+  // Adds prompt tokens to the history of the repetition penalty. Throws ConfigError, and adds
+  // none, if one is outside the vocabulary.
+  void observe(std::span<const int32_t> prompt);
+
+  // Draws the next token from logits [vocab] and adds it to the history. Throws ShapeError on
+  // another length, Error when no token can be drawn; the state is then as before. Callers must
+  // not draw from one sampler at the same time.
+  Drawn draw(std::span<const float> logits);
+
+  int vocab() const { return vocab_; }
+  const SamplerOptions& options() const { return options_; }
+
+ private:
+  bool edit(float* scores) const;
+  void record(int32_t token);
+  void report(std::span<const float> logits, Drawn& drawn) const;
+
+  int vocab_;
+  SamplerOptions options_;
+  uint64_t draws_ = 0;
+  // History, kept only where a penalty wants it: flags and counts by id, and the ids that have one.
+  std::vector<uint8_t> seen_;
+  std::vector<int32_t> seen_ids_;
+  std::vector<int32_t> counts_;
+  std::vector<int32_t> counted_ids_;
+};
+
+}  // namespace llama_rt
