@@ -24,9 +24,9 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Opens the tokenizer that belongs to a checkpoint.
 
-    A folder's `tokenizer.model` (sentencepiece, or Meta's ranks of Llama 3) comes before its
-    `tokenizer.json`; Meta's layout also keeps `tokenizer.model` one folder up. A GGUF file brings
-    its own vocabulary.
+    A folder's sentencepiece `tokenizer.model` comes before its `tokenizer.json`, which comes before
+    Meta's ranks of Llama 3 (also called `tokenizer.model`); Meta's layout may keep the file one
+    folder up. A GGUF file brings its own vocabulary.
 
     Args:
         checkpoint_path: Folder or file of the checkpoint.
@@ -66,8 +66,16 @@ def _from_path(path: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
 
 
 def _find(folder: Path) -> Path | None:
-    names = ("tokenizer.model", "tokenizer.json")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    """Picks sentencepiece's file, then `tokenizer.json`, then Meta's ranks of Llama 3."""
+    model, fast = folder / "tokenizer.model", folder / "tokenizer.json"
+    if fast.is_file() and not (model.is_file() and not _is_ranks(model)):
+        return fast
+    return model if model.is_file() else None
+
+
+def _is_ranks(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return _TIKTOKEN_LINE.match(stream.read(4096)) is not None
 
 
 def _from_file(file: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
@@ -75,12 +83,10 @@ def _from_file(file: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
         from llama_rt.tokenizer import bpe_json
 
         return bpe_json.tokenizer_from_json(file, metadata)
-    with file.open("rb") as stream:
-        head = stream.read(4096)
-    if head[:4] == b"GGUF":
+    if file.suffix == ".gguf":
         msg = f"{file}: expected tokenizer.model or tokenizer.json, got a GGUF file"
         raise TokenizerError(msg)
-    if _TIKTOKEN_LINE.match(head):
+    if _is_ranks(file):
         from llama_rt.tokenizer import bpe_ranks
 
         return bpe_ranks.tokenizer_from_ranks(read_bytes(file), file, metadata)

@@ -107,6 +107,8 @@ class Tokenizer(Protocol):
 class SpecialTokens:
     """Splits text at the texts of special tokens, longest first."""
 
+    ids: dict[str, int]
+
     def __init__(self, ids: dict[str, int]) -> None:
         """Keeps `ids`, a map of token text to id; empty texts are ignored."""
         self.ids = {text: id for text, id in ids.items() if text}
@@ -163,6 +165,14 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> Sequence[int]:
 def is_end_text(text: str) -> bool:
     """Says whether a control token of this text ends a generation."""
     return text in _END_TEXTS
+
+
+def is_markup(text: str) -> bool:
+    """Says whether an added token looks like a control token rather than like a word.
+
+    Such tokens are never read out of ordinary text, even where a file fails to call them special.
+    """
+    return re.fullmatch(r"<\S+>|\[\S+\]", text) is not None
 
 
 def is_padding_text(text: str) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.protocol import (
@@ -13,15 +12,13 @@ from llama_rt.tokenizer.protocol import (
     check_text,
     frame,
     is_end_text,
+    is_markup,
     is_padding_text,
 )
 from llama_rt.tokenizer.spm_model import PieceKind, SpmModel
 from llama_rt.tokenizer.spm_stream import SpmDecoder, SpmSurfaces
 
-if TYPE_CHECKING:
-    import sentencepiece
-
-__all__ = ["AddedToken", "SpmTokenizer"]
+__all__ = ["AddedToken", "SpmTokenizer", "open_proto"]
 
 _SPACE = "▁"
 _CONTROL_KINDS = (PieceKind.CONTROL, PieceKind.UNKNOWN)
@@ -32,7 +29,8 @@ class AddedToken:
     """A token beside the sentencepiece model's own.
 
     Attributes:
-        text: Its text; matched in a prompt only where special tokens are read.
+        text: Its text. It is found in ordinary text only if it is not special and looks like a
+            word, otherwise only where special tokens are read.
         special: A control token: decodes to nothing.
     """
 
@@ -50,7 +48,7 @@ class SpmTokenizer:
     def __init__(
         self,
         model: SpmModel,
-        proto: bytes,
+        encode: Callable[[str], list[int]],
         *,
         name: str,
         added: Mapping[int, AddedToken] | None = None,
@@ -61,8 +59,8 @@ class SpmTokenizer:
         """Builds the tokenizer.
 
         Args:
-            model: What `proto` holds.
-            proto: Serialized ModelProto that encodes.
+            model: Pieces and rules.
+            encode: Encodes ordinary text (see `open_proto`).
             name: File or source, for errors.
             added: Tokens by id, beyond the pieces or in place of one.
             vocab_size: Rows of the model's embedding; rows that no token stands for are padding.
@@ -70,13 +68,13 @@ class SpmTokenizer:
             unsampled_ids: Ids barred from sampling besides the padding rows.
 
         Raises:
-            TokenizerError: sentencepiece refuses the model; names `name`.
+            TokenizerError: The model has rules that are not supported; names `name`.
         """
         if model.whitespace_as_suffix or model.denormalizes:
             msg = f"{name}: whitespace as suffix and denormalisation are not supported"
             raise TokenizerError(msg)
         added = dict(added or {})
-        self._processor = _open(proto, name)
+        self._encode = encode
         self._size = max(len(model.texts), vocab_size, max(added, default=-1) + 1)
         padding = set(range(len(model.texts), self._size)) - added.keys()
         self._names = model.texts + [f"[PAD{id}]" for id in range(len(model.texts), self._size)]
@@ -98,6 +96,8 @@ class SpmTokenizer:
             if (kind in _CONTROL_KINDS or id in added) and id not in padding
         }
         self._special = SpecialTokens(special)
+        words = {t.text: id for id, t in added.items() if not t.special and not is_markup(t.text)}
+        self._words = SpecialTokens(words)
         ends = {id for text, id in special.items() if is_end_text(text)} | set(stop_ids)
         self._stop_ids = frozenset(ends if self._eos_id is None else {*ends, self._eos_id})
         barred = {id for id, token in added.items() if is_padding_text(token.text)}
@@ -138,13 +138,9 @@ class SpmTokenizer:
         self, text: str, bos: bool = True, eos: bool = False, *, special: bool = False
     ) -> list[int]:
         """See `Tokenizer.encode`."""
-        text = check_text(text)
-        if special:
-            ids: list[int] = []
-            for part in self._special.split(text):
-                ids += [part] if isinstance(part, int) else self._processor.encode(part)
-        else:
-            ids = self._processor.encode(text)
+        ids: list[int] = []
+        for part in (self._special if special else self._words).split(check_text(text)):
+            ids += [part] if isinstance(part, int) else self._encode(part)
         return frame(ids, self._bos_id if bos else None, self._eos_id if eos else None)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -162,16 +158,22 @@ class SpmTokenizer:
         return self._names[id].replace(_SPACE, " ")
 
 
-def _open(proto: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
+def open_proto(proto: bytes, name: str) -> Callable[[str], list[int]]:
+    """Opens a serialized ModelProto and returns its encoder.
+
+    Raises:
+        TokenizerError: sentencepiece refuses the model; names `name`.
+    """
     import sentencepiece  # loaded late: `import llama_rt` stays quick
 
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(proto)
-        return processor
     except (RuntimeError, OSError, ValueError) as error:
         msg = f"{name}: sentencepiece refuses the model: {error}"
         raise TokenizerError(msg) from error
+    encode: Callable[[str], list[int]] = processor.encode
+    return encode
 
 
 def _control(id: int, kinds: list[int]) -> int | None:

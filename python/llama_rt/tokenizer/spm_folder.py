@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer
+from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
 from llama_rt.tokenizer.spm_model import SpmModelError, parse_model
 
 __all__ = ["added_tokens", "end_ids", "json_object", "spm_from_file", "vocab_rows"]
@@ -39,7 +40,7 @@ def spm_from_file(path: Path, metadata: Mapping[str, object] | None) -> SpmToken
     rows = vocab_rows(metadata)
     return SpmTokenizer(
         model,
-        data,
+        open_proto(data, str(path)),
         name=str(path),
         added=added,
         vocab_size=rows,
@@ -47,11 +48,13 @@ def spm_from_file(path: Path, metadata: Mapping[str, object] | None) -> SpmToken
     )
 
 
-def added_tokens(folder: Path) -> dict[int, AddedToken]:
+def added_tokens(
+    folder: Path, document: Mapping[str, object] | None = None
+) -> dict[int, AddedToken]:
     """Collects added tokens by id from a folder's JSON files.
 
     These are `added_tokens.json`, then `tokenizer.json` and `tokenizer_config.json`, which also
-    say whether a token is special.
+    say whether a token is special. `document` stands for `tokenizer.json` if it is given.
 
     Raises:
         TokenizerError: A file is not what it should be, or an id is absurd.
@@ -60,16 +63,18 @@ def added_tokens(folder: Path) -> dict[int, AddedToken]:
     specials = _special_texts(folder)
     for text, id in json_object(folder / "added_tokens.json").items():
         found[_row(id, folder / "added_tokens.json")] = AddedToken(text, text in specials)
-    fast = json_object(folder / "tokenizer.json").get("added_tokens")
+    if document is None:
+        document = json_object(folder / "tokenizer.json")
     listed = json_object(folder / "tokenizer_config.json").get("added_tokens_decoder")
-    entries = [(item.get("id"), item) for item in _dicts(fast)]
+    entries: list[tuple[object, dict[str, object]]]
+    entries = [(item.get("id"), item) for item in _dicts(document.get("added_tokens"))]
     if isinstance(listed, dict):
         entries += [(id, item) for id, item in listed.items() if isinstance(item, dict)]
     for id, item in entries:
-        text = item.get("content")
-        if isinstance(text, str):
+        content = item.get("content")
+        if isinstance(content, str):
             row = _row(id, folder / "tokenizer_config.json")
-            found[row] = AddedToken(text, bool(item.get("special")))
+            found[row] = AddedToken(content, bool(item.get("special")))
     return found
 
 
@@ -90,10 +95,9 @@ def _dicts(value: object) -> list[dict[str, object]]:
 
 
 def _row(id: object, file: Path) -> int:
-    if isinstance(id, str) and id.isascii() and id.isdigit() and len(id) < 10:
-        id = int(id)
-    if isinstance(id, int) and 0 <= id < 1 << 24:
-        return id
+    row = int(id) if isinstance(id, str) and re.fullmatch("[0-9]{1,9}", id) else id
+    if isinstance(row, int) and 0 <= row < 1 << 24:
+        return row
     msg = f"{file}: added token id {id!r} is not in [0, {1 << 24})"
     raise TokenizerError(msg)
 

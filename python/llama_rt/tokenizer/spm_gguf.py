@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.protocol import check_text, is_padding_text
-from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer
+from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
 from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, serialize_model
+from llama_rt.tokenizer.spm_rebuild import encodable
 
 __all__ = ["gguf_flag", "gguf_id", "gguf_list", "spm_from_gguf"]
 
@@ -33,10 +34,10 @@ def spm_from_gguf(metadata: Mapping[str, object], name: str) -> SpmTokenizer:
     ends = {gguf_id(metadata, key, len(model.texts), name) for key in ("eot", "eom")}
     added = _separate_added(model, {model.bos_id, model.eos_id, *ends})
     unused = [id for id, kind in enumerate(model.kinds) if kind == PieceKind.UNUSED]
-    proto = serialize_model(_encodable(model, added, name))
+    proto = serialize_model(encodable(model, added, name))
     return SpmTokenizer(
         model,
-        proto,
+        open_proto(proto, name),
         name=name,
         added=added,
         stop_ids=[id for id in ends if id is not None],
@@ -71,13 +72,9 @@ def _read_rows(metadata: Mapping[str, object], name: str) -> SpmModel:
         add_dummy_prefix=gguf_flag(metadata, "add_space_prefix", True, name),
         remove_extra_whitespaces=gguf_flag(metadata, "remove_extra_whitespaces", False, name),
     )
-    for field, key, default in (
-        ("bos_id", "bos", 1),
-        ("eos_id", "eos", 2),
-        ("unk_id", "unknown", 0),
-    ):
-        id = gguf_id(metadata, key, size, name, default)
-        setattr(model, field, -1 if id is None else id)
+    for key, default in (("bos", 1), ("eos", 2), ("unk", 0)):
+        token = gguf_id(metadata, "unknown" if key == "unk" else key, size, name, default)
+        setattr(model, f"{key}_id", -1 if token is None else token)
     if model.unk_id < 0 or kinds[model.unk_id] != PieceKind.UNKNOWN:
         model.unk_id = kinds.index(PieceKind.UNKNOWN) if PieceKind.UNKNOWN in kinds else -1
     return model
@@ -101,44 +98,6 @@ def _separate_added(model: SpmModel, control_ids: set[int | None]) -> dict[int, 
         elif kind == PieceKind.CONTROL and is_padding_text(text):
             added[id] = AddedToken(text, special=True)
     return added
-
-
-def _encodable(model: SpmModel, added: Mapping[int, AddedToken], name: str) -> SpmModel:
-    """The same rows as sentencepiece accepts them: unique texts, one unknown piece.
-
-    Rows that plain text must not produce become control pieces under a private name; of rows with
-    one text the last counts, as in llama.cpp.
-    """
-    texts, kinds = list(model.texts), list(model.kinds)
-    last = {text: id for id, text in enumerate(texts) if id not in added}
-    for id, text in enumerate(texts):
-        extra_unknown = kinds[id] == PieceKind.UNKNOWN and id != model.unk_id
-        if id in added or not text or last[text] != id or extra_unknown:
-            texts[id], kinds[id] = f"\ue000{id}", PieceKind.CONTROL
-    count = sum(kind == PieceKind.BYTE for kind in kinds)
-    if count not in (0, 256):
-        msg = f"{name}: {_PREFIX}tokens has {count} byte tokens, expected 256 or none"
-        raise TokenizerError(msg)
-    unk_id = model.unk_id
-    if unk_id < 0:
-        if not count:
-            msg = f"{name}: {_PREFIX}tokens has no unknown token and no byte tokens"
-            raise TokenizerError(msg)
-        unk_id = len(texts)  # sentencepiece wants one; with byte tokens it is never used
-        texts.append("\ue000unk")
-        kinds.append(PieceKind.UNKNOWN)
-    scores = model.scores + [0.0] * (len(texts) - len(model.scores))
-    return SpmModel(
-        texts=texts,
-        scores=scores,
-        kinds=kinds,
-        unk_id=unk_id,
-        bos_id=model.bos_id,
-        eos_id=model.eos_id,
-        byte_fallback=bool(count),
-        add_dummy_prefix=model.add_dummy_prefix,
-        remove_extra_whitespaces=model.remove_extra_whitespaces,
-    )
 
 
 def gguf_list(

@@ -1,0 +1,179 @@
+"""`tokenizer.json` that rewrites a sentencepiece BPE model: the model is recovered from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer.bpe import guarded, import_tokenizers
+from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
+from llama_rt.tokenizer.spm_folder import added_tokens, end_ids, vocab_rows
+from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, serialize_model
+from llama_rt.tokenizer.spm_rebuild import encodable
+
+__all__ = ["spm_from_json"]
+
+_SPACE = "▁"
+_BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>")
+_LOWEST = -1e9  # what sentencepiece gives to pieces made of spaces only
+_PLAIN_STEPS = {"Sequence", "Prepend", "Replace", "Metaspace"}
+
+
+def spm_from_json(
+    document: dict[str, Any], file: Path, metadata: Mapping[str, object] | None
+) -> SpmTokenizer:
+    """Builds the tokenizer from a BPE model with byte fallback.
+
+    transformers writes such files from a sentencepiece model: every way to cut a piece in two
+    pieces is a merge, in order of the pieces' scores. Then the model is put together again and
+    sentencepiece encodes. Merges that are not of this make are left to the `tokenizers` library.
+
+    Args:
+        document: The parsed file, its `model.vocab` already checked.
+        file: Its path, for errors and for the JSON files beside it.
+        metadata: `config.json`.
+
+    Raises:
+        TokenizerError: The file contradicts itself or normalises text in another way.
+        MissingExtraError: The `tokenizers` package is needed and not installed.
+    """
+    vocab: dict[str, int] = document["model"]["vocab"]
+    merges = [_pair(merge, vocab, file) for merge in document["model"].get("merges") or []]
+    found = added_tokens(file.parent, document)
+    model = _model(document, merges, found, file)
+    added = {id: token for id, token in found.items() if id >= len(model.texts)}
+    if _is_rewritten(vocab, merges, found) and not document["model"].get("ignore_merges"):
+        proto = serialize_model(encodable(model, (), str(file)))
+        encode = open_proto(proto, str(file))
+    else:
+        encode = _library_encoder(document, file)
+    ends = end_ids(file.parent, metadata)
+    return SpmTokenizer(
+        model,
+        encode,
+        name=str(file),
+        added=added,
+        vocab_size=vocab_rows(metadata),
+        stop_ids=[id for id in ends if id in added],
+    )
+
+
+def _pair(merge: object, vocab: Mapping[str, int], file: Path) -> tuple[str, str]:
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if isinstance(parts, list) and len(parts) == 2 and all(isinstance(p, str) for p in parts):
+        left, right = parts
+        if left in vocab and right in vocab and left + right in vocab:
+            return left, right
+    msg = f"{file}: model.merges: {merge!r} does not join two tokens to a third"
+    raise TokenizerError(msg)
+
+
+def _model(
+    document: dict[str, Any],
+    merges: list[tuple[str, str]],
+    found: Mapping[int, AddedToken],
+    file: Path,
+) -> SpmModel:
+    vocab: dict[str, int] = document["model"]["vocab"]
+    size = max(vocab.values(), default=-1) + 1
+    if size > 2 * len(vocab) + 256:
+        msg = f"{file}: model.vocab: {len(vocab)} tokens have ids up to {size - 1}"
+        raise TokenizerError(msg)
+    texts, scores, kinds = [""] * size, [0.0] * size, [int(PieceKind.CONTROL)] * size
+    ranks = _scores(merges)
+    unknown = document["model"].get("unk_token")
+    for text, id in vocab.items():
+        texts[id], scores[id], kinds[id] = text, ranks.get(text, 0.0), PieceKind.NORMAL
+        if text == unknown:
+            kinds[id] = PieceKind.UNKNOWN
+        elif _BYTE_TEXT.fullmatch(text):
+            kinds[id] = PieceKind.BYTE
+        elif id in found and found[id].special:
+            kinds[id] = PieceKind.CONTROL
+    special = {token.text: id for id, token in found.items() if token.special}
+    return SpmModel(
+        texts=texts,
+        scores=scores,
+        kinds=kinds,
+        unk_id=vocab.get(unknown, -1) if isinstance(unknown, str) else -1,
+        bos_id=special.get("<s>", -1),
+        eos_id=special.get("</s>", -1),
+        byte_fallback=True,
+        add_dummy_prefix=_has_dummy_prefix(document, file),
+        remove_extra_whitespaces=False,
+    )
+
+
+def _scores(merges: list[tuple[str, str]]) -> dict[str, float]:
+    """Scores whose order is that of the merges.
+
+    Pieces of spaces only share the lowest score in sentencepiece. They are told by standing last
+    and having every length up to the longest.
+    """
+    order = list(dict.fromkeys(left + right for left, right in merges))
+    scores = {text: -float(rank) for rank, text in enumerate(order, start=1)}
+    spaces = [text for text in order if not text.strip(_SPACE)]
+    lengths = sorted(len(text) for text in spaces)
+    if set(order[len(order) - len(spaces) :]) == set(spaces) and lengths == list(
+        range(2, len(spaces) + 2)
+    ):
+        scores |= dict.fromkeys(spaces, _LOWEST)
+    return scores
+
+
+def _is_rewritten(
+    vocab: Mapping[str, int], merges: list[tuple[str, str]], found: Mapping[int, AddedToken]
+) -> bool:
+    """Says whether the merges are all cuts of all ordinary pieces, as a conversion writes them."""
+    known = set(merges)
+    plain = {
+        text
+        for text, id in vocab.items()
+        if not (id in found and found[id].special) and not _BYTE_TEXT.fullmatch(text)
+    }
+    return all(
+        (text[:at], text[at:]) in known
+        for text in plain
+        for at in range(1, len(text))
+        if text[:at] in plain and text[at:] in plain
+    )
+
+
+def _has_dummy_prefix(document: Mapping[str, Any], file: Path) -> bool:
+    """Reads the rule of the leading space; refuses steps that change text in other ways."""
+    prefix = False
+    todo = [document.get("normalizer"), document.get("pre_tokenizer")]
+    while todo:
+        step = todo.pop()
+        if step is None:
+            continue
+        kind = step.get("type") if isinstance(step, dict) else step
+        if kind not in _PLAIN_STEPS:
+            msg = f"{file}: step {kind!r} is not supported beside BPE with byte fallback"
+            raise TokenizerError(msg)
+        todo += [*(step.get("normalizers") or []), *(step.get("pretokenizers") or [])]
+        scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space") else "never")
+        prefix = prefix or kind == "Prepend" or (kind == "Metaspace" and scheme != "never")
+    return prefix
+
+
+def _library_encoder(document: dict[str, Any], file: Path) -> Callable[[str], list[int]]:
+    library = import_tokenizers(str(file))
+    bare = {
+        **document,
+        "added_tokens": [],
+        "post_processor": None,
+        "padding": None,
+        "truncation": None,
+    }
+    backend = guarded(lambda: library.Tokenizer.from_str(json.dumps(bare)), str(file))
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return encode

@@ -1,0 +1,108 @@
+"""`tokenizer.json` of sentencepiece-style vocabularies when there is no `tokenizer.model`."""
+
+import json
+
+import pytest
+import sentencepiece
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer import load_tokenizer
+
+TEXTS = st.text(
+    alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \nabcthe<>/s日é")),
+    max_size=60,
+)
+
+
+def converted(model_file) -> dict:
+    """The file transformers 4.x writes: all cuts of all pieces, best score first."""
+    sp = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    pieces = [sp.id_to_piece(id) for id in range(sp.get_piece_size())]
+    vocab = {piece: id for id, piece in enumerate(pieces)}
+    cuts = [
+        (sp.get_score(vocab[piece]), piece[:at], piece[at:])
+        for piece in pieces
+        for at in range(1, len(piece))
+        if piece[:at] in vocab and piece[at:] in vocab
+    ]
+    cuts.sort(key=lambda cut: (cut[0], len(cut[1]), len(cut[2])), reverse=True)
+    specials = [{"id": id, "content": pieces[id], "special": True} for id in range(3)]
+    return {
+        "added_tokens": specials,
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "byte_fallback": True,
+            "fuse_unk": True,
+            "vocab": vocab,
+            "merges": [[left, right] for _, left, right in cuts],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_tokenizer_file):
+    folder = tmp_path_factory.mktemp("spm-json")
+    (folder / "tokenizer.json").write_text(json.dumps(converted(tiny_tokenizer_file)))
+    # Ids as wrong as in 2023.
+    (folder / "generation_config.json").write_text('{"bos_token_id": 0, "eos_token_id": 1}')
+    return folder
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=TEXTS)
+def test_is_the_sentencepiece_model_again(loaded, text):
+    library, tokenizer = loaded
+    assert tokenizer.encode(text, bos=False) == library.encode(text)
+
+
+@pytest.fixture(scope="module")
+def loaded(folder, tiny_tokenizer_file):
+    library = sentencepiece.SentencePieceProcessor(model_file=str(tiny_tokenizer_file))
+    return library, load_tokenizer(folder, {"vocab_size": 512}, "hf")
+
+
+def test_ids(loaded):
+    _, tokenizer = loaded
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.stop_ids) == (1, 2, {2})
+    assert tokenizer.decode(tokenizer.encode("Hello 🦙", eos=True)) == "Hello 🦙"
+
+
+def test_real_vocabulary(tmp_path, real_model_file):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(converted(real_model_file)))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    library = sentencepiece.SentencePieceProcessor(model_file=str(real_model_file))
+    for text in ["a  b   c    d", " " * 40 + "x" + " " * 17, "  \n  x", "Below is an instruction."]:
+        assert tokenizer.encode(text, bos=False) == library.encode(text)
+
+
+def test_other_merges_are_left_to_the_library(tmp_path, tiny_tokenizer_file):
+    tokenizers = pytest.importorskip("tokenizers")
+    document = converted(tiny_tokenizer_file)
+    document["model"]["merges"] = document["model"]["merges"][::2]
+    document["added_tokens"].append({"id": 512, "content": "llamaword", "special": False})
+    bare = json.dumps({**document, "added_tokens": []})
+    library = tokenizers.Tokenizer.from_str(bare)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    text = "Once upon a time <s> 日本"
+    assert tokenizer.encode(text, bos=False) == library.encode(text, add_special_tokens=False).ids
+    assert tokenizer.encode("a llamaword")[-1] == 512
+
+
+def test_other_normalizers_are_refused(tmp_path, tiny_tokenizer_file):
+    document = {**converted(tiny_tokenizer_file), "normalizer": {"type": "NFKC"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(TokenizerError, match="NFKC"):
+        load_tokenizer(tmp_path, {}, "hf")
