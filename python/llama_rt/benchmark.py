@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from llama_rt.errors import CapacityError, ConfigError
 from llama_rt.llama.weights import build_model
 from llama_rt.loading import Checkpoint
 
-__all__ = ["Result", "Settings", "measure"]
+__all__ = ["Result", "Settings", "measure", "stored_formats"]
 
 # Prompts are fed in pieces of this many tokens, as the engine does.
 _CHUNK = 512
@@ -138,7 +139,7 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
         device=backend.name,
         isa=backend.isa,
         threads=backend.threads,
-        format=settings.quantize or main_format(checkpoint),
+        format=settings.quantize or next(iter(stored_formats(checkpoint))),
         weight_bytes=model.streamed_bytes,
         load_s=load_s,
         peak_rss_bytes=0,
@@ -153,12 +154,12 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
     return result
 
 
-def main_format(checkpoint: Checkpoint) -> str:
-    """The stored type that holds most bytes."""
-    held: dict[str, int] = {}
+def stored_formats(checkpoint: Checkpoint) -> dict[str, int]:
+    """Stored bytes of each type, largest first."""
+    held: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values():
-        held[tensor.dtype] = held.get(tensor.dtype, 0) + tensor.nbytes
-    return max(held, key=lambda name: held[name])
+        held[tensor.dtype] += tensor.nbytes
+    return dict(held.most_common())
 
 
 def _check_context(checkpoint: Checkpoint, settings: Settings) -> None:

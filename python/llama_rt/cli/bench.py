@@ -11,7 +11,8 @@ from llama_rt.cli.console import Console, duration, plural, size
 from llama_rt.cli.options import add_model, model_path, natural, positive
 from llama_rt.cli.parser import UsageError
 from llama_rt.errors import LlamaRtError
-from llama_rt.loading import Checkpoint, open_checkpoint
+from llama_rt.loading import Checkpoint
+from llama_rt.plan import find
 
 NAME = "bench"
 SUMMARY = "measure tokens per second; with --shape no file is needed"
@@ -95,7 +96,7 @@ def _checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
             if getattr(args, option) is not None:
                 msg = f"--{option} goes with --shape; a model has its own format"
                 raise UsageError(msg)
-        checkpoint = open_checkpoint(model_path(args))
+        checkpoint = find(model_path(args))
         return checkpoint, checkpoint.config.name or checkpoint.path.name
     if args.model is not None:
         msg = "-m and --shape: give one of them"

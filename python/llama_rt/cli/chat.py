@@ -33,8 +33,8 @@ EXAMPLES = """\
   llama-rt chat -m model.gguf --template vicuna
   printf 'Hello!\\nAnd in French?\\n' | llama-rt chat -m path/to/model
 
-Inside, /help lists what can be done to the conversation. A line that ends in \\ goes on in the next.
-Ctrl-C stops an answer; at the prompt it leaves, as Ctrl-D does.
+Inside, /help lists what can be done to the conversation. A line that ends in \\ goes on in the
+next. Ctrl-C stops an answer; at the prompt it leaves, as Ctrl-D does.
 """
 
 HELP = """\

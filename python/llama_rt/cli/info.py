@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llama_rt import Plan, plan
+from llama_rt.benchmark import stored_formats
 from llama_rt.cli.console import Console, plural, size
 from llama_rt.cli.options import positive
 from llama_rt.errors import LlamaRtError
@@ -70,14 +71,6 @@ def _tokenizer(checkpoint: Checkpoint) -> tuple[Tokenizer | None, str]:
     return found, ""
 
 
-def formats(checkpoint: Checkpoint) -> dict[str, int]:
-    """Stored bytes of each type, largest first."""
-    held: dict[str, int] = {}
-    for tensor in checkpoint.tensors.values():
-        held[tensor.dtype] = held.get(tensor.dtype, 0) + tensor.nbytes
-    return dict(sorted(held.items(), key=lambda item: -item[1]))
-
-
 def _describe(checkpoint: Checkpoint, tokenizer: Tokenizer | None, why_not: str) -> dict[str, str]:
     config = checkpoint.config
     heads = plural(config.n_heads, "attention head")
@@ -95,7 +88,9 @@ def _describe(checkpoint: Checkpoint, tokenizer: Tokenizer | None, why_not: str)
         )
         if there
     ]
-    stored = ", ".join(f"{name} {size(count)}" for name, count in formats(checkpoint).items())
+    stored = ", ".join(
+        f"{name} {size(count)}" for name, count in stored_formats(checkpoint).items()
+    )
     rows = {
         "model": config.name or checkpoint.path.name,
         "kind": f"{_KINDS[checkpoint.kind]}, {plural(len(checkpoint.tensors), 'tensor')} "
@@ -107,7 +102,8 @@ def _describe(checkpoint: Checkpoint, tokenizer: Tokenizer | None, why_not: str)
         "stored as": stored,
         "context": f"{plural(config.max_context, 'token')}",
         "rope": _rope(checkpoint),
-        "vocabulary": f"{plural(config.vocab_size, 'token')}; {_tokenizer_words(tokenizer, why_not)}",
+        "vocabulary": plural(config.vocab_size, "token"),
+        "tokenizer": _tokenizer_words(tokenizer, why_not),
         "chat template": _template_words(checkpoint),
     }
     if extras:
@@ -135,7 +131,7 @@ def _rope(checkpoint: Checkpoint) -> str:
 
 def _tokenizer_words(tokenizer: Tokenizer | None, why_not: str) -> str:
     if tokenizer is None:
-        return f"no tokenizer: {why_not}"
+        return f"none: {why_not}"
     ends = ", ".join(str(i) for i in sorted(tokenizer.stop_ids)) or "none"
     return (
         f"{type(tokenizer).__name__} of {tokenizer.vocab_size:,}, "
@@ -186,7 +182,7 @@ def _object(
         "parameters": checkpoint.parameters,
         "tensors": len(checkpoint.tensors),
         "stored_bytes": checkpoint.nbytes,
-        "formats": formats(checkpoint),
+        "formats": stored_formats(checkpoint),
         "tokenizer": known,
         "tokenizer_error": why_not or None,
         "plan": planned | {"total_bytes": estimate.total_bytes},

@@ -22,6 +22,7 @@ __all__ = [
     "model_path",
     "natural",
     "positive",
+    "read_text",
     "sampling_params",
     "stop_texts",
 ]
@@ -186,3 +187,8 @@ def stop_texts(args: argparse.Namespace) -> list[str]:
     """The stop strings, with the escapes a shell makes hard to type."""
     escapes = {"n": "\n", "t": "\t", "\\": "\\"}
     return [re.sub(r"\\([nt\\])", lambda m: escapes[m[1]], text) for text in args.stop or []]
+
+
+def read_text(path: Path, console: Console) -> str:
+    """A UTF-8 file; `-` is standard input."""
+    return console.source.read() if str(path) == "-" else path.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llama_rt import evaluate
 from llama_rt.cli.console import Console, duration, plural
-from llama_rt.cli.options import add_loading, add_model, load, positive
+from llama_rt.cli.options import add_loading, add_model, load, positive, read_text
 from llama_rt.cli.parser import UsageError
 
 NAME = "perplexity"
@@ -50,10 +50,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     if args.stride and args.stride > args.ctx:
         msg = f"--stride {args.stride} is longer than the window (--ctx {args.ctx})"
         raise UsageError(msg)
-    if str(args.file) == "-":
-        text = console.source.read()
-    else:
-        text = args.file.read_text(encoding="utf-8")
+    text = read_text(args.file, console)
     if args.wikitext_rows:
         text = evaluate.wikitext_rows(text)
     began = time.perf_counter()

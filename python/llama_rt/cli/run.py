@@ -14,6 +14,7 @@ from llama_rt.cli.options import (
     add_model,
     add_sampling,
     load,
+    read_text,
     sampling_params,
     stop_texts,
 )
@@ -69,14 +70,12 @@ def execute(args: argparse.Namespace, console: Console) -> int:
 def read_prompt(args: argparse.Namespace, console: Console) -> str:
     """The prompt from the one place that gives it; a file's last line break is not part of it."""
     words = args.prompt
+    if words and args.file is not None:
+        msg = "a prompt and --file: give one of them"
+        raise UsageError(msg)
     if words and words != ["-"]:
-        if args.file is not None:
-            msg = "a prompt and --file: give one of them"
-            raise UsageError(msg)
         return " ".join(words)
-    if args.file is not None:
-        return args.file.read_text(encoding="utf-8").removesuffix("\n")
-    if not words and console.interactive:
+    if not words and args.file is None and console.interactive:
         msg = "no prompt: give it as an argument, with --file PATH, or on standard input"
         raise UsageError(msg)
-    return console.source.read().removesuffix("\n")
+    return read_text(args.file or Path("-"), console).removesuffix("\n")
