@@ -140,6 +140,7 @@ def test_long_context_uses_many_pages():
     config = replace(GRAPHS["plain"], n_layers=1, max_context=1024)
     weights = random_weights(config, seed=8)
     ids = np.random.default_rng(1).integers(0, 512, 700).tolist()
+    room = {"n_ctx": 1024, "max_batch_tokens": 1024}
     for isa in TIERS:
-        got = logits(build_runner(config, weights, isa=isa, n_ctx=1024), ids)
+        got = logits(build_runner(config, weights, isa=isa, **room), ids)
         assert relative_error(got, forward(config, weights, ids)) < EXACT

@@ -25,6 +25,8 @@ SHAPES = [
     (9, 70, 4, 1, 64),
     (33, 130, 4, 2, 96),
     (130, 130, 2, 2, 64),
+    (1, 1100, 2, 1, 32),
+    (3, 2050, 2, 2, 32),
 ]
 ODD_WIDTHS = [(3, 20, 5, 5, 40), (7, 66, 6, 2, 10), (2, 9, 3, 1, 2), (4, 67, 2, 1, 80)]
 
@@ -81,9 +83,9 @@ def test_odd_head_widths_in_blocks_are_right_or_refused(backend, shape):
     assert np.linalg.norm(got - exact) < 0.02 * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("window", [1, 2, 16, 63, 64, 65, 1000])
+@pytest.mark.parametrize("window", [1, 2, 16, 63, 64, 65, 600, 5000])
 def test_windows(backend, window):
-    for shape in ((1, 200, 4, 2, 32), (40, 70, 2, 1, 32), (70, 70, 2, 2, 32)):
+    for shape in ((1, 200, 4, 2, 32), (40, 70, 2, 1, 32), (70, 70, 2, 2, 32), (35, 1210, 2, 1, 32)):
         check(backend, *inputs(*shape), "f32", window)
         check(backend, *inputs(*shape), "f16", window)
 
@@ -113,18 +115,24 @@ def test_equal_scores_average_the_values(backend):
 @pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_a_query_does_not_see_its_neighbours(backend, dtype):
     """Each query of a chunk has the bits it has alone."""
-    for n, t in ((9, 70), (66, 66), (40, 200)):
-        q, k, v = inputs(n, t, 4, 2, 64)
-        together = _native.op_attention(backend, q, k, v, kv_dtype=dtype)
+    for n, t, window in ((9, 70, 0), (66, 66, 0), (40, 200, 30), (40, 1100, 0), (70, 1060, 520)):
+        q, k, v = inputs(n, t, 4, 2, 32)
+        options = {"kv_dtype": dtype, "window": window}
+        together = _native.op_attention(backend, q, k, v, **options)
         for i in (0, 1, n // 2, n - 1):
             end = t - n + i + 1
-            alone = _native.op_attention(backend, q[i : i + 1], k[:end], v[:end], kv_dtype=dtype)
+            alone = _native.op_attention(backend, q[i : i + 1], k[:end], v[:end], **options)
             np.testing.assert_array_equal(alone[0], together[i], err_msg=f"query {i} of {n}")
 
 
 @pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_threads_do_not_change_bits(opened, tier, dtype):
-    for shape in ((1, 300, 4, 2, 64), (1, 300, 1, 1, 32), (33, 130, 4, 2, 64)):
+    for shape in (
+        (1, 300, 4, 2, 64),
+        (1, 2100, 1, 1, 32),
+        (33, 130, 4, 2, 64),
+        (2, 1030, 2, 1, 32),
+    ):
         q, k, v = inputs(*shape)
         results = [
             _native.op_attention(opened(tier, t), q, k, v, kv_dtype=dtype) for t in (1, 2, 3)
