@@ -3,16 +3,44 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <functional>
-#include <limits>
 
 namespace llama_rt {
 namespace {
 
-// Candidates by rank as one integer: larger p first, of equal ones the lower id. The bits of
-// positive floats order as the floats do.
-uint64_t rank_key(float p, int32_t id) {
-  return uint64_t{std::bit_cast<uint32_t>(p)} << 32 | ~static_cast<uint32_t>(id);
+// A rank as one integer, smallest first: the bits of floats that are not negative order as the
+// floats do, and the lower half settles ties.
+uint64_t rank_key(uint32_t bits, size_t tie) { return uint64_t{bits} << 32 | tie; }
+
+// By falling p, then by place, which is by id.
+uint64_t probability_key(float p, size_t place) {
+  return rank_key(~std::bit_cast<uint32_t>(p), place);
+}
+
+// The last key needed: going through the keys by rank, the one with which the mass, `before`
+// included, first exceeds `limit`. Sorts halves of the range only as far as the answer needs.
+uint64_t last_needed(std::vector<uint64_t>& keys, const std::vector<float>& p, double before,
+                     double limit) {
+  const auto mass_of = [&](uint64_t key) { return static_cast<double>(p[key & 0xffffffffu]); };
+  auto from = keys.begin(), to = keys.end();
+  while (to - from > 48) {
+    const auto middle = from + (to - from) / 2;
+    std::nth_element(from, middle, to);
+    double half = 0;
+    for (auto key = from; key != middle; ++key) half += mass_of(*key);
+    if (before + half > limit) {
+      to = middle;
+    } else {
+      before += half;
+      from = middle;
+    }
+  }
+  std::sort(from, to);
+  uint64_t last = from == to ? 0 : *from;
+  for (; from != to && before <= limit; ++from) {
+    last = *from;
+    before += mass_of(last);
+  }
+  return last;
 }
 
 template <typename Keep>
@@ -48,30 +76,28 @@ double Candidates::mass() const {
 }
 
 void filter_top_p(Candidates& candidates, double limit, FilterScratch& scratch) {
-  scratch.bucket_mass.assign(kBuckets, 0.0);
-  for (const float p : candidates.p) scratch.bucket_mass[bucket_of(p)] += static_cast<double>(p);
-  // The bucket in which the sum passes the limit: all above stay, all below go.
+  const auto& p = candidates.p;
+  // Above a few hundred candidates, find the bucket in which the sum passes the limit: all above
+  // it stay, all below it go.
   double before = 0;
-  size_t crossing = kBuckets;
-  while (crossing > 0 && before + scratch.bucket_mass[crossing - 1] <= limit) {
-    before += scratch.bucket_mass[--crossing];
-  }
-  if (crossing-- == 0) return;
-  scratch.keys.clear();
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    if (bucket_of(candidates.p[i]) == crossing) {
-      scratch.keys.push_back(rank_key(candidates.p[i], candidates.ids[i]));
+  size_t crossing = 0;
+  const bool bucketed = p.size() > 256;
+  if (bucketed) {
+    scratch.bucket_mass.assign(kBuckets, 0.0);
+    for (const float one : p) scratch.bucket_mass[bucket_of(one)] += static_cast<double>(one);
+    crossing = kBuckets - 1;
+    while (crossing > 0 && before + scratch.bucket_mass[crossing] <= limit) {
+      before += scratch.bucket_mass[crossing--];
     }
   }
-  std::sort(scratch.keys.begin(), scratch.keys.end(), std::greater<>());
-  uint64_t last = 0;
-  for (const uint64_t key : scratch.keys) {
-    if (before > limit) break;
-    before += static_cast<double>(std::bit_cast<float>(static_cast<uint32_t>(key >> 32)));
-    last = key;
+  scratch.keys.clear();
+  for (size_t i = 0; i < p.size(); ++i) {
+    if (bucketed && bucket_of(p[i]) != crossing) continue;
+    scratch.keys.push_back(probability_key(p[i], i));
   }
-  keep_if(candidates,
-          [&](size_t i) { return rank_key(candidates.p[i], candidates.ids[i]) >= last; });
+  const uint64_t last = last_needed(scratch.keys, p, before, limit);
+  if (scratch.keys.empty()) return;  // rounding: the limit is never passed
+  keep_if(candidates, [&](size_t i) { return probability_key(candidates.p[i], i) <= last; });
 }
 
 void filter_min_p(Candidates& candidates, float min_p) {
@@ -84,36 +110,24 @@ void filter_typical(Candidates& candidates, float typical_p, FilterScratch& scra
   keep_if(candidates, [&](size_t i) { return candidates.p[i] > 0; });  // 0 has no logarithm
   const double total = candidates.mass();
   const double log_total = std::log(total);
+  auto& surprise = scratch.surprise;
+  surprise.clear();
   double entropy = 0;
   for (const float p : candidates.p) {
-    entropy += static_cast<double>(p) / total * (log_total - std::log(static_cast<double>(p)));
+    surprise.push_back(log_total - std::log(static_cast<double>(p)));
+    entropy += static_cast<double>(p) / total * surprise.back();
   }
-  auto& ranked = scratch.ranked;
-  ranked.clear();
+  const auto distance = [&](size_t i) {
+    return std::bit_cast<uint32_t>(static_cast<float>(std::abs(surprise[i] - entropy)));
+  };
+  scratch.keys.clear();
   for (size_t i = 0; i < candidates.size(); ++i) {
-    const double surprise = log_total - std::log(static_cast<double>(candidates.p[i]));
-    ranked.emplace_back(static_cast<float>(std::abs(surprise - entropy)), static_cast<int32_t>(i));
+    scratch.keys.push_back(rank_key(distance(i), i));
   }
-  // Sorts no more than is kept, in growing steps.
-  double mass = 0;
-  float last = 0;
-  const double wanted = static_cast<double>(typical_p) * total;
-  size_t sorted = 0;
-  for (size_t i = 0; i < ranked.size() && mass < wanted; ++i) {
-    if (i == sorted) {
-      const auto from = ranked.begin() + static_cast<std::ptrdiff_t>(sorted);
-      sorted = std::min(ranked.size(), std::max<size_t>(256, 4 * sorted));
-      const auto to = ranked.begin() + static_cast<std::ptrdiff_t>(sorted);
-      if (to != ranked.end()) std::nth_element(from, to, ranked.end());
-      std::sort(from, to);
-    }
-    last = ranked[i].first;
-    mass += static_cast<double>(candidates.p[static_cast<size_t>(ranked[i].second)]);
-  }
-  for (const auto& [distance, place] : ranked) {
-    if (distance > last) candidates.p[static_cast<size_t>(place)] = 0;
-  }
-  keep_if(candidates, [&](size_t i) { return candidates.p[i] > 0; });
+  // Reaching the mass is enough here, where top-p wants it exceeded.
+  const double limit = std::nextafter(static_cast<double>(typical_p) * total, 0.0);
+  const uint64_t last = last_needed(scratch.keys, candidates.p, 0.0, limit);
+  keep_if(candidates, [&](size_t i) { return distance(i) <= last >> 32; });
 }
 
 }  // namespace llama_rt

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 namespace llama_rt {
@@ -22,7 +21,7 @@ struct Candidates {
 struct FilterScratch {
   std::vector<double> bucket_mass;
   std::vector<uint64_t> keys;
-  std::vector<std::pair<float, int32_t>> ranked;  // distance from the entropy, place in the list
+  std::vector<double> surprise;  // -log p
 };
 
 // The mass that the tokens before one must exceed for top-p to drop it. A relative 1e-6 above p

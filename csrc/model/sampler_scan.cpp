@@ -5,6 +5,10 @@
 #include <cstring>
 #include <functional>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace llama_rt::scan {
 namespace {
 
@@ -26,9 +30,20 @@ Int4 all(int32_t x) { return Int4{x, x, x, x}; }
 Float4 keep(Int4 mask, Float4 v) {
   return reinterpret_cast<Float4>(mask & reinterpret_cast<Int4>(v));
 }
-Float4 choose(Int4 mask, Float4 yes, Float4 no) {
-  return reinterpret_cast<Float4>((mask & reinterpret_cast<Int4>(yes)) |
-                                  (~mask & reinterpret_cast<Int4>(no)));
+// Second operand if one is NaN, as the SSE instructions have it.
+Float4 larger(Float4 a, Float4 b) {
+#if defined(__SSE2__)
+  return _mm_max_ps(a, b);
+#else
+  return keep(a > b, a) + keep(!(a > b), b);
+#endif
+}
+Float4 smaller(Float4 a, Float4 b) {
+#if defined(__SSE2__)
+  return _mm_min_ps(a, b);
+#else
+  return keep(a < b, a) + keep(!(a < b), b);
+#endif
 }
 bool any(Int4 mask) {
   const auto halves = reinterpret_cast<Long2>(mask);
@@ -40,48 +55,41 @@ double sum(Float4 v) {
 }
 float largest(Float4 v) { return std::max(std::max(v[0], v[1]), std::max(v[2], v[3])); }
 
-// exp(x) for x <= 0: n = round(x / ln 2), a polynomial for exp(x - n ln 2), then 2^n through the
-// exponent bits. Coefficients: Cephes expf (S. Moshier). ln 2 is split so that n * high is exact.
-Float4 exp_negative(Float4 x) {
+// 2^x for x <= 0: a polynomial for the fraction in [-1/2, 1/2] (minimax, 1e-7 relative with its
+// roundings), then the whole part through the exponent bits, which reach 0 at -127.
+Float4 exp2_negative(Float4 x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the integer in the low bits
-  const Int4 alive = x > all(-87.0f);
-  x = keep(alive, x);
-  const Float4 shifted = x * all(1.44269504f) + all(kRound);
-  const Float4 n = shifted - all(kRound);
-  const Float4 r = (x - n * all(0.693359375f)) - n * all(-2.12194440e-4f);
-  Float4 y = all(1.9875691500e-4f);
-  y = y * r + all(1.3981999507e-3f);
-  y = y * r + all(8.3334519073e-3f);
-  y = y * r + all(4.1665795894e-2f);
-  y = y * r + all(1.6666665459e-1f);
-  y = y * r + all(5.0000001201e-1f);
-  y = y * r * r + r + all(1.0f);
+  x = larger(x, all(-127.0f));
+  const Float4 shifted = x + all(kRound);
+  const Float4 f = x - (shifted - all(kRound));
+  Float4 y = all(1.55946778e-4f);
+  y = y * f + all(1.34066434e-3f);
+  y = y * f + all(9.61769279e-3f);
+  y = y * f + all(5.55031031e-2f);
+  y = y * f + all(2.40226522e-1f);
+  y = y * f + all(6.93147242e-1f);
+  y = y * f + all(1.0f);
   const Int4 power = (reinterpret_cast<Int4>(shifted) + all(127)) << 23;
-  return keep(alive, y * reinterpret_cast<Float4>(power));
+  return y * reinterpret_cast<Float4>(power);
 }
 
-// kBarred - kBarred is NaN; the comparison in exp_negative turns that, too, into 0.
-Float4 probability(const float* x, float top, float scale) {
-  return exp_negative((load(x) - all(top)) * all(scale));
-}
+constexpr float kLog2E = 1.44269504f;
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 }  // namespace
 
 float clean(float score) {
   if (std::isnan(score)) return kBarred;
-  return std::min(score, std::numeric_limits<float>::max());
+  return std::min(score, kLargest);
 }
 
 float copy_clean(std::span<const float> in, float* out) {
   const auto n = static_cast<int64_t>(in.size());
-  const Float4 cap = all(std::numeric_limits<float>::max());
   Float4 top = all(kBarred);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    Float4 v = load(in.data() + i);
-    v = choose(v == v, v, all(kBarred));
-    v = choose(v < cap, v, cap);
-    top = choose(v > top, v, top);
+    const Float4 v = smaller(larger(load(in.data() + i), all(kBarred)), all(kLargest));
+    top = larger(v, top);
     store(out + i, v);
   }
   float rest = largest(top);
@@ -96,8 +104,7 @@ float copy_clean(std::span<const float> in, float* out) {
 float maximum(const float* x, int64_t n) {
   Float4 top = all(kBarred);
   for (int64_t i = 0; i < n; i += kLanes) {
-    const Float4 v = load(x + i);
-    top = choose(v > top, v, top);
+    top = larger(load(x + i), top);
   }
   return largest(top);
 }
@@ -111,12 +118,12 @@ int64_t first_equal(const float* x, int64_t n, float value) {
 }
 
 Mass exp_all(const float* x, int64_t n, float top, float scale, float* p) {
+  const Float4 base = all(top), factor = all(std::min(scale * kLog2E, kLargest));
   Mass mass;
   for (int64_t block = 0; block < n; block += kPad) {
-    Float4 total = all(0.0f);
-    Float4 above[kLevels] = {total, total, total};
+    Float4 total = all(0.0f), above[kLevels] = {};
     for (int64_t i = block; i < block + kPad; i += kLanes) {
-      const Float4 v = probability(x + i, top, scale);
+      const Float4 v = exp2_negative((load(x + i) - base) * factor);
       store(p + i, v);
       total += v;
       for (int j = 0; j < kLevels; ++j) above[j] += keep(v >= all(kLevel[j]), v);
@@ -131,7 +138,9 @@ double log_sum_exp(const float* x, int64_t n, float top) {
   double total = 0;
   for (int64_t block = 0; block < n; block += kPad) {
     Float4 part = all(0.0f);
-    for (int64_t i = block; i < block + kPad; i += kLanes) part += probability(x + i, top, 1.0f);
+    for (int64_t i = block; i < block + kPad; i += kLanes) {
+      part += exp2_negative((load(x + i) - all(top)) * all(kLog2E));
+    }
     total += sum(part);
   }
   return std::log(total);

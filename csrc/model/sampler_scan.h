@@ -27,16 +27,16 @@ float maximum(const float* x, int64_t n);
 int64_t first_equal(const float* x, int64_t n, float value);
 
 // Levels below the largest probability at which exp_all adds up what lies above.
-constexpr int kLevels = 3;
-constexpr float kLevel[kLevels] = {0x1p-5f, 0x1p-9f, 0x1p-13f};
+constexpr int kLevels = 2;
+constexpr float kLevel[kLevels] = {0x1p-7f, 0x1p-12f};
 
 struct Mass {
   double total = 0;
   double above[kLevels] = {};  // sum of the p >= kLevel[j]
 };
 
-// p[i] = exp((x[i] - top) * scale) for x <= top, n padded; 2e-7 relative to the rounded exponent,
-// 0 below exp(-87). p may be x.
+// p[i] = exp((x[i] - top) * scale) for x <= top, n padded; 1e-7 relative, besides the rounding of
+// the exponent, and 0 below 2^-126. p may be x.
 Mass exp_all(const float* x, int64_t n, float top, float scale, float* p);
 
 // log(sum of exp(x[i] - top)), without storing anything; n padded.
