@@ -1,0 +1,65 @@
+"""llama_rt: the LLaMA family, as published, on your CPU or GPU.
+
+from llama_rt import Llama
+
+llm = Llama.load("path/to/model")
+print(llm.generate("Once upon a time", max_tokens=64).text)
+"""
+
+from llama_rt.errors import (
+    BackendUnavailable,
+    CancelledError,
+    CapacityError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigError,
+    DeviceError,
+    DTypeError,
+    LlamaRtError,
+    MissingExtraError,
+    ShapeError,
+    TemplateError,
+    TokenizerError,
+)
+from llama_rt.generation import (
+    AsyncStream,
+    Chunk,
+    Completion,
+    Stream,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from llama_rt.llama import Llama
+from llama_rt.plan import Plan, plan
+from llama_rt.sampling import SamplingParams
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncStream",
+    "BackendUnavailable",
+    "CancelledError",
+    "CapacityError",
+    "CheckpointError",
+    "CheckpointNotFoundError",
+    "Chunk",
+    "Completion",
+    "ConfigError",
+    "DTypeError",
+    "DeviceError",
+    "Llama",
+    "LlamaRtError",
+    "MissingExtraError",
+    "Plan",
+    "SamplingParams",
+    "ShapeError",
+    "Stream",
+    "TemplateError",
+    "Timings",
+    "TokenLogprob",
+    "TokenizerError",
+    "Usage",
+    "__version__",
+    "plan",
+]

@@ -1,0 +1,103 @@
+"""Cache sequences of finished requests, kept for prompts that begin the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llama_rt import _native
+
+__all__ = ["PrefixStore", "common_length"]
+
+
+@dataclass(slots=True)
+class _Kept:
+    sequence: int
+    tokens: list[int]
+
+
+class PrefixStore:
+    """A few sequences, the least recently used first; all of them may be dropped at any time.
+
+    What is reused are the very keys and values that the same tokens gave before, so a result has
+    the same bits with and without reuse. Only the engine's thread comes here.
+    """
+
+    def __init__(self, runner: _native.Runner, *, max_sequences: int, max_tokens: int) -> None:
+        """Keeps at most so many sequences and tokens in `runner`'s cache."""
+        self._runner = runner
+        self._max_sequences = max_sequences
+        self._max_tokens = max_tokens
+        self._kept: list[_Kept] = []
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held; pages shared between sequences count once for each."""
+        return sum(len(kept.tokens) for kept in self._kept)
+
+    def take(self, ids: Sequence[int]) -> tuple[int, int]:
+        """Makes a sequence for `ids` from the longest common beginning.
+
+        Returns:
+            The sequence and how many tokens it holds; always fewer than `len(ids)`, because the
+            last token must be computed to know what follows it.
+        """
+        best, length = None, 0
+        for kept in self._kept:
+            common = min(common_length(kept.tokens, ids), len(ids) - 1)
+            if common > length:
+                best, length = kept, common
+        if best is None:
+            return self._runner.create(), 0
+        self._kept.remove(best)
+        self._kept.append(best)
+        return self._runner.fork(best.sequence, length), length
+
+    def keep(self, sequence: int, tokens: list[int]) -> None:
+        """Takes over a finished sequence that holds `tokens`."""
+        if not tokens or len(tokens) > self._max_tokens:
+            self._runner.release(sequence)
+            return
+        for kept in list(self._kept):
+            shared = common_length(kept.tokens, tokens)
+            if shared == len(tokens):  # nothing new
+                self._runner.release(sequence)
+                return
+            if shared == len(kept.tokens):
+                self._drop(kept)
+        self._kept.append(_Kept(sequence, tokens))
+        while len(self._kept) > self._max_sequences or self.tokens > self._max_tokens:
+            self.drop_oldest()
+
+    def drop_oldest(self) -> bool:
+        """Gives the least recently used sequence back; False if there is none."""
+        if not self._kept:
+            return False
+        self._drop(self._kept[0])
+        return True
+
+    def clear(self) -> None:
+        """Gives everything back."""
+        while self.drop_oldest():
+            pass
+
+    def _drop(self, kept: _Kept) -> None:
+        self._kept.remove(kept)
+        self._runner.release(kept.sequence)
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of equal items at the beginning of both."""
+    limit = min(len(a), len(b))
+    if list(a[:limit]) == list(b[:limit]):
+        return limit
+    low, high = 0, limit  # equal up to low, different somewhere before high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if list(a[low:middle]) == list(b[low:middle]):
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,152 @@
+"""Loading: from a path and options to everything a `Llama` is made of.
+
+Cheap checks come first: nothing of the weights is read before the arguments, the context and the
+memory are known to be right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_rt import _native
+from llama_rt.errors import ConfigError, LlamaRtError, MissingExtraError, TokenizerError
+from llama_rt.generation import Engine
+from llama_rt.llama.adapters import open_adapters, refuse_base
+from llama_rt.llama.weights import Repack, build_model
+from llama_rt.loading import Checkpoint
+from llama_rt.machine import available_memory
+from llama_rt.plan import (
+    MAX_BATCH_TOKENS,
+    check_memory,
+    check_quantize,
+    find,
+    needs,
+    resolve_context,
+)
+
+if TYPE_CHECKING:
+    from llama_rt.tokenizer import Tokenizer
+
+__all__ = ["Loaded", "load"]
+
+# Requests that run as one batch; more wait.
+_MAX_SEQUENCES = 64
+_REPACK = ("auto", "never", "always")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The parts of a `Llama`.
+
+    Attributes:
+        checkpoint: What was opened; its records still name the files.
+        tokenizer: The tokenizer, or why there is none.
+        backend: The device in use.
+        model: Weights.
+        runner: Model with cache and workspace; the engine's own.
+        engine: Takes requests.
+        n_ctx: Tokens of context.
+        cache_tokens: Tokens of cache, all sequences together.
+        adapters: Loaded adapters by name.
+        seconds: Time that loading took.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer | LlamaRtError
+    backend: _native.Backend
+    model: _native.Model
+    runner: _native.Runner
+    engine: Engine
+    n_ctx: int
+    cache_tokens: int
+    adapters: Mapping[str, Path]
+    seconds: float
+
+
+def load(
+    path: str | Path | None,
+    *,
+    device: str,
+    quantize: str | None,
+    n_ctx: int | None,
+    threads: int | None,
+    isa: str | None,
+    repack: Repack,
+    kv_dtype: str,
+    base: str | Path | None,
+    adapters: Iterable[str | Path] | Mapping[str, str | Path],
+    tokenizer: str | Path | None,
+    progress: bool | None,
+) -> Loaded:
+    """Loads a model; the arguments are those of `Llama.load`."""
+    start = time.perf_counter()
+    refuse_base(base)
+    opened_adapters = open_adapters(adapters)
+    check_quantize(quantize)
+    if repack not in _REPACK:
+        msg = f"repack: expected one of {', '.join(_REPACK)}, got {repack!r}"
+        raise ConfigError(msg)
+    checkpoint = find(path)
+    context = resolve_context(checkpoint.config, n_ctx)
+    backend = _native.open_backend(device, isa=isa, threads=threads)
+    needed = needs(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype)
+    room = check_memory(
+        needed,
+        available_memory()[1],
+        explicit=n_ctx is not None,
+        quantize=quantize,
+        kv_dtype=kv_dtype,
+    )
+    opened_tokenizer = _open_tokenizer(checkpoint, tokenizer)
+    model = build_model(checkpoint, backend, quantize=quantize, repack=repack, progress=progress)
+    # Every running request as long as the context, and as much again for what is kept of old ones.
+    cache_tokens = min(room, 2 * _MAX_SEQUENCES * (context + 64))
+    runner = _native.Runner(
+        model,
+        n_ctx=context,
+        kv_dtype=kv_dtype,
+        max_batch_tokens=MAX_BATCH_TOKENS,
+        cache_tokens=cache_tokens,
+    )
+    engine = Engine(
+        runner,
+        cache_tokens=cache_tokens,
+        max_batch_tokens=MAX_BATCH_TOKENS,
+        max_sequences=_MAX_SEQUENCES,
+    )
+    return Loaded(
+        checkpoint=checkpoint,
+        tokenizer=opened_tokenizer,
+        backend=backend,
+        model=model,
+        runner=runner,
+        engine=engine,
+        n_ctx=context,
+        cache_tokens=cache_tokens,
+        adapters=opened_adapters,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _open_tokenizer(
+    checkpoint: Checkpoint, override: str | Path | None
+) -> Tokenizer | LlamaRtError:
+    """The tokenizer; where the checkpoint's own is missing, the reason, for whoever needs it.
+
+    A model without one still gives logits for ids.
+    """
+    from llama_rt.tokenizer import load_tokenizer
+
+    given = None if override is None else Path(override)
+    try:
+        return load_tokenizer(
+            checkpoint.tokenizer_source, checkpoint.metadata, checkpoint.kind, given
+        )
+    except (TokenizerError, MissingExtraError) as error:
+        if given is not None:
+            raise
+        return error

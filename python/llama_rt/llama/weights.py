@@ -1,0 +1,118 @@
+"""From records to a native model: tensor by tensor, quantized on the way if asked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llama_rt import _native
+from llama_rt.config import ModelConfig
+from llama_rt.loading import Checkpoint, TensorRecord
+from llama_rt.plan import target_dtype
+
+__all__ = ["build_model", "native_options", "requantize"]
+
+# Float32 elements held at a time while a tensor is re-encoded.
+_CHUNK_ELEMENTS = 4 << 20
+
+Repack = Literal["auto", "never", "always"]
+
+
+def build_model(
+    checkpoint: Checkpoint,
+    backend: _native.Backend,
+    *,
+    quantize: str | None,
+    repack: Repack,
+    progress: bool | None,
+) -> _native.Model:
+    """Streams every tensor into a native model.
+
+    At no time is more than one tensor held besides the model: with `quantize`, its stored bytes
+    (mapped, not read at once), a few rows as float32, and the result.
+
+    Args:
+        checkpoint: Verified records.
+        backend: Where the weights go.
+        quantize: Format of matrices whose rows are whole blocks of it; None keeps them as stored.
+        repack: Whether the backend may, must or must not copy weights into its own layout.
+        progress: Show a bar: None on a terminal, False never.
+    """
+    model = _native.Model(backend, repack=repack, **native_options(checkpoint.config))
+    with _bar(checkpoint.nbytes, checkpoint.path.name, progress) as advance:
+        for record in checkpoint.tensors.values():
+            dtype = target_dtype(record, quantize)
+            data = record.read() if dtype == record.dtype else requantize(record, dtype)
+            model.add(record.name, data.data, dtype, record.shape)
+            del data
+            advance(record.nbytes)
+        model.finish()
+    return model
+
+
+def requantize(record: TensorRecord, dtype: str) -> npt.NDArray[np.uint8]:
+    """Decodes a stored matrix and encodes it as `dtype`, a few rows at a time.
+
+    Returns:
+        uint8 `[bytes]`, row by row.
+    """
+    rows, width = record.shape
+    stored = record.read().reshape(rows, -1)
+    step = max(1, _CHUNK_ELEMENTS // width)
+    out: npt.NDArray[np.uint8] | None = None
+    for start in range(0, rows, step):
+        part = np.ascontiguousarray(stored[start : start + step]).reshape(-1)
+        values = _native.decode(part.data, record.dtype, part.nbytes // stored.shape[1] * width)
+        encoded = _native.encode(values.reshape(-1, width), dtype).reshape(-1)
+        if out is None:
+            row_bytes = encoded.nbytes // min(step, rows)
+            out = np.empty(rows * row_bytes, np.uint8)
+        at = start * row_bytes
+        out[at : at + encoded.nbytes] = encoded
+    return np.empty(0, np.uint8) if out is None else out
+
+
+def native_options(config: ModelConfig) -> dict[str, Any]:
+    """The keyword arguments of the native model for a configuration."""
+    rope = config.rope_scaling
+    # Dynamic NTK is the plain rule up to `max_context`, and a longer context is refused.
+    kind = "none" if rope.kind == "dynamic" else rope.kind
+    return {
+        "dim": config.dim,
+        "n_layers": config.n_layers,
+        "n_heads": config.n_heads,
+        "n_kv_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "ffn_dim": config.ffn_dim,
+        "vocab_size": config.vocab_size,
+        "norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_style": config.rope_style,
+        "rope_scaling": kind,
+        "rope_factor": rope.factor,
+        "rope_low_freq_factor": rope.low_freq_factor,
+        "rope_high_freq_factor": rope.high_freq_factor,
+        "rope_original_context": rope.original_context,
+        "rope_beta_fast": rope.beta_fast,
+        "rope_beta_slow": rope.beta_slow,
+        "rope_attention_factor": rope.attention_factor,
+        "rope_truncate": rope.truncate,
+        "sliding_window": config.sliding_window or 0,
+    }
+
+
+@contextmanager
+def _bar(total: int, name: str, progress: bool | None) -> Iterator[Callable[[int], object]]:
+    """A bar over bytes on standard error; yields what advances it."""
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=f"loading {name}", unit="B", unit_scale=True, leave=False) as bar:
+        yield bar.update

@@ -1,0 +1,225 @@
+"""Bytes that a model takes, counted from headers, and what may be asked of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from llama_rt import _native
+from llama_rt.config import ModelConfig
+from llama_rt.errors import CapacityError, CheckpointNotFoundError, ConfigError
+from llama_rt.loading import Checkpoint, TensorRecord, open_checkpoint
+
+MAX_BATCH_TOKENS = 512
+KV_DTYPES = ("f16", "bf16", "f32", "q8_0")
+_BUILT_IN = Path(__file__).parents[1] / "data" / "tales.gguf"
+# Part of the free memory that the cache may take: the rest is for everything that is not counted.
+_CACHE_SHARE = 0.9
+# Tokens of cache that a model must at least have, when no context was asked for.
+_LEAST_CACHE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes that a model takes.
+
+    Attributes:
+        weights: All tensors in the format they will have.
+        streamed: Bytes of weights that one generated token reads.
+        kv_per_token: Cache for one token of one sequence.
+        workspace: Intermediate results of one step.
+        n_ctx: Tokens of context.
+    """
+
+    weights: int
+    streamed: int
+    kv_per_token: int
+    workspace: int
+    n_ctx: int
+
+    @property
+    def kv_cache(self) -> int:
+        """Cache for one sequence as long as the context."""
+        return self.kv_per_token * self.n_ctx
+
+    @property
+    def total(self) -> int:
+        """Everything, with one sequence as long as the context."""
+        return self.weights + self.kv_cache + self.workspace
+
+    def cache_tokens(self, available: int) -> int:
+        """Tokens of cache that fit beside weights and workspace."""
+        free = max(0, available - self.weights - self.workspace)
+        return int(free * _CACHE_SHARE) // self.kv_per_token
+
+
+def find(path: str | Path | None) -> Checkpoint:
+    """Opens a checkpoint's headers; None is the model that comes with the package.
+
+    Raises:
+        CheckpointNotFoundError: There is nothing at the path.
+        CheckpointError: The path is no checkpoint.
+        TypeError: It is no path.
+    """
+    if path is None:
+        path = _BUILT_IN
+        if not path.is_file():
+            msg = f"{path}: this build has no built-in model; give the path of one"
+            raise CheckpointNotFoundError(msg)
+    if not isinstance(path, (str, os.PathLike)):
+        msg = f"path: expected a path or None, got {type(path).__name__}"
+        raise TypeError(msg)
+    return open_checkpoint(path)
+
+
+def needs(checkpoint: Checkpoint, *, quantize: str | None, n_ctx: int, kv_dtype: str) -> Needs:
+    """Counts bytes from headers.
+
+    Raises:
+        ConfigError: `kv_dtype` is unknown or does not divide the heads.
+    """
+    config = checkpoint.config
+    weights = streamed = 0
+    tied = "output.weight" not in checkpoint.tensors
+    for record in checkpoint.tensors.values():
+        size = target_bytes(record, quantize)
+        weights += size
+        if record.name != "tok_embeddings.weight" or tied:
+            streamed += size
+    return Needs(weights, streamed, kv_bytes(config, kv_dtype), workspace_bytes(config), n_ctx)
+
+
+def kv_bytes(config: ModelConfig, kv_dtype: str) -> int:
+    """Bytes of cache for one token: keys and values of every layer."""
+    if kv_dtype not in KV_DTYPES:
+        msg = f"kv_dtype: expected one of {', '.join(KV_DTYPES)}, got {kv_dtype!r}"
+        raise ConfigError(msg)
+    row = dtype_table()[kv_dtype]
+    if config.head_dim % row.block_elements:
+        msg = (
+            f"kv_dtype: {kv_dtype} has blocks of {row.block_elements}, but the heads of this model "
+            f"are {config.head_dim} wide; use f16"
+        )
+        raise ConfigError(msg)
+    head = config.head_dim // row.block_elements * row.block_bytes
+    return 2 * config.n_layers * config.n_kv_heads * head
+
+
+def workspace_bytes(config: ModelConfig) -> int:
+    """Bytes of intermediate results of one step of `MAX_BATCH_TOKENS` tokens, float32."""
+    heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    per_token = 3 * config.dim + 2 * heads + 3 * config.ffn_dim
+    return 4 * MAX_BATCH_TOKENS * (per_token + config.vocab_size)
+
+
+def resolve_context(config: ModelConfig, n_ctx: int | None) -> int:
+    """Returns the context to use.
+
+    Raises:
+        CapacityError: It is more than the model can do; says why.
+        ConfigError: It is not positive.
+        TypeError: It is no int.
+    """
+    if n_ctx is None:
+        return config.max_context
+    if isinstance(n_ctx, bool) or not hasattr(n_ctx, "__index__"):
+        msg = f"n_ctx: expected an int or None, got {type(n_ctx).__name__}"
+        raise TypeError(msg)
+    context = int(n_ctx)
+    if context < 1:
+        msg = f"n_ctx: expected at least 1, got {context}"
+        raise ConfigError(msg)
+    if context > config.max_context:
+        reason = "was trained for"
+        if config.rope_scaling.kind == "dynamic":
+            reason = "does before dynamic rope scaling, which llama_rt does not go beyond, changes"
+        msg = (
+            f"n_ctx: {context} is more than the {config.max_context} tokens that the model {reason}"
+        )
+        raise CapacityError(msg)
+    return context
+
+
+def check_quantize(quantize: str | None) -> None:
+    """Checks the name of a format to quantize to.
+
+    Raises:
+        ConfigError: It is unknown, or cannot be produced; names the choices.
+    """
+    if quantize is None:
+        return
+    choices = [name for name, row in dtype_table().items() if row.encodable]
+    if quantize not in choices:
+        known = "can be read but not produced" if quantize in dtype_table() else "is unknown"
+        msg = f"quantize: format {quantize!r} {known}; expected one of {', '.join(choices)}"
+        raise ConfigError(msg)
+
+
+def target_dtype(record: TensorRecord, quantize: str | None) -> str:
+    """Format that a tensor will have: matrices whose rows are whole blocks are quantized."""
+    if quantize is None or len(record.shape) != 2 or record.name.startswith("rope."):
+        return record.dtype
+    return record.dtype if record.shape[1] % dtype_table()[quantize].block_elements else quantize
+
+
+def check_memory(
+    needed: Needs, available: int, *, explicit: bool, quantize: str | None, kv_dtype: str
+) -> int:
+    """Returns how many tokens of cache there is room for.
+
+    Args:
+        needed: What the model takes.
+        available: Bytes of memory that can be had.
+        explicit: The context was asked for, so all of it must fit; else a beginning is enough.
+        quantize: As asked for, for the advice.
+        kv_dtype: As asked for, for the advice.
+
+    Raises:
+        CapacityError: It does not fit; says how much is missing and what would help.
+    """
+    tokens = needed.cache_tokens(available)
+    least = needed.n_ctx if explicit else min(needed.n_ctx, _LEAST_CACHE)
+    if tokens >= least:
+        return tokens
+    wanted = needed.weights + needed.workspace + int(least * needed.kv_per_token / _CACHE_SHARE)
+    advice = []
+    if tokens > 0:
+        advice.append(f"n_ctx={tokens} would fit")
+    if kv_dtype != "q8_0" and explicit:
+        advice.append("kv_dtype='q8_0' halves the cache")
+    if quantize is None:
+        advice.append("quantize='q8_0' or smaller shrinks the weights")
+    msg = (
+        f"not enough memory: {size(needed.weights)} of weights, "
+        f"{size(least * needed.kv_per_token)} of cache for {least} tokens and "
+        f"{size(needed.workspace)} of workspace, but {size(available)} are free: "
+        f"{size(max(0, wanted - available))} are missing"
+    )
+    raise CapacityError("; ".join([msg, *advice]))
+
+
+def target_bytes(record: TensorRecord, quantize: str | None) -> int:
+    """Bytes that a tensor will have."""
+    dtype = target_dtype(record, quantize)
+    if dtype == record.dtype:
+        return record.nbytes
+    row = dtype_table()[dtype]
+    rows, width = record.shape
+    return rows * width // row.block_elements * row.block_bytes
+
+
+@lru_cache(maxsize=1)
+def dtype_table() -> dict[str, _native.DTypeInfo]:
+    """The native module's types by name."""
+    return {row.name: row for row in _native.dtypes()}
+
+
+def size(count: float) -> str:
+    """Bytes for people, in binary units."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
