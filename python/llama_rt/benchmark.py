@@ -23,6 +23,7 @@ from llama_rt import _native, machine
 from llama_rt.errors import CapacityError, ConfigError
 from llama_rt.llama.weights import build_model
 from llama_rt.loading import Checkpoint
+from llama_rt.plan import check_quantize, needs
 
 __all__ = ["Result", "Settings", "measure", "stored_formats"]
 
@@ -112,10 +113,12 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
         progress: show a bar while loading: None on a terminal, False never.
 
     Raises:
-        CapacityError: prompt, or context and generated tokens, exceed the model's context.
+        CapacityError: weights and cache do not fit in memory; says how much is missing.
+        ConfigError: a format is unknown or cannot be produced.
         BackendUnavailable: the device or tier was named and cannot be used.
     """
-    _check_context(checkpoint, settings)
+    check_quantize(settings.quantize)
+    _check_memory(checkpoint, settings)
     backend = _native.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
     # First, and freed again: it must neither stand beside the model nor count in its peak.
     bandwidth = machine.read_bandwidth(backend.threads)
@@ -162,15 +165,18 @@ def stored_formats(checkpoint: Checkpoint) -> dict[str, int]:
     return dict(held.most_common())
 
 
-def _check_context(checkpoint: Checkpoint, settings: Settings) -> None:
-    most = checkpoint.config.max_context
-    for name, tokens in (
-        ("prompt", settings.prompt),
-        ("context + generate", settings.context + settings.generate),
-    ):
-        if tokens > most:
-            msg = f"{name}: {tokens} tokens are more than the model's context of {most}"
-            raise CapacityError(msg)
+def _check_memory(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Refuses what cannot fit before anything is read or made."""
+    tokens = max(settings.prompt, settings.batch * (settings.context + settings.generate))
+    needed = needs(checkpoint, quantize=settings.quantize, n_ctx=tokens, kv_dtype=settings.kv_dtype)
+    _, available = machine.available_memory()
+    if needed.total > available:
+        msg = (
+            f"not enough memory: {needed.weights} bytes of weights, {needed.kv_cache} of cache for "
+            f"{tokens} tokens and {needed.workspace} of workspace, but {available} are free: "
+            f"{needed.total - available} are missing"
+        )
+        raise CapacityError(msg)
 
 
 def _prefill(

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
+TIERS = CSRC / "cpu" / "tiers"
 PACKAGE = ROOT / "python" / "llama_rt"
 
 CPP_ROOMS = {
@@ -52,7 +53,7 @@ PYTHON_ROOMS = {
     },
     "plan": {"_native", "config", "errors", "loading", "machine"},
     "machine": {"_native", "errors"},
-    "benchmark": {"_native", "errors", "llama", "loading", "machine"},
+    "benchmark": {"_native", "errors", "llama", "loading", "machine", "plan"},
     "evaluate": {"errors", "llama"},
     "cli": {
         *("__init__", "benchmark", "chat", "errors", "evaluate", "loading", "machine", "plan"),
@@ -76,9 +77,18 @@ def python_files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+def include_folders(source: Path) -> list[Path]:
+    """Where the compiler looks for a quoted include; tiers also see their own folders."""
+    folders = [source.parent, CSRC]
+    if TIERS in source.parents:
+        # A generic source is compiled once for each tier that has a vec.h, which it includes.
+        folders += [TIERS, *sorted(path.parent for path in TIERS.glob("*/vec.h"))]
+    return folders
+
+
 def included_room(source: Path, target: str) -> str | None:
-    """The room of a quoted include, looked up as the compiler does; None if it is not ours."""
-    for folder in (source.parent, CSRC):
+    """The room of a quoted include; None if it is not ours."""
+    for folder in include_folders(source):
         found = (folder / target).resolve()
         if found.is_file() and found.is_relative_to(CSRC):
             return found.relative_to(CSRC).parts[0]

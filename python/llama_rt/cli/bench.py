@@ -31,8 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape",
         metavar="S",
-        help="instead of a model: 7B, 13B, 33B, 65B, or LAYERSxWIDTH of the 7B's kind (8x4096); "
-        "random weights are made in memory",
+        help="instead of a model, random weights made in memory: 7B, 13B, 33B, 65B, or 8x4096 "
+        "(8 layers of the 7B)",
     )
     parser.add_argument(
         "--format", metavar="F", help=f"weight format of the shape (default {_DEFAULT_FORMAT})"

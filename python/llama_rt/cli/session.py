@@ -1,0 +1,158 @@
+"""One conversation as it happens: reads lines, streams answers, keeps within the context."""
+
+from __future__ import annotations
+
+import contextlib
+
+from llama_rt import Completion, Llama, SamplingParams
+from llama_rt.cli.commands import Commands
+from llama_rt.cli.console import Console, plural
+from llama_rt.cli.conversation import Conversation
+from llama_rt.cli.report import as_json, summary
+from llama_rt.errors import CapacityError
+
+__all__ = ["Session"]
+
+# When turns are dropped, this share of them goes at once, so that the next answer has room too.
+_SHARE = 4
+
+
+class Session:
+    """One person, one model, one conversation."""
+
+    def __init__(
+        self,
+        llm: Llama,
+        console: Console,
+        params: SamplingParams,
+        *,
+        system: str | None,
+        max_tokens: int | None,
+        stop: list[str],
+        drop_oldest: bool,
+    ) -> None:
+        self.llm = llm
+        self.console = console
+        self.params = params
+        self.max_tokens = max_tokens
+        self.stop = stop
+        self.drop_unasked = drop_oldest
+        self.template: str | None = None  # None: what the model was loaded with
+        self.conversation = Conversation(system)
+        self.turns: list[Completion] = []
+        self._commands = Commands(self)
+
+    def _greet(self) -> None:
+        """Says who is there, to a person."""
+        if self.console.interactive:
+            with contextlib.suppress(ImportError):  # line editing; input() finds it by itself
+                import readline  # noqa: F401
+            name = self.llm.config.name or "the model"
+            self.console.note(f"{name}, context {plural(self.llm.n_ctx, 'token')}. /help helps.")
+
+    def run(self) -> None:
+        """Reads and answers until the end of the input."""
+        self._greet()
+        while (line := self._read()) is not None:
+            text = line.strip()
+            if text.startswith("/"):
+                if not self._commands.run(text):
+                    return
+            elif text:
+                self.say(text)
+
+    def say(self, text: str) -> None:
+        """One turn: asks, streams the answer, reports; a failed turn leaves no trace."""
+        self.conversation.ask(text)
+        try:
+            done = self._answer_within_context()
+        except BaseException:
+            self.conversation.undo()
+            raise
+        if done is None:
+            self.conversation.undo()
+            return
+        self.conversation.answer(done.text)
+        self.turns.append(done)
+        used = f"context {done.usage.total_tokens:,} of {self.llm.n_ctx:,}"
+        self.console.note(f"{summary(done)} · {used}")
+        if done.finish_reason == "length" and done.usage.total_tokens >= self.llm.n_ctx:
+            self.console.note("the context is full: the answer stops here")
+
+    def _answer_within_context(self) -> Completion | None:
+        """The answer; turns are dropped, if the person agrees, until there is room for one."""
+        while True:
+            try:
+                return self._answer()
+            except CapacityError as error:
+                if not self._make_room(error):
+                    return None
+
+    def _answer(self) -> Completion:
+        stream = self.llm.chat_stream(
+            self.conversation.messages,
+            template=self.template,
+            max_tokens=self.max_tokens,
+            params=self.params,
+            stop=self.stop,
+        )
+        with stream:
+            try:
+                for chunk in stream:
+                    self.console.write(chunk.text)
+            except KeyboardInterrupt:
+                if not self.console.interactive:
+                    raise
+                stream.close()
+            done = stream.completion
+        self.console.finish_line()
+        return done
+
+    def _make_room(self, error: CapacityError) -> bool:
+        """Drops the oldest turns if the person agrees; True if something was dropped."""
+        if self.conversation.turns < 2:
+            self.console.note(f"this message alone does not fit: {error}")
+            return False
+        self.console.note(f"the conversation has outgrown the context: {error}")
+        if not self.drop_unasked:
+            if not self.console.interactive:
+                msg = f"{error}; --drop-oldest forgets the oldest turns as needed"
+                raise CapacityError(msg) from error
+            if not self._agrees("drop the oldest turns? [Y/n] "):
+                self.console.note("nothing dropped; /reset starts anew, /undo takes a turn back")
+                return False
+        dropped = 0
+        share = max(1, self.conversation.turns // _SHARE)
+        while dropped < share and self.conversation.drop_oldest():
+            dropped += 1
+        self.console.note(f"dropped {plural(dropped, 'turn')}")
+        return dropped > 0
+
+    def _agrees(self, question: str) -> bool:
+        answer = self._read(question)
+        return answer is not None and answer.strip().lower() in {"", "y", "yes"}
+
+    def _read(self, prompt: str = "> ") -> str | None:
+        """A line, with its continuations; None at the end of the input."""
+        lines: list[str] = []
+        while True:
+            try:
+                if self.console.interactive:
+                    line = input(prompt if not lines else ". ")
+                else:
+                    line = self.console.source.readline()
+                    if not line:
+                        raise EOFError
+            except EOFError:
+                return "\n".join(lines) if lines else None
+            line = line.rstrip("\n")
+            if not line.endswith("\\"):
+                return "\n".join([*lines, line])
+            lines.append(line[:-1])
+
+    def as_json(self) -> dict[str, object]:
+        """The conversation and what each answer took."""
+        return {
+            "messages": self.conversation.messages,
+            "completions": [as_json(done) for done in self.turns],
+        }
