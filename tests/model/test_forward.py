@@ -8,7 +8,7 @@ import pytest
 
 from llama_rt import _native
 from native_models import build_runner, logits, rounded_to, stored_as
-from reference.cases import GRAPHS
+from reference.cases import GRAPHS, random_config
 from reference.checkpoints import to_halves
 from reference.model import (
     Config,
@@ -52,6 +52,19 @@ def test_the_other_rotary_order(name):
     halves = replace(config, rope_style="halves")
     got = logits(build_runner(halves, to_halves(config, weights)), IDS)
     assert relative_error(got, expected) < EXACT
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_graphs(seed):
+    """Any sizes and options, each on some tier and packing, in an element type."""
+    config = random_config(seed)
+    dtype = ("f32", "f16", "bf16")[seed % 3]
+    values, stored = rounded_to(random_weights(config, seed), dtype)
+    options = {"isa": TIERS[seed % len(TIERS)], "repack": ("never", "always")[seed // 3 % 2]}
+    runner = build_runner(config, values, stored=stored, threads=1 + seed % 3, **options)
+    expected = forward(config, values, IDS)
+    bound = 1.5e-2 if dtype == "bf16" else 1e-4
+    assert relative_error(logits(runner, IDS), expected) < bound
 
 
 @cache

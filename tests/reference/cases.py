@@ -1,5 +1,7 @@
 """Model shapes that between them use every branch of the graph, small enough for float64."""
 
+import numpy as np
+
 from .model import Config, Rope
 
 GRAPHS = {
@@ -32,3 +34,39 @@ GRAPHS = {
     "other-eps": Config(norm_eps=1e-2, rope_theta=1e6),
     "one-layer": Config(n_layers=1, n_heads=1, n_kv_heads=1, head_dim=64),
 }
+
+
+def random_config(seed: int) -> Config:
+    """Sizes and rules drawn from `seed`: nothing is a multiple of anything but by chance."""
+    rng = np.random.default_rng(seed)
+    kv_heads = int(rng.integers(1, 5))
+    original = int(rng.integers(16, 100))
+    rope = {
+        "none": Rope(),
+        "linear": Rope("linear", factor=float(rng.uniform(1, 8))),
+        "llama3": Rope("llama3", factor=float(rng.uniform(2, 32)), original_context=original),
+        "yarn": Rope(
+            "yarn",
+            factor=float(rng.uniform(1, 8)),
+            original_context=original,
+            attention_factor=float(rng.uniform(0.8, 1.5)),
+            truncate=bool(rng.integers(2)),
+        ),
+    }[str(rng.choice(["none", "linear", "llama3", "yarn"]))]
+    return Config(
+        dim=int(rng.integers(1, 150)),
+        n_layers=int(rng.integers(1, 5)),
+        n_heads=kv_heads * int(rng.integers(1, 9)),
+        n_kv_heads=kv_heads,
+        head_dim=2 * int(rng.integers(1, 50)),
+        ffn_dim=int(rng.integers(1, 300)),
+        vocab_size=int(rng.integers(300, 700)),
+        norm_eps=float(rng.choice([1e-6, 1e-5, 1e-3])),
+        rope_theta=float(rng.choice([1e4, 5e5, 1e6])),
+        rope_style=["interleaved", "halves"][int(rng.integers(2))],
+        rope=rope,
+        sliding_window=int(rng.choice([0, 0, 1, 5, 33])),
+        attention_bias=bool(rng.integers(2)),
+        mlp_bias=bool(rng.integers(2)),
+        tied=bool(rng.integers(2)),
+    )
