@@ -1,6 +1,6 @@
 """Several generations in one event loop, which stays free: a clock ticks meanwhile.
 
-    python examples/asyncio_tasks.py [MODEL]
+python examples/asyncio_tasks.py [MODEL]
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Many prompts as one batch: the weights are read once per step for all of them.
 
-    python examples/batch.py [MODEL]
+python examples/batch.py [MODEL]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """A conversation through a prompt template; earlier turns are found in the cache.
 
-    python examples/chat.py [MODEL] [TEMPLATE]
+python examples/chat.py [MODEL] [TEMPLATE]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """How sure the model is: of what it writes, and of a text that it is given.
 
-    python examples/logprobs.py [MODEL]
+python examples/logprobs.py [MODEL]
 """
 
 import math

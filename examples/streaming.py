@@ -1,6 +1,6 @@
 """Text as it is drawn.
 
-    python examples/streaming.py [MODEL]
+python examples/streaming.py [MODEL]
 """
 
 import sys
@@ -14,4 +14,6 @@ with Llama.load(sys.argv[1] if len(sys.argv) > 1 else None) as llm:
         for chunk in stream:
             print(chunk.text, end="", flush=True)  # whole characters, never half of one
     done = stream.completion
-    print(f"\n[{done.finish_reason}, {done.timings.decode_tok_s:.0f} tokens/s, seed {done.seed}]")
+    print(
+        f"\n[{done.finish_reason}, {done.timings.generation_tokens_per_second:.0f} tokens/s, seed {done.seed}]"
+    )

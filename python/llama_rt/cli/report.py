@@ -15,11 +15,11 @@ def summary(done: Completion) -> str:
     usage, timings = done.usage, done.timings
     reused = f", {usage.cached_tokens} of them from the cache" if usage.cached_tokens else ""
     parts = [f"prompt {plural(usage.prompt_tokens, 'token')}{reused}"]
-    if timings.prompt_tok_s:
-        parts[0] += f", {timings.prompt_tok_s:.1f} tok/s"
+    if timings.prompt_tokens_per_second:
+        parts[0] += f", {timings.prompt_tokens_per_second:.1f} tok/s"
     parts.append(f"generated {plural(usage.completion_tokens, 'token')}")
-    if timings.decode_tok_s:
-        parts[1] += f", {timings.decode_tok_s:.1f} tok/s"
+    if timings.generation_tokens_per_second:
+        parts[1] += f", {timings.generation_tokens_per_second:.1f} tok/s"
     return " · ".join([*parts, _ENDINGS[done.finish_reason], f"seed {done.seed}"])
 
 
@@ -38,8 +38,8 @@ def as_json(done: Completion) -> dict[str, object]:
         },
         "timings": {
             "prompt_s": timings.prompt_s,
-            "prompt_tok_s": timings.prompt_tok_s,
+            "prompt_tok_s": timings.prompt_tokens_per_second,
             "generation_s": timings.decode_s,
-            "generation_tok_s": timings.decode_tok_s,
+            "generation_tok_s": timings.generation_tokens_per_second,
         },
     }
