@@ -1,0 +1,112 @@
+// The lanes of packed kernels: a 256-bit register holds 8 of the 16 rows of a panel. The names are
+// those of avx512/lanes.h. Compiled for avx2 and, with the dot instruction, for avx2_vnni.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define LLAMA_RT_INLINE inline __attribute__((always_inline))
+
+namespace llama_rt::cpu::LLAMA_RT_TIER {
+
+inline constexpr int kLanes = 8;   // rows of a register
+inline constexpr int kParts = 2;   // registers of a panel's rows
+inline constexpr int kTokens = 4;  // inputs of a tile of quantized weights
+inline constexpr int kFloatTokens = 4;
+
+using F = __m256;
+using I = __m256i;
+
+LLAMA_RT_INLINE F f_zero() { return _mm256_setzero_ps(); }
+LLAMA_RT_INLINE F f_load(const float* p) { return _mm256_loadu_ps(p); }
+LLAMA_RT_INLINE void f_store(float* p, F a) { _mm256_storeu_ps(p, a); }
+LLAMA_RT_INLINE F f_set(float a) { return _mm256_set1_ps(a); }
+LLAMA_RT_INLINE F f_add(F a, F b) { return _mm256_add_ps(a, b); }
+LLAMA_RT_INLINE F f_mul(F a, F b) { return _mm256_mul_ps(a, b); }
+LLAMA_RT_INLINE F f_fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+LLAMA_RT_INLINE F f_of(I a) { return _mm256_cvtepi32_ps(a); }
+LLAMA_RT_INLINE F f_half(const std::byte* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+LLAMA_RT_INLINE F f_u8(const std::byte* p) {
+  return f_of(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+LLAMA_RT_INLINE F f_i8(const std::byte* p) {
+  return f_of(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+// The low and the high nibbles of one byte per row.
+LLAMA_RT_INLINE void f_nibbles(const std::byte* p, F* low, F* high) {
+  const I a = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  *low = f_of(_mm256_and_si256(a, _mm256_set1_epi32(15)));
+  *high = f_of(_mm256_srli_epi32(a, 4));
+}
+// The even and the odd k of a vector of bf16 pairs.
+LLAMA_RT_INLINE F f_bf16_even(I a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
+LLAMA_RT_INLINE F f_bf16_odd(I a) {
+  return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32(-65536)));
+}
+
+LLAMA_RT_INLINE I i_zero() { return _mm256_setzero_si256(); }
+LLAMA_RT_INLINE I i_load(const std::byte* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+LLAMA_RT_INLINE I i_set(int32_t a) { return _mm256_set1_epi32(a); }
+LLAMA_RT_INLINE I i_and(I a, int8_t mask) { return _mm256_and_si256(a, _mm256_set1_epi8(mask)); }
+LLAMA_RT_INLINE I i_or(I a, I b) { return _mm256_or_si256(a, b); }
+// Bits moved up (or, negative, down) within 16-bit words; the caller masks what crosses a byte.
+template <int kBits>
+LLAMA_RT_INLINE I i_move(I a) {
+  if constexpr (kBits > 0) {
+    return _mm256_slli_epi16(a, kBits);
+  } else if constexpr (kBits < 0) {
+    return _mm256_srli_epi16(a, -kBits);
+  } else {
+    return a;
+  }
+}
+template <int kBits>
+LLAMA_RT_INLINE I i_times(I a) {  // a * 2^kBits, exact
+  if constexpr (kBits >= 0) {
+    return _mm256_slli_epi32(a, kBits);
+  } else {
+    return _mm256_srai_epi32(a, -kBits);
+  }
+}
+
+// Sums of products run over sections of quads: open, step for each quad, close.
+#ifdef __AVXVNNI__
+inline constexpr bool kSignedBytes = false;
+template <int kBits>
+inline constexpr int kSection = 8;
+LLAMA_RT_INLINE I dot_open(I total) { return total; }
+template <int kBits>
+LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
+  return _mm256_dpbusd_avx_epi32(sum, codes, _mm256_set1_epi32(x));
+}
+LLAMA_RT_INLINE I dot_close(I, I sum) { return sum; }
+#else
+// A step adds two products of |x| <= 127 in 16 bits: at most 254 * (2^kBits - 1), so that as many
+// steps as fit below 2^15 make a section. 8-bit codes are multiplied as sign and magnitude (at most
+// 2 * 128 * 127), so they are signed here and need no offset.
+inline constexpr bool kSignedBytes = true;
+template <int kBits>
+inline constexpr int kSection = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+LLAMA_RT_INLINE I dot_open(I) { return _mm256_setzero_si256(); }
+template <int kBits>
+LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
+  const I quad = _mm256_set1_epi32(x);
+  if constexpr (kBits == 8) {
+    const I weight = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(quad, weight));
+  } else {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad));
+  }
+}
+LLAMA_RT_INLINE I dot_close(I total, I sum) {
+  return _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+}
+#endif
+
+}  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,0 +1,12 @@
+// The parts of this tier's paint().
+#pragma once
+
+#include "cpu/kernels.h"
+
+namespace llama_rt::cpu::LLAMA_RT_TIER {
+
+void paint_activations(Kernels& kernels);
+void paint_quantized_packing(Kernels& kernels);
+void paint_quantized_products(Kernels& kernels);
+
+}  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,0 +1,94 @@
+// The lanes of packed kernels: one 512-bit register holds all 16 rows of a panel. avx2/lanes.h has
+// the same names with 8 rows to a register.
+#pragma once
+
+// GCC 12 reports the deliberately undefined operands inside its own intrinsics (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define LLAMA_RT_INLINE inline __attribute__((always_inline))
+
+namespace llama_rt::cpu::LLAMA_RT_TIER {
+
+inline constexpr int kLanes = 16;  // rows of a register
+inline constexpr int kParts = 1;   // registers of a panel's rows
+inline constexpr int kTokens = 8;  // inputs of a tile of quantized weights
+inline constexpr int kFloatTokens = 8;
+inline constexpr bool kSignedBytes = false;  // whether 8-bit codes are multiplied as signed
+
+using F = __m512;
+using I = __m512i;
+
+LLAMA_RT_INLINE F f_zero() { return _mm512_setzero_ps(); }
+LLAMA_RT_INLINE F f_load(const float* p) { return _mm512_loadu_ps(p); }
+LLAMA_RT_INLINE void f_store(float* p, F a) { _mm512_storeu_ps(p, a); }
+LLAMA_RT_INLINE F f_set(float a) { return _mm512_set1_ps(a); }
+LLAMA_RT_INLINE F f_add(F a, F b) { return _mm512_add_ps(a, b); }
+LLAMA_RT_INLINE F f_mul(F a, F b) { return _mm512_mul_ps(a, b); }
+LLAMA_RT_INLINE F f_fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+LLAMA_RT_INLINE F f_of(I a) { return _mm512_cvtepi32_ps(a); }
+LLAMA_RT_INLINE F f_half(const std::byte* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+LLAMA_RT_INLINE F f_u8(const std::byte* p) {
+  return f_of(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+LLAMA_RT_INLINE F f_i8(const std::byte* p) {
+  return f_of(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+// The low and the high nibbles of one byte per row.
+LLAMA_RT_INLINE void f_nibbles(const std::byte* p, F* low, F* high) {
+  const I a = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  *low = f_of(_mm512_and_si512(a, _mm512_set1_epi32(15)));
+  *high = f_of(_mm512_srli_epi32(a, 4));
+}
+// The even and the odd k of a vector of bf16 pairs.
+LLAMA_RT_INLINE F f_bf16_even(I a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
+LLAMA_RT_INLINE F f_bf16_odd(I a) {
+  return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(-65536)));
+}
+
+LLAMA_RT_INLINE I i_zero() { return _mm512_setzero_si512(); }
+LLAMA_RT_INLINE I i_load(const std::byte* p) {
+  return _mm512_loadu_si512(reinterpret_cast<const void*>(p));
+}
+LLAMA_RT_INLINE I i_set(int32_t a) { return _mm512_set1_epi32(a); }
+LLAMA_RT_INLINE I i_and(I a, int8_t mask) { return _mm512_and_si512(a, _mm512_set1_epi8(mask)); }
+LLAMA_RT_INLINE I i_or(I a, I b) { return _mm512_or_si512(a, b); }
+// Bits moved up (or, negative, down) within 16-bit words; the caller masks what crosses a byte.
+template <int kBits>
+LLAMA_RT_INLINE I i_move(I a) {
+  if constexpr (kBits > 0) {
+    return _mm512_slli_epi16(a, kBits);
+  } else if constexpr (kBits < 0) {
+    return _mm512_srli_epi16(a, -kBits);
+  } else {
+    return a;
+  }
+}
+template <int kBits>
+LLAMA_RT_INLINE I i_times(I a) {  // a * 2^kBits, exact
+  if constexpr (kBits >= 0) {
+    return _mm512_slli_epi32(a, kBits);
+  } else {
+    return _mm512_srai_epi32(a, -kBits);
+  }
+}
+
+// Sums of products run over sections of quads: open, step for each quad, close.
+template <int kBits>
+inline constexpr int kSection = 8;
+LLAMA_RT_INLINE I dot_open(I total) { return total; }
+template <int kBits>
+LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
+  return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x));
+}
+LLAMA_RT_INLINE I dot_close(I, I sum) { return sum; }
+
+}  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,0 +1,50 @@
+// The loops around a tile of packed weights: blocks of tokens that stay in the second-level cache,
+// panels, tiles of tokens; and where a tile's sums go.
+#pragma once
+
+#include "cpu/kernels.h"
+
+namespace llama_rt::cpu::LLAMA_RT_TIER {
+
+inline constexpr int64_t kInputBlockBytes = 512 << 10;  // converted inputs kept while panels pass
+
+// Lanes of `part` of panel `panel` for one token.
+LLAMA_RT_INLINE void put(const PackedTask& task, int64_t panel, int part, int64_t token, F sum) {
+  const int64_t row = panel * kPanelRows + part * kLanes;
+  float* out = task.out + token * task.out_stride + row;
+  if (row + kLanes <= task.rows) {
+    if (task.bias) sum = f_add(sum, f_load(task.bias + row));
+    if (task.accumulate) sum = f_add(f_load(out), sum);
+    f_store(out, sum);
+    return;
+  }
+  float lanes[kLanes];
+  f_store(lanes, sum);
+  for (int64_t i = 0; i < task.rows - row; ++i) {
+    float value = lanes[i];
+    if (task.bias) value += task.bias[row + i];
+    out[i] = task.accumulate ? out[i] + value : value;
+  }
+}
+
+// Tiles of up to kMost tokens for one panel: `Kernel::tile<T>(task, panel, first token)`.
+template <class Kernel, int kMost>
+LLAMA_RT_INLINE void tiles_of_panel(const PackedTask& task, int64_t panel, int64_t token,
+                                    int64_t end) {
+  for (; end - token >= kMost; token += kMost) Kernel::template tile<kMost>(task, panel, token);
+  if constexpr (kMost > 1) tiles_of_panel<Kernel, kMost / 2>(task, panel, token, end);
+}
+
+template <class Kernel, int kMost>
+void multiply_panels(const PackedTask& task, int64_t row_bytes) noexcept {
+  int64_t block = kInputBlockBytes / row_bytes / kMost * kMost;
+  if (block < kMost) block = kMost;
+  for (int64_t token = 0; token < task.n; token += block) {
+    const int64_t end = token + block < task.n ? token + block : task.n;
+    for (int64_t panel = task.first_panel; panel < task.last_panel; ++panel) {
+      tiles_of_panel<Kernel, kMost>(task, panel, token, end);
+    }
+  }
+}
+
+}  // namespace llama_rt::cpu::LLAMA_RT_TIER
