@@ -55,7 +55,7 @@ void check_options(int vocab, const SamplerOptions& o) {
         o.temperature);
   check(o.top_p >= 0 && o.top_p <= 1, "top_p", "in [0, 1]", o.top_p);
   check(o.min_p >= 0 && o.min_p <= 1, "min_p", "in [0, 1]", o.min_p);
-  check(o.typical_p > 0 && o.typical_p <= 1, "typical_p", "in (0, 1]", o.typical_p);
+  check(o.typical_p >= 0 && o.typical_p <= 1, "typical_p", "in [0, 1]", o.typical_p);
   check(o.repetition_penalty > 0 && std::isfinite(o.repetition_penalty), "repetition_penalty",
         "a positive number", o.repetition_penalty);
   check(std::isfinite(o.presence_penalty), "presence_penalty", "a number", o.presence_penalty);

@@ -45,6 +45,9 @@ class CpuInfo:
     def cores(self) -> int:
         """CPUs in the affinity mask."""
     @property
+    def physical_cores(self) -> int:
+        """Those, with the threads of one core counted once."""
+    @property
     def quota(self) -> float:
         """CPUs' worth of time the container may use; 0 means no limit."""
     @property
@@ -54,6 +57,32 @@ class CpuInfo:
         """The processor's brand string."""
 
 def cpu_info() -> CpuInfo: ...
+def cgroup_quota(root: str) -> float:
+    """CPUs' worth of time by the control groups under the file tree `root` (`""`: the system's).
+
+    Looks at `root/proc/self/{cgroup,mountinfo}` and the mounts they name, v1 and v2, and takes the
+    least limit on the way up; 0 means no limit.
+    """
+
+def cgroup_available_memory(root: str) -> int | None:
+    """Bytes left below the tightest memory limit, file cache counted as free; None: no limit."""
+
+def available_memory() -> int:
+    """Bytes that may be allocated and touched now, by machine and control groups."""
+
+def pool_size() -> int:
+    """Threads the pool has now, the caller included."""
+
+def pool_split(
+    threads: int,
+    chunks: int,
+    *,
+    dynamic: bool = ...,
+    repeats: int = ...,
+    fail_at: int = ...,
+) -> list[int]:
+    """For tests: the worker that did each chunk last; a worker that meets `fail_at` raises."""
+
 def read_bandwidth(threads: int, buffer_bytes: int = ..., seconds: float = ...) -> float:
     """Bytes per second read from a buffer of `buffer_bytes` (at least 2 GiB for memory)."""
 
@@ -166,6 +195,19 @@ class Sampler:
         """`logprobs`: -1 none, 0 the chosen token's, n the n most likely besides."""
     def observe(self, tokens: npt.NDArray[np.int32]) -> None:
         """Adds prompt tokens to the history that the repetition penalty looks at."""
+    def draw(
+        self, logits: npt.NDArray[np.float32]
+    ) -> tuple[int, bool, float, list[tuple[int, float]]]:
+        """Draws from `logits` `[vocab]` and adds the token to the history.
+
+        Returns:
+            The token, whether it is a stop id, its log-probability under the unmodified logits
+            (0 unless asked for), and the most likely tokens with theirs.
+
+        Raises:
+            ShapeError: another length.
+            LlamaRtError: no token can be drawn.
+        """
 
 @final
 class Sampled:
