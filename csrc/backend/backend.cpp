@@ -1,0 +1,179 @@
+#include "backend/backend.h"
+
+#include <chrono>
+#include <string>
+
+#include "core/error.h"
+
+namespace llama_rt {
+namespace {
+
+void require(bool ok, const char* op, const std::string& what) {
+  if (!ok) throw ShapeError(std::string(op) + ": " + what);
+}
+
+void require_f32(const View& v, const char* op, const char* argument) {
+  if (v.dtype != DType::kF32) {
+    throw DTypeError(std::string(op) + ": " + argument + " must be f32, got " +
+                     std::string(info(v.dtype).name));
+  }
+}
+
+void require_same(const View& a, const View& b, const char* op, const char* argument) {
+  require(a.shape == b.shape, op,
+          std::string(argument) + " must be " + a.shape.text() + ", got " + b.shape.text());
+}
+
+void require_cache(const View& x, const KvView& kv, const char* op) {
+  require(x.shape.rank == 3 && x.shape[2] == kv.layout->head_dim, op,
+          "heads must be [n, heads, " + std::to_string(kv.layout->head_dim) + "], got " +
+              x.shape.text());
+  int64_t rows = 0;
+  for (const Segment& s : kv.segments) {
+    require(s.first_row == rows && s.rows > 0 && s.past >= 0, op, "segments must tile the rows");
+    rows += s.rows;
+  }
+  require(rows == x.shape[0], op,
+          "segments hold " + std::to_string(rows) + " rows, the input " +
+              std::to_string(x.shape[0]));
+}
+
+}  // namespace
+
+// Adds the time of its scope to one op's total while profiling.
+class Backend::Timer {
+ public:
+  Timer(Backend& backend, Op op) : backend_(backend), op_(op) {
+    if (backend_.profiling_) start_ = Clock::now();
+  }
+  ~Timer() {
+    if (!backend_.profiling_) return;
+    backend_.seconds_[op_] += std::chrono::duration<double>(Clock::now() - start_).count();
+  }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Backend& backend_;
+  Op op_;
+  Clock::time_point start_;
+};
+
+std::vector<OpTime> Backend::take_profile() {
+  constexpr std::array<const char*, kOps> kNames = {"embed",    "rms_norm",  "matmul", "rope",
+                                                    "store_kv", "attention", "swiglu"};
+  std::vector<OpTime> times;
+  for (size_t op = 0; op < kOps; ++op) times.push_back({kNames[op], seconds_[op]});
+  seconds_ = {};
+  return times;
+}
+
+Weight Backend::prepare(const Tensor& matrix, Role role, Repack repack) {
+  const Shape& shape = matrix.view.shape;
+  require(shape.rank == 2 && shape[0] > 0 && shape[1] > 0, "prepare",
+          "a matrix [rows, cols] is needed, got " + shape.text());
+  return do_prepare(matrix, role, repack);
+}
+
+void Backend::embed(const Weight& table, View tokens, View out) {
+  const Timer timer(*this, kEmbed);
+  require_f32(out, "embed", "out");
+  require(out.shape == Shape(tokens.shape[0], table.cols), "embed",
+          "out must be [n, " + std::to_string(table.cols) + "], got " + out.shape.text());
+  for (int64_t i = 0; i < tokens.shape[0]; ++i) {
+    const int32_t token = tokens.i32()[i];
+    require(token >= 0 && token < table.rows, "embed",
+            "token " + std::to_string(token) + " is outside the vocabulary of " +
+                std::to_string(table.rows));
+  }
+  if (tokens.shape[0] > 0) do_embed(table, tokens, out);
+}
+
+void Backend::rms_norm(View x, const float* gain, float eps, View out) {
+  const Timer timer(*this, kNorm);
+  require_f32(x, "rms_norm", "x");
+  require_same(x, out, "rms_norm", "out");
+  if (x.shape.rows() > 0) do_rms_norm(x, gain, eps, out);
+}
+
+void Backend::matmul(View x, std::span<const Linear> jobs) {
+  const Timer timer(*this, kMatmul);
+  require_f32(x, "matmul", "x");
+  for (const Linear& job : jobs) {
+    require(job.weight->cols == x.shape.row(), "matmul",
+            "x has rows of " + std::to_string(x.shape.row()) + ", the weight of " +
+                std::to_string(job.weight->cols));
+    require(job.out.shape == Shape(x.shape.rows(), job.weight->rows), "matmul",
+            "out must be [" + std::to_string(x.shape.rows()) + ", " +
+                std::to_string(job.weight->rows) + "], got " + job.out.shape.text());
+  }
+  if (x.shape.rows() > 0) do_matmul(x, jobs);
+}
+
+void Backend::rope(View x, const Rotation& rotation) {
+  const Timer timer(*this, kRope);
+  require_f32(x, "rope", "x");
+  require(x.shape.rank == 3 && x.shape[2] % 2 == 0, "rope",
+          "x must be [n, heads, e] with even e, got " + x.shape.text());
+  const Shape expected(x.shape[0], x.shape[2] / 2);
+  require(rotation.cos.shape == expected && rotation.sin.shape == expected, "rope",
+          "cos and sin must be " + expected.text() + ", got " + rotation.cos.shape.text());
+  if (x.shape[0] > 0) do_rope(x, rotation);
+}
+
+void Backend::store_kv(View k, View v, const KvView& kv) {
+  const Timer timer(*this, kStoreKv);
+  require_f32(k, "store_kv", "k");
+  require_same(k, v, "store_kv", "v");
+  require_cache(k, kv, "store_kv");
+  require(k.shape[1] == kv.layout->kv_heads, "store_kv", "k has another number of heads");
+  do_store_kv(k, v, kv);
+}
+
+void Backend::attention(View q, const KvView& kv, const AttentionSpec& spec, View out) {
+  const Timer timer(*this, kAttention);
+  require_f32(q, "attention", "q");
+  require_same(q, out, "attention", "out");
+  require_cache(q, kv, "attention");
+  require(q.shape[1] == spec.heads && spec.heads % kv.layout->kv_heads == 0, "attention",
+          std::to_string(spec.heads) + " query heads do not share " +
+              std::to_string(kv.layout->kv_heads) + " key heads evenly");
+  do_attention(q, kv, spec, out);
+}
+
+void Backend::swiglu(View gate, View up, View out) {
+  const Timer timer(*this, kSwiglu);
+  require_f32(gate, "swiglu", "gate");
+  require_same(gate, up, "swiglu", "up");
+  require_same(gate, out, "swiglu", "out");
+  if (gate.shape.rows() > 0) do_swiglu(gate, up, out);
+}
+
+void Backend::qkv(View x, const AttentionWeights& w, float eps, const Rotation& rotation,
+                  const KvView& kv, View scratch, View q, View k, View v) {
+  const auto flat = [](View heads) {
+    return f32_view(heads.f32(), Shape(heads.shape[0], heads.shape[1] * heads.shape[2]));
+  };
+  rms_norm(x, w.norm, eps, scratch);
+  const Linear jobs[] = {{&w.q, w.q_bias, flat(q)}, {&w.k, w.k_bias, flat(k)},
+                         {&w.v, w.v_bias, flat(v)}};
+  matmul(scratch, jobs);
+  rope(q, rotation);
+  rope(k, rotation);
+  store_kv(k, v, kv);
+}
+
+void Backend::gated(View x, const FfnWeights& w, float eps, View scratch, View up, View hidden) {
+  rms_norm(x, w.norm, eps, scratch);
+  const Linear jobs[] = {{&w.gate, w.gate_bias, hidden}, {&w.up, w.up_bias, up}};
+  matmul(scratch, jobs);
+  swiglu(hidden, up, hidden);
+}
+
+void Backend::project_add(View x, const Weight& weight, const float* bias, View residual) {
+  const Linear job[] = {{&weight, bias, residual, true}};
+  matmul(x, job);
+}
+
+}  // namespace llama_rt

@@ -1,0 +1,111 @@
+// The contract between the model and a device. Public methods check their arguments once for all
+// backends, then call the backend's do_* methods, which check nothing.
+//
+// The primitives are the porting guide: every backend has them, each testable alone. The composites
+// default to primitives in order; a backend overrides one when it can do it in fewer passes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/specs.h"
+#include "core/function_ref.h"
+#include "core/tensor.h"
+
+namespace llama_rt {
+
+// Seconds spent in one kind of op since measuring was switched on.
+struct OpTime {
+  const char* op;
+  double seconds;
+};
+
+struct AttentionWeights {
+  const float* norm = nullptr;  // [d]
+  Weight q, k, v;
+  const float* q_bias = nullptr;
+  const float* k_bias = nullptr;
+  const float* v_bias = nullptr;
+};
+
+struct FfnWeights {
+  const float* norm = nullptr;  // [d]
+  Weight gate, up;
+  const float* gate_bias = nullptr;
+  const float* up_bias = nullptr;
+};
+
+// Rotation of each row of a batch: cosines and sines [n, e/2] f32.
+struct Rotation {
+  View cos;
+  View sin;
+  RopeStyle style = RopeStyle::kInterleaved;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string name() const = 0;  // "cpu", "cuda:0"
+  virtual std::string isa() const = 0;   // the tier in use
+  virtual int threads() const = 0;
+
+  // Memory on the device, committed as it is touched; throws std::bad_alloc.
+  virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;
+  // Gives the pages under a range back to the system; the contents are lost.
+  virtual void discard(std::byte* data, size_t bytes) = 0;
+  virtual void copy_bytes(std::byte* to, const std::byte* from, size_t bytes) = 0;
+
+  // Claims a matrix [rows, cols].
+  Weight prepare(const Tensor& matrix, Role role, Repack repack);
+
+  // The cache's geometry on this backend for a model's sizes.
+  virtual KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
+                             int64_t head_dim) const = 0;
+
+  // Runs `body`, which calls ops only; workers stay awake between them.
+  virtual void step(FunctionRef<void()> body) = 0;
+
+  // Primitives. All activations are float32, [n, ...], rows contiguous.
+  void embed(const Weight& table, View tokens, View out);                       // i32 [n] -> [n, d]
+  void rms_norm(View x, const float* gain, float eps, View out);                // [n, d]
+  void matmul(View x, std::span<const Linear> jobs);                            // [n, k]
+  void rope(View x, const Rotation& rotation);                                  // [n, heads, e]
+  void store_kv(View k, View v, const KvView& kv);                              // [n, g, e]
+  void attention(View q, const KvView& kv, const AttentionSpec& spec, View out);  // [n, h, e]
+  void swiglu(View gate, View up, View out);                                    // [n, f]
+
+  // Composites.
+  virtual void qkv(View x, const AttentionWeights& weights, float eps, const Rotation& rotation,
+                   const KvView& kv, View scratch, View q, View k, View v);
+  virtual void gated(View x, const FfnWeights& weights, float eps, View scratch, View up,
+                     View hidden);
+  virtual void project_add(View x, const Weight& weight, const float* bias, View residual);
+
+  // Measuring per primitive, for `bench --profile`; taking it starts anew.
+  void set_profiling(bool enable) { profiling_ = enable; }
+  std::vector<OpTime> take_profile();
+
+ protected:
+  virtual Weight do_prepare(const Tensor& matrix, Role role, Repack repack) = 0;
+  virtual void do_embed(const Weight& table, View tokens, View out) = 0;
+  virtual void do_rms_norm(View x, const float* gain, float eps, View out) = 0;
+  virtual void do_matmul(View x, std::span<const Linear> jobs) = 0;
+  virtual void do_rope(View x, const Rotation& rotation) = 0;
+  virtual void do_store_kv(View k, View v, const KvView& kv) = 0;
+  virtual void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) = 0;
+  virtual void do_swiglu(View gate, View up, View out) = 0;
+
+ private:
+  enum Op { kEmbed, kNorm, kMatmul, kRope, kStoreKv, kAttention, kSwiglu, kOps };
+  class Timer;
+
+  bool profiling_ = false;
+  std::array<double, kOps> seconds_{};
+};
+
+}  // namespace llama_rt

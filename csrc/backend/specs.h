@@ -1,0 +1,87 @@
+// Plain structs that ops take. Shape letters: n tokens, r output rows, d model width, h query heads,
+// g KV heads, e head width, k reduction length, p tokens of a page.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace llama_rt {
+
+// What a matrix is for; a backend may lay it out by it.
+enum class Role : uint8_t { kEmbedding, kLinear, kOutput };
+
+// Whether `prepare` may copy a matrix into the layout its kernels stream.
+enum class Repack : uint8_t { kAuto, kNever, kAlways };
+
+// Base of the backend's own record of a packed matrix; opaque outside the room that made it.
+struct PackedWeight {
+  virtual ~PackedWeight() = default;
+  virtual int64_t bytes() const = 0;
+};
+
+// A matrix [rows, cols] claimed by one backend: as stored, packed, or (for tied tables) both.
+struct Weight {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType dtype = DType::kF32;
+  Tensor stored;                         // empty when only the packed form is kept
+  std::shared_ptr<PackedWeight> packed;  // empty when the stored form is used in place
+
+  int64_t stored_bytes() const { return rows * row_bytes(dtype, cols); }
+  int64_t held_bytes() const {
+    return (stored.storage ? stored_bytes() : 0) + (packed ? packed->bytes() : 0);
+  }
+};
+
+// One product of a shared input: out[n, rows] = x weightᵀ + bias, or added to what is there.
+struct Linear {
+  const Weight* weight = nullptr;
+  const float* bias = nullptr;  // [rows] or null
+  View out;                     // f32 [n, rows]
+  bool accumulate = false;
+};
+
+enum class RopeStyle : uint8_t { kInterleaved, kHalves };  // pairs (2i, 2i+1) or (i, i+e/2)
+
+enum class KvType : uint8_t { kF32, kF16, kBF16, kQ8 };
+
+// Geometry of the paged cache of one backend. A page holds `page_tokens` positions of one sequence
+// in all layers; inside it the layout is the backend's.
+struct KvLayout {
+  KvType type = KvType::kF16;
+  int64_t layers = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t page_tokens = 0;
+  int64_t layer_bytes = 0;  // keys and values of one layer in one page
+  int64_t page_bytes() const { return layers * layer_bytes; }
+};
+
+// One sequence's share of a batch: rows [first_row, first_row + rows) are its positions
+// [past, past + rows); pages[i] holds positions [i * page_tokens, (i + 1) * page_tokens).
+struct Segment {
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  int64_t past = 0;
+  const int32_t* pages = nullptr;
+};
+
+// The cache as one layer's ops see it.
+struct KvView {
+  const KvLayout* layout = nullptr;
+  std::byte* base = nullptr;  // page i starts at base + i * page_bytes()
+  int64_t layer = 0;
+  std::span<const Segment> segments;
+};
+
+struct AttentionSpec {
+  int64_t heads = 0;   // query heads h; a multiple of the KV heads
+  float scale = 0.0f;  // of the scores, 1/sqrt(e)
+  int64_t window = 0;  // a position sees the last `window` positions; 0: all before it
+};
+
+}  // namespace llama_rt

@@ -1,0 +1,19 @@
+// The native module: composes the rooms and exports them.
+#include <pybind11/pybind11.h>
+
+#include "bindings/errors.h"
+#include "bindings/model.h"
+#include "bindings/ops.h"
+#include "bindings/runtime.h"
+#include "bindings/sampler.h"
+#include "bindings/tensor.h"
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Arithmetic and memory of llama_rt; python/llama_rt/_native.pyi describes it.";
+  llama_rt::bind_errors(m);
+  llama_rt::bind_runtime(m);
+  llama_rt::bind_tensor(m);
+  llama_rt::bind_sampler(m);
+  llama_rt::bind_model(m);
+  llama_rt::bind_ops(m);
+}

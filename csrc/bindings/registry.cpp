@@ -1,0 +1,38 @@
+#include "bindings/registry.h"
+
+#include <charconv>
+
+#include "core/error.h"
+#include "cpu/cpu_backend.h"
+#include "cuda/open.h"
+
+namespace llama_rt {
+namespace {
+
+// The N of "cuda:N", 0 for "cuda"; throws ConfigError for anything else.
+int cuda_index(const std::string& device) {
+  if (device == "cuda") return 0;
+  int index = -1;
+  const char* end = device.data() + device.size();
+  if (device.starts_with("cuda:")) {
+    const auto [stop, error] = std::from_chars(device.data() + 5, end, index);
+    if (error == std::errc() && stop == end && index >= 0) return index;
+  }
+  throw ConfigError("unknown device '" + device + "', expected auto, cpu, cuda or cuda:N");
+}
+
+}  // namespace
+
+std::shared_ptr<Backend> open_backend(const std::string& device, const std::string& isa,
+                                      int threads) {
+  if (device == "cpu") return cpu::open_cpu(isa, threads);
+  if (device != "auto") return open_cuda(cuda_index(device));
+  if (!isa.empty()) return cpu::open_cpu(isa, threads);
+  try {
+    return open_cuda(0);
+  } catch (const BackendUnavailable&) {
+    return cpu::open_cpu(isa, threads);
+  }
+}
+
+}  // namespace llama_rt

@@ -1,0 +1,16 @@
+// Which backends there are: the composition root of the native module.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+
+namespace llama_rt {
+
+// "auto", "cpu", "cuda" or "cuda:N"; `isa` and `threads` apply to the CPU ("" and 0: the best).
+// Throws BackendUnavailable with the reason for a device or tier that was named and cannot be used.
+std::shared_ptr<Backend> open_backend(const std::string& device, const std::string& isa,
+                                      int threads);
+
+}  // namespace llama_rt

@@ -1,0 +1,107 @@
+// Storage structs of quantized blocks, byte for byte as GGUF files hold them (llama.cpp's
+// ggml-common.h). Half-precision scales are kept as their 16 bits. Shared by host and device.
+#pragma once
+
+#include <cstdint>
+
+namespace llama_rt {
+
+inline constexpr int kBlock = 32;        // elements of a legacy block
+inline constexpr int kSuperBlock = 256;  // elements of a K block
+
+struct BlockF32 {
+  float value;
+};
+struct BlockF16 {
+  uint16_t bits;
+};
+struct BlockBF16 {
+  uint16_t bits;
+};
+
+// y = d * (q - 8); the low nibble of byte j is element j, the high nibble element j + 16.
+struct BlockQ4_0 {
+  uint16_t d;
+  uint8_t qs[16];
+};
+static_assert(sizeof(BlockQ4_0) == 18);
+
+// y = d * q + m
+struct BlockQ4_1 {
+  uint16_t d;
+  uint16_t m;
+  uint8_t qs[16];
+};
+static_assert(sizeof(BlockQ4_1) == 20);
+
+// y = d * (q - 16); bit e of qh is the fifth bit of element e.
+struct BlockQ5_0 {
+  uint16_t d;
+  uint8_t qh[4];
+  uint8_t qs[16];
+};
+static_assert(sizeof(BlockQ5_0) == 22);
+
+// y = d * q + m
+struct BlockQ5_1 {
+  uint16_t d;
+  uint16_t m;
+  uint8_t qh[4];
+  uint8_t qs[16];
+};
+static_assert(sizeof(BlockQ5_1) == 24);
+
+// y = d * q
+struct BlockQ8_0 {
+  uint16_t d;
+  int8_t qs[32];
+};
+static_assert(sizeof(BlockQ8_0) == 34);
+
+// 16 groups of 16: y = d * (scale & 15) * q - dmin * (scale >> 4), q of 2 bits.
+struct BlockQ2_K {
+  uint8_t scales[16];
+  uint8_t qs[64];
+  uint16_t d;
+  uint16_t dmin;
+};
+static_assert(sizeof(BlockQ2_K) == 84);
+
+// 16 groups of 16: y = d * (scale - 32) * q, q of 3 bits (high bits in hmask), 6-bit scales.
+struct BlockQ3_K {
+  uint8_t hmask[32];
+  uint8_t qs[64];
+  uint8_t scales[12];
+  uint16_t d;
+};
+static_assert(sizeof(BlockQ3_K) == 110);
+
+// 8 groups of 32: y = d * scale * q - dmin * min, q of 4 bits, 6-bit scales and mins.
+struct BlockQ4_K {
+  uint16_t d;
+  uint16_t dmin;
+  uint8_t scales[12];
+  uint8_t qs[128];
+};
+static_assert(sizeof(BlockQ4_K) == 144);
+
+// As Q4_K with a fifth bit in qh.
+struct BlockQ5_K {
+  uint16_t d;
+  uint16_t dmin;
+  uint8_t scales[12];
+  uint8_t qh[32];
+  uint8_t qs[128];
+};
+static_assert(sizeof(BlockQ5_K) == 176);
+
+// 16 groups of 16: y = d * scale * (q - 32), q of 6 bits (4 in ql, 2 in qh), 8-bit scales.
+struct BlockQ6_K {
+  uint8_t ql[128];
+  uint8_t qh[64];
+  int8_t scales[16];
+  uint16_t d;
+};
+static_assert(sizeof(BlockQ6_K) == 210);
+
+}  // namespace llama_rt

@@ -1,0 +1,110 @@
+#include "cpu/cpu_backend.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+
+#include "core/error.h"
+#include "runtime/cpu_info.h"
+#include "runtime/memory.h"
+#include "runtime/thread_pool.h"
+
+namespace llama_rt::cpu {
+namespace {
+
+// Floats of work below which waking another thread costs more than it saves.
+constexpr int64_t kSerialElements = 16384;
+
+}  // namespace
+
+std::byte* Scratch::get(size_t bytes) {
+  if (!storage_ || storage_->bytes() < bytes) storage_ = Storage::allocate(bytes);
+  return storage_->data();
+}
+
+CpuBackend::CpuBackend(Isa isa, int threads)
+    : kernels_(kernels_for(isa)), threads_(threads), worker_(static_cast<size_t>(threads)) {}
+
+std::shared_ptr<Storage> CpuBackend::allocate(size_t bytes) {
+  auto buffer = std::make_shared<HostBuffer>(bytes);
+  return Storage::borrow(buffer->data(), bytes, [buffer] {});
+}
+
+void CpuBackend::discard(std::byte* data, size_t bytes) {
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+void CpuBackend::copy_bytes(std::byte* to, const std::byte* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+
+KvLayout CpuBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
+                               int64_t head_dim) const {
+  KvLayout layout{type, layers, kv_heads, head_dim, kPageTokens, 0};
+  layout.layer_bytes = kv_heads * kernels_.kv[static_cast<size_t>(type)].head_bytes(head_dim);
+  return layout;
+}
+
+void CpuBackend::step(FunctionRef<void()> body) {
+  const std::scoped_lock turn(turn_);
+  ThreadPool::Lease lease(threads_);
+  body();
+}
+
+void CpuBackend::do_embed(const Weight& table, View tokens, View out) {
+  const auto decode = kernels_.decode[static_cast<size_t>(table.dtype)];
+  const View& stored = table.stored.view;
+  for (int64_t i = 0; i < tokens.shape[0]; ++i) {
+    decode(stored.data + tokens.i32()[i] * stored.row_stride, table.cols, out.f32(i));
+  }
+}
+
+void CpuBackend::do_rms_norm(View x, const float* gain, float eps, View out) {
+  const int64_t d = x.shape.row();
+  const int threads = x.shape.elements() < kSerialElements ? 1 : threads_;
+  parallel_for(threads, x.shape.rows(), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      kernels_.rms_norm({x.f32(i), gain, d, eps, out.f32(i)});
+    }
+  });
+}
+
+void CpuBackend::do_rope(View x, const Rotation& rotation) {
+  const int64_t heads = x.shape[1], e = x.shape[2];
+  const int threads = x.shape.elements() < kSerialElements ? 1 : threads_;
+  parallel_for(threads, x.shape[0], [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      kernels_.rope({x.f32() + i * heads * e, rotation.cos.f32(i), rotation.sin.f32(i), heads, e,
+                     rotation.style});
+    }
+  });
+}
+
+void CpuBackend::do_swiglu(View gate, View up, View out) {
+  const int64_t f = gate.shape.row();
+  const int64_t rows = gate.shape.rows();
+  const int threads = gate.shape.elements() < kSerialElements ? 1 : threads_;
+  parallel_for(threads, rows, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      kernels_.swiglu({gate.f32(i), up.f32(i), out.f32(i), f});
+    }
+  });
+}
+
+void CpuBackend::do_matmul(View x, std::span<const Linear> jobs) {
+  multiply_packed(x, jobs);
+  multiply_stored(x, jobs);
+}
+
+std::shared_ptr<Backend> open_cpu(const std::string& isa, int threads) {
+  if (threads < 0 || threads > 4096) {
+    throw ConfigError("threads must be between 1 and 4096, got " + std::to_string(threads));
+  }
+  const int count = threads > 0 ? threads : cpu_info().default_threads;
+  return std::make_shared<CpuBackend>(choose_isa(isa), count);
+}
+
+}  // namespace llama_rt::cpu

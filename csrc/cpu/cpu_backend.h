@@ -1,0 +1,73 @@
+// The CPU as a backend: op list -> split work -> kernel table. Arithmetic lives in tiers/; which
+// kernel, which split and which weight layout in matmul.cpp, attention.cpp and pack.cpp.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "cpu/kernels.h"
+
+namespace llama_rt::cpu {
+
+// A matrix in panels of 16 rows (see kernels.h).
+struct PanelWeight final : PackedWeight {
+  std::shared_ptr<Storage> storage;
+  int64_t panel_bytes = 0;
+  int64_t panels = 0;
+  int64_t bytes() const override { return panel_bytes * panels; }
+};
+
+// Per-thread and shared scratch that grows to the largest need and stays.
+class Scratch {
+ public:
+  std::byte* get(size_t bytes);
+
+ private:
+  std::shared_ptr<Storage> storage_;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(Isa isa, int threads);
+
+  std::string name() const override { return "cpu"; }
+  std::string isa() const override { return std::string(isa_name(kernels_.isa)); }
+  int threads() const override { return threads_; }
+
+  std::shared_ptr<Storage> allocate(size_t bytes) override;
+  void discard(std::byte* data, size_t bytes) override;
+  void copy_bytes(std::byte* to, const std::byte* from, size_t bytes) override;
+  KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
+                     int64_t head_dim) const override;
+  void step(FunctionRef<void()> body) override;
+
+ protected:
+  Weight do_prepare(const Tensor& matrix, Role role, Repack repack) override;
+  void do_embed(const Weight& table, View tokens, View out) override;
+  void do_rms_norm(View x, const float* gain, float eps, View out) override;
+  void do_matmul(View x, std::span<const Linear> jobs) override;
+  void do_rope(View x, const Rotation& rotation) override;
+  void do_store_kv(View k, View v, const KvView& kv) override;
+  void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) override;
+  void do_swiglu(View gate, View up, View out) override;
+
+ private:
+  const std::byte* convert(View x, Activation activation);
+  void multiply_packed(const View& x, std::span<const Linear> jobs);
+  void multiply_stored(const View& x, std::span<const Linear> jobs);
+
+  const Kernels& kernels_;
+  int threads_;
+  std::mutex turn_;                   // scratch below serves one step at a time
+  std::array<Scratch, 3> converted_;  // by Activation
+  Scratch partial_;                   // attention: states of every range
+  std::vector<Scratch> worker_;       // one per thread
+};
+
+// A backend on tier `isa` ("" for the best) with `threads` (0 for the default).
+std::shared_ptr<Backend> open_cpu(const std::string& isa, int threads);
+
+}  // namespace llama_rt::cpu

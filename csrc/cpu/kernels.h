@@ -1,0 +1,173 @@
+// The kernel table of a CPU tier: what the planning code of this room may call, and the plain
+// structs it passes. Kernels are noexcept, check nothing and know nothing of threads.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backend/specs.h"
+#include "core/dtype.h"
+
+namespace llama_rt::cpu {
+
+enum class Isa : uint8_t { kScalar, kAvx2, kAvx2Vnni, kAvx512, kAvx512Bf16, kAmx };
+
+// Rows [first_row, last_row) of a stored matrix times n inputs, by decoding to float32.
+// out[i][r] (+)= bias[r] + sum_k x[i][k] * weight[r][k], summed in an order that depends on k alone.
+struct StoredTask {
+  const std::byte* weight = nullptr;
+  int64_t row_bytes = 0;
+  int64_t k = 0;
+  int64_t first_row = 0;
+  int64_t last_row = 0;
+  const float* x = nullptr;
+  int64_t x_stride = 0;  // floats
+  int64_t n = 0;
+  const float* bias = nullptr;
+  float* out = nullptr;
+  int64_t out_stride = 0;  // floats
+  bool accumulate = false;
+  float* scratch = nullptr;  // kStoredRows * padded k floats, this thread's own
+};
+inline constexpr int kStoredRows = 4;
+
+// Panels of kPanelRows rows, packed so that one vector holds the same few k of all rows.
+inline constexpr int kPanelRows = 16;
+struct PackedTask {
+  const std::byte* weight = nullptr;  // panel p starts at weight + p * panel_bytes
+  int64_t panel_bytes = 0;
+  int64_t k = 0;
+  int64_t rows = 0;  // of the whole matrix: the last panel may be partly padding
+  int64_t first_panel = 0;
+  int64_t last_panel = 0;
+  const std::byte* x = nullptr;  // converted activations (see ActivationFormat)
+  int64_t n = 0;
+  const float* bias = nullptr;
+  float* out = nullptr;
+  int64_t out_stride = 0;  // floats
+  bool accumulate = false;
+};
+
+// How a tier stores and multiplies one dtype in panels; `multiply` null: it has no packed form.
+struct PackedFormat {
+  int64_t (*panel_bytes)(int64_t k) noexcept = nullptr;
+  // `count` stored rows (1..16) into one panel; missing rows become zeros.
+  void (*pack)(const std::byte* rows, int64_t row_bytes, int count, int64_t k,
+               std::byte* panel) noexcept = nullptr;
+  void (*multiply)(const PackedTask& task) noexcept = nullptr;
+  Activation activation = Activation::kF32;
+};
+
+// How a tier rounds inputs for packed kernels, once for all products that share them.
+struct ActivationFormat {
+  int64_t (*row_bytes)(int64_t k) noexcept = nullptr;  // of one token; a multiple of 64
+  void (*convert)(const float* x, int64_t k, std::byte* out) noexcept = nullptr;  // one token
+};
+
+struct NormTask {
+  const float* x = nullptr;
+  const float* gain = nullptr;
+  int64_t d = 0;
+  float eps = 0;
+  float* out = nullptr;
+};
+
+struct RopeTask {  // all heads of one token, in place
+  float* x = nullptr;
+  const float* cos = nullptr;  // [e/2]
+  const float* sin = nullptr;
+  int64_t heads = 0;
+  int64_t e = 0;
+  RopeStyle style = RopeStyle::kInterleaved;
+};
+
+struct SwigluTask {
+  const float* gate = nullptr;
+  const float* up = nullptr;
+  float* out = nullptr;
+  int64_t count = 0;
+};
+
+// One position of one KV head into its page.
+struct StoreKvTask {
+  const float* k = nullptr;  // [e]
+  const float* v = nullptr;
+  std::byte* head = nullptr;  // this head's keys and values in the page
+  int64_t slot = 0;           // position within the page
+  int64_t e = 0;
+};
+
+// Queries [rows] x grouped heads of one KV head against cached positions [begin, end): an
+// unnormalised softmax over that range. Keys of one page are [e][page] so that positions are
+// lanes; values are [page][e].
+struct AttentionTask {
+  const float* q = nullptr;  // row i, head h at q + i * q_stride + h * e
+  int64_t q_stride = 0;      // floats
+  int64_t rows = 0;          // consecutive positions past, past + 1, ...
+  int64_t group = 0;         // query heads of this KV head
+  int64_t e = 0;
+  float scale = 0;
+  int64_t past = 0;    // position of row 0
+  int64_t window = 0;  // 0: none
+  int64_t begin = 0;   // first cached position of the range, a multiple of the page
+  int64_t end = 0;
+  const std::byte* base = nullptr;  // page i's share of this head: base + pages[i] * page_bytes
+  int64_t page_bytes = 0;
+  const int32_t* pages = nullptr;
+  // Results per (row, head): maximum score, sum of exponentials, weighted values [e].
+  float* max = nullptr;
+  float* sum = nullptr;
+  float* acc = nullptr;  // [rows * group, padded e]
+  float* scratch = nullptr;
+};
+inline constexpr int64_t kPageTokens = 64;
+inline constexpr int64_t padded(int64_t e) { return (e + 15) / 16 * 16; }
+// Floats of scratch an AttentionTask needs.
+inline constexpr int64_t attention_scratch(int64_t rows, int64_t group, int64_t e) {
+  return rows * group * kPageTokens + 2 * kPageTokens * padded(e);
+}
+
+struct KvFormat {
+  int64_t (*head_bytes)(int64_t e) noexcept = nullptr;  // keys and values of one head in a page
+  void (*store)(const StoreKvTask& task) noexcept = nullptr;
+  void (*attend)(const AttentionTask& task) noexcept = nullptr;
+};
+
+struct Kernels {
+  Isa isa = Isa::kScalar;
+  std::array<void (*)(const StoredTask&) noexcept, kDTypes> stored{};
+  std::array<PackedFormat, kDTypes> packed{};
+  std::array<ActivationFormat, 3> activations{};  // by Activation
+  std::array<void (*)(const std::byte* row, int64_t k, float* out) noexcept, kDTypes> decode{};
+  std::array<KvFormat, 4> kv{};  // by KvType
+  void (*rms_norm)(const NormTask& task) noexcept = nullptr;
+  void (*rope)(const RopeTask& task) noexcept = nullptr;
+  void (*swiglu)(const SwigluTask& task) noexcept = nullptr;
+};
+
+// Each tier fills or replaces the slots it improves; a lower tier was painted before it.
+#define LLAMA_RT_DECLARE_TIER(tier) \
+  namespace tier {                  \
+  void paint(Kernels& kernels);     \
+  }
+LLAMA_RT_DECLARE_TIER(scalar)
+LLAMA_RT_DECLARE_TIER(avx2)
+LLAMA_RT_DECLARE_TIER(avx2_vnni)
+LLAMA_RT_DECLARE_TIER(avx512)
+LLAMA_RT_DECLARE_TIER(avx512_bf16)
+LLAMA_RT_DECLARE_TIER(amx)
+#undef LLAMA_RT_DECLARE_TIER
+
+std::string_view isa_name(Isa isa);
+// Tiers that this processor and kernel can run, lowest first; `scalar` is always there.
+std::vector<Isa> usable_tiers();
+// The tier called `name`, capped by nothing; throws ConfigError for an unknown name and
+// BackendUnavailable for one this machine cannot run. Empty: the best, capped by LLAMA_RT_ISA.
+Isa choose_isa(const std::string& name);
+const Kernels& kernels_for(Isa isa);
+
+}  // namespace llama_rt::cpu

@@ -1,0 +1,99 @@
+// Products: which kernel, and which thread takes which output rows. Work is split by output rows
+// only, so results do not depend on the number of threads.
+#include <algorithm>
+
+#include "cpu/cpu_backend.h"
+#include "runtime/thread_pool.h"
+
+namespace llama_rt::cpu {
+namespace {
+
+// Rounds up to whole cache lines.
+size_t lines(int64_t bytes) { return (static_cast<size_t>(bytes) + 63) / 64 * 64; }
+
+}  // namespace
+
+// The input in the form that packed kernels take, rounded once for all jobs that share it.
+const std::byte* CpuBackend::convert(View x, Activation activation) {
+  const ActivationFormat& format = kernels_.activations[static_cast<size_t>(activation)];
+  const int64_t n = x.shape.rows(), k = x.shape.row();
+  const int64_t row = format.row_bytes(k);
+  std::byte* out = converted_[static_cast<size_t>(activation)].get(lines(n * row));
+  constexpr int64_t kSerialTokens = 4;
+  parallel_for(n < kSerialTokens ? 1 : threads_, n, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) format.convert(x.f32(i), k, out + i * row);
+  });
+  return out;
+}
+
+void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
+  std::array<const std::byte*, 3> inputs{};
+  int64_t panels = 0;
+  for (const Linear& job : jobs) {
+    if (!job.weight->packed) continue;
+    const auto form = kernels_.packed[static_cast<size_t>(job.weight->dtype)].activation;
+    const std::byte*& input = inputs[static_cast<size_t>(form)];
+    if (!input) input = convert(x, form);
+    panels += static_cast<const PanelWeight&>(*job.weight->packed).panels;
+  }
+  if (panels == 0) return;
+  parallel_for(threads_, panels, [&](int64_t begin, int64_t end, int) {
+    int64_t first = 0;  // of the job, among all jobs' panels
+    for (const Linear& job : jobs) {
+      if (!job.weight->packed) continue;
+      const auto& weight = static_cast<const PanelWeight&>(*job.weight->packed);
+      const PackedFormat& format = kernels_.packed[static_cast<size_t>(job.weight->dtype)];
+      PackedTask task;
+      task.first_panel = std::max<int64_t>(begin - first, 0);
+      task.last_panel = std::min(end - first, weight.panels);
+      first += weight.panels;
+      if (task.first_panel >= task.last_panel) continue;
+      task.weight = weight.storage->data();
+      task.panel_bytes = weight.panel_bytes;
+      task.k = job.weight->cols;
+      task.rows = job.weight->rows;
+      task.x = inputs[static_cast<size_t>(format.activation)];
+      task.n = x.shape.rows();
+      task.bias = job.bias;
+      task.out = job.out.f32();
+      task.out_stride = job.out.row_stride / static_cast<int64_t>(sizeof(float));
+      task.accumulate = job.accumulate;
+      format.multiply(task);
+    }
+  });
+}
+
+void CpuBackend::multiply_stored(const View& x, std::span<const Linear> jobs) {
+  int64_t rows = 0;
+  for (const Linear& job : jobs) rows += job.weight->packed ? 0 : job.weight->rows;
+  if (rows == 0) return;
+  const size_t bytes = static_cast<size_t>(kStoredRows * padded(x.shape.row())) * sizeof(float);
+  for (Scratch& scratch : worker_) scratch.get(bytes);
+  parallel_for(threads_, rows, [&](int64_t begin, int64_t end, int worker) {
+    auto* scratch = reinterpret_cast<float*>(worker_[static_cast<size_t>(worker)].get(bytes));
+    int64_t first = 0;
+    for (const Linear& job : jobs) {
+      const Weight& weight = *job.weight;
+      if (weight.packed) continue;
+      StoredTask task;
+      task.first_row = std::max<int64_t>(begin - first, 0);
+      task.last_row = std::min(end - first, weight.rows);
+      first += weight.rows;
+      if (task.first_row >= task.last_row) continue;
+      task.weight = weight.stored.view.data;
+      task.row_bytes = weight.stored.view.row_stride;
+      task.k = weight.cols;
+      task.x = x.f32();
+      task.x_stride = x.row_stride / static_cast<int64_t>(sizeof(float));
+      task.n = x.shape.rows();
+      task.bias = job.bias;
+      task.out = job.out.f32();
+      task.out_stride = job.out.row_stride / static_cast<int64_t>(sizeof(float));
+      task.accumulate = job.accumulate;
+      task.scratch = scratch;
+      kernels_.stored[static_cast<size_t>(weight.dtype)](task);
+    }
+  });
+}
+
+}  // namespace llama_rt::cpu

@@ -1,0 +1,85 @@
+// Sixteen floats as two 256-bit registers; the names of tiers/scalar/vec.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/blocks.h"
+
+namespace llama_rt::cpu::LLAMA_RT_TIER {
+
+#include "core/decode.inl"
+
+// Tokens (or query rows) that a register tile of the generic kernels holds beside four vectors.
+inline constexpr int kTileRows = 1;
+
+struct F32x16 {
+  __m256 low, high;
+};
+
+inline F32x16 set1(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
+inline F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F32x16 a) {
+  _mm256_storeu_ps(p, a.low);
+  _mm256_storeu_ps(p + 8, a.high);
+}
+
+#define LLAMA_RT_HALVES(name, intrinsic)         \
+  inline F32x16 name(F32x16 a, F32x16 b) {       \
+    return {intrinsic(a.low, b.low), intrinsic(a.high, b.high)}; \
+  }
+LLAMA_RT_HALVES(add, _mm256_add_ps)
+LLAMA_RT_HALVES(sub, _mm256_sub_ps)
+LLAMA_RT_HALVES(mul, _mm256_mul_ps)
+LLAMA_RT_HALVES(div, _mm256_div_ps)
+LLAMA_RT_HALVES(max, _mm256_max_ps)
+LLAMA_RT_HALVES(min, _mm256_min_ps)
+#undef LLAMA_RT_HALVES
+
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+inline F32x16 load_f16(const uint16_t* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(bits)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
+}
+inline __m256 widen_bf16(__m128i bits) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline F32x16 load_bf16(const uint16_t* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {widen_bf16(_mm256_castsi256_si128(bits)), widen_bf16(_mm256_extracti128_si256(bits, 1))};
+}
+inline F32x16 load_i8(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes)))};
+}
+inline F32x16 round_nearest(F32x16 a) {
+  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.low, kMode), _mm256_round_ps(a.high, kMode)};
+}
+inline __m256 exp2_whole(__m256 a) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+inline F32x16 exp2_whole(F32x16 a) { return {exp2_whole(a.low), exp2_whole(a.high)}; }
+
+inline float reduce_add(F32x16 a) {
+  const __m256 eight = _mm256_add_ps(a.low, a.high);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+inline float reduce_max(F32x16 a) {
+  const __m256 eight = _mm256_max_ps(a.low, a.high);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+}  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,0 +1,92 @@
+// One model with a cache and a workspace: forward, sample, and the native token loop.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "model/kv_cache.h"
+#include "model/llama.h"
+#include "model/sampler.h"
+
+namespace llama_rt {
+
+struct RunnerOptions {
+  int64_t n_ctx = 0;  // tokens of the longest sequence
+  KvType kv_type = KvType::kF16;
+  int64_t max_batch_tokens = 512;  // rows of one forward
+  int64_t cache_tokens = 0;        // of all sequences together; 0: one sequence of n_ctx
+};
+
+// Tokens to append to one sequence.
+struct Feed {
+  int sequence;
+  std::span<const int32_t> tokens;
+};
+
+enum class Rows : uint8_t { kNone, kLast, kAll };
+
+// What one sequence gained: tokens in order, log-probabilities where its sampler asks for them.
+struct Sampled {
+  std::vector<int32_t> tokens;
+  bool stopped = false;
+  std::vector<float> logprobs;
+  std::vector<std::vector<std::pair<int32_t, float>>> top_logprobs;
+};
+
+struct RunnerMemory {
+  int64_t weights;
+  int64_t kv_cache;      // committed
+  int64_t kv_cache_max;
+  int64_t workspace;
+};
+
+// Callers take turns: every method may be called from any thread.
+class Runner {
+ public:
+  Runner(std::shared_ptr<const Model> model, const RunnerOptions& options);
+
+  int create();
+  int fork(int sequence, int64_t length);
+  void truncate(int sequence, int64_t length);
+  void release(int sequence);
+  int64_t length(int sequence);
+
+  // Appends every feed; logits [r, v] or states [r, d] of the rows asked for, copied to `out`.
+  // All or nothing: after an error or an interrupt every sequence is as before.
+  std::vector<float> forward(std::span<const Feed> feeds, Rows rows, bool states,
+                             const Interrupt& interrupt);
+  // The same, then draws from the last row of each feed that has a sampler.
+  std::vector<Sampled> step(std::span<const Feed> feeds, std::span<Sampler* const> samplers,
+                            const Interrupt& interrupt);
+  // Feeds each sequence its token, draws the next, and goes on for at most `steps` rounds or
+  // `max_seconds`; ends after the round in which any sequence stopped. An interrupt ends it without
+  // error: what was drawn before is returned.
+  std::vector<Sampled> decode(std::span<const int> sequences, std::span<const int32_t> tokens,
+                              std::span<Sampler* const> samplers, int64_t steps, double max_seconds,
+                              const Interrupt& interrupt);
+
+  RunnerMemory memory();
+  std::vector<OpTime> profile(bool enable);
+
+ private:
+  void run(std::span<const Feed> feeds, std::span<const int32_t> outputs, bool states,
+           const Interrupt& interrupt);
+  void check(std::span<const Feed> feeds) const;
+  void draw(std::span<Sampler* const> samplers, std::span<Sampled> sampled);
+
+  std::shared_ptr<const Model> model_;
+  RunnerOptions options_;
+  KvCache cache_;
+  Workspace workspace_;
+  std::mutex turn_;
+
+  // Staging, reused from step to step.
+  std::vector<int32_t> tokens_, positions_, outputs_;
+  std::vector<float> cos_, sin_, states_, logits_;
+  std::vector<Segment> segments_;
+  std::vector<KvCache::Growth> growths_;
+};
+
+}  // namespace llama_rt

@@ -1,0 +1,158 @@
+#include "model/weights.h"
+
+#include <charconv>
+#include <utility>
+
+#include "core/codec.h"
+#include "core/error.h"
+
+namespace llama_rt {
+namespace {
+
+const std::string kLayers = "layers.";
+
+// "layers.12.attention.wq.weight" -> {12, "attention.wq.weight"}; {-1, ""} for anything else.
+std::pair<int64_t, std::string> split_layer(const std::string& name) {
+  if (!name.starts_with(kLayers)) return {-1, ""};
+  const size_t dot = name.find('.', kLayers.size());
+  if (dot == std::string::npos) return {-1, ""};
+  int64_t layer = -1;
+  const char* end = name.data() + dot;
+  const auto [stop, error] = std::from_chars(name.data() + kLayers.size(), end, layer);
+  if (error != std::errc() || stop != end) return {-1, ""};
+  return {layer, name.substr(dot + 1)};
+}
+
+}  // namespace
+
+// Where a tensor goes and the shape it must have: a matrix or a vector.
+struct Weights::Slot {
+  Shape shape;
+  Weight* matrix = nullptr;
+  const float** vector = nullptr;
+  Role role = Role::kLinear;
+};
+
+Weights::Weights(std::shared_ptr<Backend> backend, const ModelConfig& config, Repack repack)
+    : backend_(std::move(backend)),
+      config_(config),
+      repack_(repack),
+      layers_(static_cast<size_t>(config.n_layers)) {}
+
+Weights::Slot Weights::layer_slot(LayerWeights& layer, const std::string& part) {
+  const int64_t d = config_.dim, f = config_.ffn_dim;
+  const int64_t q = config_.n_heads * config_.head_dim, kv = config_.n_kv_heads * config_.head_dim;
+  AttentionWeights& a = layer.attention;
+  FfnWeights& ffn = layer.ffn;
+  const auto matrix = [](Weight& w, int64_t rows, int64_t cols) {
+    return Slot{Shape(rows, cols), &w, nullptr, Role::kLinear};
+  };
+  const auto vector = [](const float*& v, int64_t n) {
+    return Slot{Shape(n), nullptr, &v, Role::kLinear};
+  };
+  if (part == "attention.wq.weight") return matrix(a.q, q, d);
+  if (part == "attention.wk.weight") return matrix(a.k, kv, d);
+  if (part == "attention.wv.weight") return matrix(a.v, kv, d);
+  if (part == "attention.wo.weight") return matrix(layer.attention_output, d, q);
+  if (part == "feed_forward.w1.weight") return matrix(ffn.gate, f, d);
+  if (part == "feed_forward.w2.weight") return matrix(layer.ffn_down, d, f);
+  if (part == "feed_forward.w3.weight") return matrix(ffn.up, f, d);
+  if (part == "attention_norm.weight") return vector(a.norm, d);
+  if (part == "ffn_norm.weight") return vector(ffn.norm, d);
+  if (part == "attention.wq.bias") return vector(a.q_bias, q);
+  if (part == "attention.wk.bias") return vector(a.k_bias, kv);
+  if (part == "attention.wv.bias") return vector(a.v_bias, kv);
+  if (part == "attention.wo.bias") return vector(layer.attention_output_bias, d);
+  if (part == "feed_forward.w1.bias") return vector(ffn.gate_bias, f);
+  if (part == "feed_forward.w2.bias") return vector(layer.ffn_down_bias, d);
+  if (part == "feed_forward.w3.bias") return vector(ffn.up_bias, f);
+  return {};
+}
+
+Weights::Slot Weights::slot_for(const std::string& name) {
+  const int64_t d = config_.dim, v = config_.vocab_size;
+  if (name == "tok_embeddings.weight") {
+    return {Shape(v, d), &embedding_, nullptr, Role::kEmbedding};
+  }
+  if (name == "output.weight") return {Shape(v, d), &output_, nullptr, Role::kOutput};
+  if (name == "norm.weight") return {Shape(d), nullptr, &norm_, Role::kLinear};
+  const auto [layer, part] = split_layer(name);
+  if (layer < 0 || layer >= config_.n_layers) return {};
+  return layer_slot(layers_[static_cast<size_t>(layer)], part);
+}
+
+const float* Weights::keep_vector(const Tensor& tensor) {
+  vectors_.push_back(std::make_shared<std::vector<float>>(to_floats(tensor)));
+  return vectors_.back()->data();
+}
+
+void Weights::add(const std::string& name, const Tensor& tensor) {
+  if (finished_) throw CheckpointError(name + ": the model is already finished");
+  const bool divisors = name == "rope.divisors";
+  const Slot slot = divisors ? Slot{Shape(config_.head_dim / 2)} : slot_for(name);
+  if (slot.shape.rank == 0) throw CheckpointError("unknown tensor '" + name + "'");
+  if (!seen_.insert(name).second) throw CheckpointError("tensor '" + name + "' came twice");
+  if (tensor.view.shape != slot.shape) {
+    seen_.erase(name);
+    throw ShapeError("tensor '" + name + "' must be " + slot.shape.text() + ", got " +
+                     tensor.view.shape.text());
+  }
+  if (divisors) {
+    rope_divisors_ = to_floats(tensor);
+  } else if (slot.vector) {
+    *slot.vector = keep_vector(tensor);
+  } else {
+    *slot.matrix = backend_->prepare(tensor, slot.role, repack_);
+  }
+}
+
+std::vector<std::string> Weights::required() const {
+  std::vector<std::string> names = {"tok_embeddings.weight", "norm.weight"};
+  for (int64_t i = 0; i < config_.n_layers; ++i) {
+    for (const char* part : {"attention.wq.weight", "attention.wk.weight", "attention.wv.weight",
+                             "attention.wo.weight", "feed_forward.w1.weight",
+                             "feed_forward.w2.weight", "feed_forward.w3.weight",
+                             "attention_norm.weight", "ffn_norm.weight"}) {
+      names.push_back(kLayers + std::to_string(i) + "." + part);
+    }
+  }
+  return names;
+}
+
+void Weights::finish() {
+  for (const std::string& name : required()) {
+    if (!seen_.contains(name)) throw CheckpointError("tensor '" + name + "' is missing");
+  }
+  if (!seen_.contains("output.weight")) {
+    // The table stays as stored for look-ups; the product may have its own packed copy.
+    output_ = backend_->prepare(embedding_.stored, Role::kOutput, repack_);
+  }
+  finished_ = true;
+}
+
+int64_t Weights::held_bytes() const {
+  int64_t bytes = embedding_.held_bytes();
+  if (output_.stored.view.data != embedding_.stored.view.data) bytes += output_.held_bytes();
+  for (const LayerWeights& l : layers_) {
+    for (const Weight* w : {&l.attention.q, &l.attention.k, &l.attention.v, &l.attention_output,
+                            &l.ffn.gate, &l.ffn.up, &l.ffn_down}) {
+      bytes += w->held_bytes();
+    }
+  }
+  for (const auto& vector : vectors_) bytes += static_cast<int64_t>(vector->size() * sizeof(float));
+  return bytes;
+}
+
+int64_t Weights::streamed_bytes() const {
+  int64_t bytes = output_.stored_bytes();
+  for (const LayerWeights& l : layers_) {
+    for (const Weight* w : {&l.attention.q, &l.attention.k, &l.attention.v, &l.attention_output,
+                            &l.ffn.gate, &l.ffn.up, &l.ffn_down}) {
+      bytes += w->stored_bytes();
+    }
+  }
+  for (const auto& vector : vectors_) bytes += static_cast<int64_t>(vector->size() * sizeof(float));
+  return bytes;
+}
+
+}  // namespace llama_rt
