@@ -163,7 +163,7 @@ def _median(figures: list[float]) -> str:
 
 
 def _save(checkpoint: Checkpoint, path: Path, console: Console) -> None:
-    from llama_rt.loading.gguf_writer import write_gguf
+    from llama_rt.loading.convert import write_gguf
 
     write_gguf(checkpoint, path)
     console.note(f"wrote {path}, {size(path.stat().st_size)}")

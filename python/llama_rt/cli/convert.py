@@ -8,7 +8,6 @@ from pathlib import Path
 
 from llama_rt.cli.console import Console, duration, size
 from llama_rt.errors import ConfigError, LlamaRtError
-from llama_rt.loading.convert import convert
 
 NAME = "convert"
 SUMMARY = "write any readable checkpoint as GGUF, quantized or not"
@@ -43,9 +42,13 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     if args.target.exists() and not args.force:
         msg = f"{args.target}: exists; --force replaces it"
         raise LlamaRtError(msg)
+    from llama_rt.loading.convert import convert
+
     began = time.perf_counter()
     progress = None if console.err.isatty() and not console.json else False
-    convert(args.source, args.target, format=args.format, progress=progress)
+    done = convert(args.source, args.target, args.format, overwrite=args.force, progress=progress)
+    for note in done.notes:
+        console.note(note)
     seconds = time.perf_counter() - began
     written = args.target.stat().st_size
     if console.json:

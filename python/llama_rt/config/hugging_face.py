@@ -65,7 +65,6 @@ def from_hf(
         window = keys.integer("sliding_window") if keys.get("sliding_window") is not None else None
         if "sliding_window" not in config:
             window = 4096
-    name = keys.text("_name_or_path")
     return ModelConfig(
         dim=dim,
         n_layers=keys.integer("num_hidden_layers", 32),
@@ -83,7 +82,7 @@ def from_hf(
         tie_embeddings=keys.flag("tie_word_embeddings"),
         attention_bias=False if mistral else keys.flag("attention_bias"),
         mlp_bias=False if mistral else keys.flag("mlp_bias"),
-        name=name,
+        name=Path(keys.text("_name_or_path")).name,
     )
 
 

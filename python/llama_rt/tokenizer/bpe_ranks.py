@@ -34,14 +34,14 @@ def tokenizer_from_ranks(
         TokenizerError: A line is malformed or the ranks are not 0 to n-1.
         MissingExtraError: The `tokenizers` package is not installed.
     """
-    ranks = _parse(data, file)
+    ranks = parse_ranks(data, file)
     count = len(ranks)
     words = {token: "".join(map(BYTE_TO_CHAR.__getitem__, token)) for token in ranks}
     backend = build_backend(
-        {words[token]: rank for token, rank in ranks.items()}, _merges(ranks, words), str(file)
+        {words[token]: rank for token, rank in ranks.items()}, rank_merges(ranks, words), str(file)
     )
     ends = end_ids(file.parent, metadata)
-    specials = special_texts(newer=_scaled_rope(metadata) or count + _EOM in ends)
+    specials = special_texts(newer=uses_scaled_rope(metadata) or count + _EOM in ends)
     added = {count + offset: (text, True) for offset, text in enumerate(specials)}
     return BpeTokenizer(
         backend,
@@ -75,7 +75,7 @@ def special_texts(*, newer: bool) -> list[str]:
     return [f"<|{name}|>" for name in names]
 
 
-def _parse(data: bytes, file: Path) -> dict[bytes, int]:
+def parse_ranks(data: bytes, file: Path) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(data.splitlines(), start=1):
         if not line:
@@ -96,7 +96,7 @@ def _parse(data: bytes, file: Path) -> dict[bytes, int]:
     return ranks
 
 
-def _merges(ranks: Mapping[bytes, int], words: Mapping[bytes, str]) -> list[tuple[str, str]]:
+def rank_merges(ranks: Mapping[bytes, int], words: Mapping[bytes, str]) -> list[tuple[str, str]]:
     """Pairs in order of the joined token's rank: every way to cut a token in two tokens."""
     merges: list[tuple[str, str]] = []
     for token in sorted(ranks, key=ranks.__getitem__):
@@ -109,7 +109,7 @@ def _merges(ranks: Mapping[bytes, int], words: Mapping[bytes, str]) -> list[tupl
     return merges
 
 
-def _scaled_rope(metadata: Mapping[str, object] | None) -> bool:
+def uses_scaled_rope(metadata: Mapping[str, object] | None) -> bool:
     metadata = metadata or {}
     if metadata.get("use_scaled_rope"):
         return True

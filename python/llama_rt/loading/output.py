@@ -1,0 +1,43 @@
+"""Files that appear whole or not at all: written under a temporary name, renamed when complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from llama_rt.errors import CheckpointError
+
+__all__ = ["new_file"]
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` when the block ends without an error.
+
+    Whatever goes wrong, a full disk or an interruption included, nothing is left behind and what
+    was at `path` before is untouched.
+
+    Raises:
+        CheckpointError: `path` exists and `overwrite` is false, or the system refuses to write.
+    """
+    if path.is_dir() or (path.exists() and not overwrite):
+        what = "is a folder" if path.is_dir() else "exists"
+        msg = f"{path}: {what}; it is not replaced unasked"
+        raise CheckpointError(msg)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror or error}"
+        raise CheckpointError(msg) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
