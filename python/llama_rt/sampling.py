@@ -59,7 +59,7 @@ class SamplingParams:
             or the text so far (Keskar et al. 2019); 1 is off.
         presence_penalty: Subtracted once from the logit of every token generated so far.
         frequency_penalty: Subtracted from a token's logit once per time it was generated.
-        logit_bias: Added to the logits of these ids; `-inf` bars an id.
+        logit_bias: Added to the logits of these ids; `-inf` bars an id, `inf` forces it.
         seed: Start of the random numbers, 0 to 2**64 - 1; None draws one from the system. The seed
             that was used is in the `Completion`.
 
@@ -229,8 +229,8 @@ def _bias(value: object) -> dict[int, float]:
     for key, added in value.items():
         token = _integer("logit_bias: id", key, 0, 2**31 - 1)
         is_number = isinstance(added, Real) and not isinstance(added, bool)
-        if not is_number or math.isnan(added) or added == math.inf:
-            msg = f"logit_bias[{token}]: expected a finite number or -inf, got {added!r}"
+        if not is_number or math.isnan(added):
+            msg = f"logit_bias[{token}]: expected a number, got {added!r}"
             raise ConfigError(msg)
         bias[token] = float(added)
     return bias

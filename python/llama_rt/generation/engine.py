@@ -177,7 +177,7 @@ class Engine:
     def _advance_requests(self) -> None:
         if not self._active:
             return
-        if not self._waiting and all(request.remaining == 1 for request in self._active):
+        if not self._waiting and all(request.is_decoding for request in self._active):
             self._burst(list(self._active))
             return
         rows = [(request, 1) for request in self._active if request.remaining == 1]

@@ -20,9 +20,9 @@ def parse_stop(stop: object) -> tuple[tuple[str, ...], frozenset[int]]:
         ConfigError: A string is empty or an id is negative.
         TypeError: It is neither.
     """
-    items = [stop] if isinstance(stop, (str, int)) or stop is None else stop
-    if items == [None]:
+    if stop is None:
         return (), frozenset()
+    items = [stop] if isinstance(stop, str) or hasattr(stop, "__index__") else stop
     if not isinstance(items, Iterable) or isinstance(items, bytes):
         msg = f"stop: expected strings or token ids, got {type(stop).__name__}"
         raise TypeError(msg)

@@ -139,6 +139,11 @@ class Request(Work):
         self._started = self._first = self._last = 0.0
 
     @property
+    def is_decoding(self) -> bool:
+        """Its first token is drawn and its last one is all that is to be fed."""
+        return self.drawn > 0 and self.remaining == 1
+
+    @property
     def left(self) -> int:
         """Tokens that may still be drawn."""
         return self.max_new - self.drawn

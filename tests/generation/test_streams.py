@@ -1,0 +1,162 @@
+"""Streams: the same text as in one piece, and an end whenever the caller wants it."""
+
+import gc
+import signal
+import threading
+import time
+
+import pytest
+
+from llama_rt import Chunk, Llama, LlamaRtError
+
+TEXT = "The llama drank"
+
+
+def joined(chunks):
+    return "".join(chunk.text for chunk in chunks), [t for c in chunks for t in c.tokens]
+
+
+@pytest.mark.parametrize("stop", [(), "e", ["a", "th"]])
+@pytest.mark.parametrize("seed", range(4))
+def test_chunks_are_the_completion(llm, seed, stop):
+    whole = llm.generate(TEXT, seed=seed, stop=stop, max_tokens=80, logprobs=2)
+    stream = llm.stream(TEXT, seed=seed, stop=stop, max_tokens=80, logprobs=2)
+    chunks = list(stream)
+    assert all(isinstance(chunk, Chunk) for chunk in chunks)
+    assert joined(chunks) == (whole.text, whole.tokens)
+    assert [entry for chunk in chunks for entry in chunk.logprobs] == whole.logprobs
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].finish_reason == whole.finish_reason
+    assert stream.completion.text == whole.text
+    assert stream.completion.seed == seed
+
+
+def test_stop_strings_across_tokens(llm):
+    whole = llm.generate(TEXT, seed=1, max_tokens=80).text
+    for start in range(0, len(whole) - 6, 5):
+        string = whole[start : start + 6]
+        found = llm.generate(TEXT, seed=1, max_tokens=80, stop=string)
+        assert found.text == whole[: whole.index(string)]
+        assert found.finish_reason == "stop"
+
+
+def test_stop_ids_end_the_text_and_are_not_in_it(llm):
+    whole = llm.generate(TEXT, seed=1, max_tokens=40)
+    token = whole.tokens[10]
+    found = llm.generate(TEXT, seed=1, max_tokens=40, stop=[token])
+    assert found.tokens == whole.tokens[: whole.tokens.index(token)]
+    assert found.finish_reason == "stop"
+
+
+def test_a_closed_stream_ends_soon(llm):
+    stream = llm.stream(TEXT, seed=1)
+    first = next(stream)
+    stream.close()
+    assert list(stream) == []
+    assert stream.completion.finish_reason == "cancelled"
+    whole = llm.generate(TEXT, seed=1)
+    assert whole.text.startswith(stream.completion.text)
+    assert stream.completion.text.startswith(first.text)
+
+
+def test_leaving_the_block_or_dropping_it_cancels(slow):
+    with slow.stream(TEXT) as stream:
+        next(stream)
+    assert stream.completion.finish_reason == "cancelled"
+    stream = slow.stream(TEXT)
+    next(stream)
+    del stream
+    gc.collect()
+    wait_until_idle()
+
+
+def wait_until_idle(seconds=5.0):
+    for thread in threading.enumerate():
+        if thread.name == "llama_rt":
+            thread.join(timeout=seconds)
+            assert not thread.is_alive()
+
+
+def seconds_for_prompt(slow, prompt):
+    start = time.perf_counter()
+    slow.generate(prompt, max_tokens=1)
+    return time.perf_counter() - start
+
+
+def test_a_long_prompt_is_cancelled_within_it(slow, long_prompt):
+    needed = seconds_for_prompt(slow, long_prompt)
+    start = time.perf_counter()
+    stream = slow.stream([4, *long_prompt])
+    time.sleep(min(0.05, needed / 10))
+    stream.close()
+    done = stream.completion
+    assert time.perf_counter() - start < needed / 2
+    assert (done.finish_reason, done.tokens, done.text) == ("cancelled", [], "")
+
+
+def test_cancelled_work_leaves_the_others_and_the_cache_as_they_were(slow, long_prompt):
+    alone = slow.generate(TEXT, seed=3, max_tokens=30)
+    other = slow.stream(TEXT, seed=3, max_tokens=30)
+    cancelled = slow.stream([9, *long_prompt])
+    time.sleep(0.05)
+    cancelled.close()
+    assert other.completion.tokens == alone.tokens
+    assert cancelled.completion.finish_reason == "cancelled"
+    again = slow.generate([9, *long_prompt[:600]], seed=4, max_tokens=20)
+    with Llama.load(slow.path, threads=1) as fresh:
+        expected = fresh.generate([9, *long_prompt[:600]], seed=4, max_tokens=20)
+    assert again.tokens == expected.tokens
+
+
+@pytest.mark.parametrize("call", ["generate", "logits", "stream"])
+def test_ctrl_c_is_prompt_and_harmless(slow, long_prompt, call):
+    before = slow.generate(TEXT, seed=3, max_tokens=5)
+    needed = seconds_for_prompt(slow, [8, *long_prompt])
+    main = threading.main_thread().ident
+    timer = threading.Timer(min(0.1, needed / 5), signal.pthread_kill, [main, signal.SIGINT])
+    start = time.perf_counter()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - whichever statement it hits
+        ids = [7, *long_prompt]
+        result = getattr(slow, call)(ids)
+        list(result)
+    took = time.perf_counter() - start
+    timer.join()
+    assert took < needed / 2
+    assert slow.generate(TEXT, seed=3, max_tokens=5).tokens == before.tokens
+    wait_until_idle()
+
+
+def test_closing_the_model_ends_its_streams(slow_file, long_prompt):
+    llm = Llama.load(slow_file, threads=1)
+    started, waiting = llm.stream(TEXT), llm.stream(long_prompt)
+    next(started)
+    llm.close()
+    assert started.completion.finish_reason == "cancelled"
+    assert waiting.completion.finish_reason == "cancelled"
+    with pytest.raises(LlamaRtError, match="closed"):
+        llm.generate(TEXT)
+    llm.close()
+
+
+def test_a_failure_reaches_every_caller_and_passes(llm, monkeypatch):
+    """A fault in the native module must not leave anybody waiting."""
+    engine = llm._loaded.engine
+
+    class Broken:
+        def __getattr__(self, name):
+            if name in ("step", "decode", "forward"):
+                msg = f"{name} is broken"
+                raise ValueError(msg)
+            return getattr(runner, name)
+
+    runner = engine._runner
+    monkeypatch.setattr(engine, "_runner", Broken())
+    with pytest.raises(ValueError, match="broken"):
+        llm.generate(["a", "b"])
+    with pytest.raises(ValueError, match="broken"):
+        llm.logits([1, 2])
+    with pytest.raises(ValueError, match="broken"):
+        list(llm.stream("a"))
+    monkeypatch.undo()
+    assert llm.generate("a", max_tokens=3, seed=1).usage.completion_tokens <= 3
