@@ -325,7 +325,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("length", [0, 3, 5])
     def test_other_lengths(self, length):
-        with pytest.raises(ShapeError, match=r"\[4\].*\[%d\]" % length):
+        with pytest.raises(ShapeError, match=rf"\[4\].*\[{length}\]"):
             _native.Sampler(4).draw(np.zeros(length, np.float32))
 
     def test_two_dimensions(self):

@@ -1,0 +1,131 @@
+"""The pool: who does what, errors, several callers, fork, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llama_rt import _native
+from llama_rt.errors import ConfigError, LlamaRtError
+
+
+def even_split(threads, chunks):
+    """Worker of each chunk when ranges are contiguous and the first ones take the remainder."""
+    parts = max(1, min(threads, chunks))
+    sizes = [chunks // parts + (part < chunks % parts) for part in range(parts)]
+    return [part for part, size in enumerate(sizes) for _ in range(size)]
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 1, 2, 3, 5, 16])
+@pytest.mark.parametrize("chunks", [0, 1, 2, 3, 7, 64, 1000])
+def test_static_split_is_contiguous_and_fixed(threads, chunks):
+    for _ in range(3):
+        assert _native.pool_split(threads, chunks, repeats=5) == even_split(threads, chunks)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("chunks", [1, 2, 50, 5000])
+def test_dynamic_split_does_every_chunk(threads, chunks):
+    workers = _native.pool_split(threads, chunks, dynamic=True)
+    assert len(workers) == chunks
+    assert set(workers) <= set(range(max(1, min(threads, chunks))))
+
+
+def test_many_small_jobs():
+    assert _native.pool_split(2, 8, repeats=20000) == even_split(2, 8)
+    assert _native.pool_split(4, 8, repeats=500) == even_split(4, 8)
+
+
+def test_pool_grows_to_what_was_asked(run_python):
+    script = """
+from llama_rt import _native
+sizes = [_native.pool_size()]
+for threads, chunks in ((2, 10), (6, 10), (3, 10), (50, 4)):
+    _native.pool_split(threads, chunks)
+    sizes.append(_native.pool_size())
+print(sizes)
+"""
+    assert run_python(script) == "[1, 2, 6, 6, 6]"
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("place", [0, 20, 39])
+def test_an_error_reaches_the_caller_and_the_pool_lives_on(threads, place, dynamic):
+    for _ in range(20):
+        with pytest.raises(LlamaRtError, match=f"failed at chunk {place}$"):
+            _native.pool_split(threads, 40, dynamic=dynamic, fail_at=place)
+    assert _native.pool_split(threads, 40) == even_split(threads, 40)
+
+
+def test_absurd_sizes_are_refused():
+    with pytest.raises(ConfigError, match="chunks"):
+        _native.pool_split(2, 1 << 40)
+
+
+def test_callers_take_turns():
+    failures = []
+
+    def call(threads, chunks):
+        for round_ in range(100):
+            if _native.pool_split(threads, chunks, repeats=1 + round_ % 4) != even_split(
+                threads, chunks
+            ):
+                failures.append((threads, chunks))
+
+    callers = [threading.Thread(target=call, args=(2 + i % 3, 10 + i)) for i in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not failures
+
+
+def test_a_forked_child_gets_its_own_pool(run_python):
+    script = """
+import os, warnings
+from llama_rt import _native
+warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is what is tested
+_native.pool_split(3, 9)
+child = os.fork()
+if child == 0:
+    before = _native.pool_size()
+    workers = _native.pool_split(2, 4, repeats=50)
+    os._exit(0 if (before, workers, _native.pool_size()) == (1, [0, 0, 1, 1], 2) else 1)
+status = os.waitpid(child, 0)[1]
+print(status, _native.pool_split(3, 3), _native.pool_size())
+"""
+    assert run_python(script) == "0 [0, 1, 2] 3"
+
+
+def test_the_caller_is_left_as_it_was():
+    mask = os.sched_getaffinity(0)
+    _native.pool_split(3, 30, repeats=100)
+    assert os.sched_getaffinity(0) == mask
+    denormal = np.float32(1e-40)  # 0 if flushing had been switched on
+    assert denormal * np.float32(0.5) > 0
+
+
+def test_idle_workers_use_no_time():
+    _native.pool_split(4, 40, repeats=10)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.4)
+    assert time.process_time() - before < 0.1
+
+
+def test_workers_leave_signals_to_others():
+    _native.pool_split(2, 2)
+    interrupt, fault = 1 << (2 - 1), 1 << (11 - 1)  # SIGINT, SIGSEGV
+    masks = []
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text().startswith("llama_rt-"):
+            status = (task / "status").read_text()
+            masks.append(int(status.split("SigBlk:")[1].split()[0], 16))
+    assert masks
+    assert all(mask & interrupt and not mask & fault for mask in masks)
