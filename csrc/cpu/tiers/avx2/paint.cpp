@@ -9,7 +9,9 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 void paint(Kernels& kernels) {
   paint_generic(kernels);
   paint_activations(kernels);
+  paint_float_packing(kernels);
   paint_quantized_packing(kernels);
+  paint_float_products(kernels);
   paint_quantized_products(kernels);
 }
 

@@ -6,6 +6,8 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 void paint_activations(Kernels& kernels);
+void paint_float_packing(Kernels& kernels);
+void paint_float_products(Kernels& kernels);
 void paint_quantized_packing(Kernels& kernels);
 void paint_quantized_products(Kernels& kernels);
 

@@ -8,6 +8,7 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 void paint(Kernels& kernels) {
   paint_generic(kernels);
+  paint_float_products(kernels);
   paint_quantized_products(kernels);
 }
 

@@ -5,6 +5,7 @@
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
+void paint_float_products(Kernels& kernels);
 void paint_quantized_products(Kernels& kernels);
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -27,22 +27,29 @@ LLAMA_RT_INLINE void put(const PackedTask& task, int64_t panel, int part, int64_
   }
 }
 
-// Tiles of up to kMost tokens for one panel: `Kernel::tile<T>(task, panel, first token)`.
+// Tiles of up to kMost tokens: `Kernel::tile<T>(task, panel, panels, token)` multiplies `panels`
+// panels from `panel` on by T tokens from `token` on.
 template <class Kernel, int kMost>
-LLAMA_RT_INLINE void tiles_of_panel(const PackedTask& task, int64_t panel, int64_t token,
-                                    int64_t end) {
-  for (; end - token >= kMost; token += kMost) Kernel::template tile<kMost>(task, panel, token);
-  if constexpr (kMost > 1) tiles_of_panel<Kernel, kMost / 2>(task, panel, token, end);
+LLAMA_RT_INLINE void tiles_of_panels(const PackedTask& task, int64_t panel, int64_t panels,
+                                     int64_t token, int64_t end) {
+  for (; end - token >= kMost; token += kMost) {
+    Kernel::template tile<kMost>(task, panel, panels, token);
+  }
+  if constexpr (kMost > 1) {
+    tiles_of_panels<Kernel, kMost / 2>(task, panel, panels, token, end);
+  }
 }
 
-template <class Kernel, int kMost>
+// kPanels: how many panels a kernel may want side by side.
+template <class Kernel, int kMost, int kPanels>
 void multiply_panels(const PackedTask& task, int64_t row_bytes) noexcept {
   int64_t block = kInputBlockBytes / row_bytes / kMost * kMost;
   if (block < kMost) block = kMost;
   for (int64_t token = 0; token < task.n; token += block) {
     const int64_t end = token + block < task.n ? token + block : task.n;
-    for (int64_t panel = task.first_panel; panel < task.last_panel; ++panel) {
-      tiles_of_panel<Kernel, kMost>(task, panel, token, end);
+    for (int64_t panel = task.first_panel; panel < task.last_panel; panel += kPanels) {
+      const int64_t left = task.last_panel - panel;
+      tiles_of_panels<Kernel, kMost>(task, panel, left < kPanels ? left : kPanels, token, end);
     }
   }
 }

@@ -20,7 +20,7 @@ struct QuantizedKernel {
     }
   }
   template <int T>
-  static void tile(const PackedTask& task, int64_t panel, int64_t token) noexcept {
+  static void tile(const PackedTask& task, int64_t panel, int64_t, int64_t token) noexcept {
     if constexpr (kParts == 1) {
       parts<T, 1, 0>(task, panel, token);
     } else if constexpr (T <= kTokens / 2) {
@@ -31,7 +31,7 @@ struct QuantizedKernel {
     }
   }
   static void multiply(const PackedTask& task) noexcept {
-    multiply_panels<QuantizedKernel, kTokens>(task, q8_row_bytes(task.k));
+    multiply_panels<QuantizedKernel, kTokens, 1>(task, q8_row_bytes(task.k));
   }
 };
 
