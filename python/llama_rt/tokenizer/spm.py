@@ -157,6 +157,12 @@ class SpmTokenizer:
         (id,) = check_ids([id], self._size)
         return self._names[id].replace(_SPACE, " ")
 
+    def token_bytes(self) -> list[bytes]:
+        """Returns the bytes each id shows, b"" for control tokens."""
+        byte = PieceKind.BYTE
+        pairs = zip(self._surfaces.texts, self._surfaces.kinds, strict=True)
+        return [text.encode("latin-1" if kind == byte else "utf-8") for text, kind in pairs]
+
 
 def open_proto(proto: bytes, name: str) -> Callable[[str], list[int]]:
     """Opens a serialized ModelProto and returns its encoder.

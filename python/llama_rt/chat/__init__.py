@@ -1,0 +1,14 @@
+"""Conversations to prompts: the family's formats by name, or a checkpoint's own Jinja template."""
+
+from llama_rt.chat.choose import Template, checkpoint_templates, choose_template, template_names
+from llama_rt.chat.jinja_template import JinjaTemplate
+from llama_rt.chat.named_template import NamedTemplate
+
+__all__ = [
+    "JinjaTemplate",
+    "NamedTemplate",
+    "Template",
+    "checkpoint_templates",
+    "choose_template",
+    "template_names",
+]
