@@ -1,0 +1,134 @@
+"""The loss curves of training runs as one CSV and one small plot.
+
+python tools/plot_tales.py run/base run/small run/large --data run/data \
+    --heldout tales_heldout.txt.xz --csv docs/tales_curve.csv --png docs/tales_curve.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from tales_data import load_corpus, read_stories
+
+FIELDS = ("run", "parameters", "kind", "step", "tokens", "flops", "bits_per_character")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement of a run; ``kind`` is train, heldout_20_stories or heldout."""
+
+    run: str
+    parameters: int
+    kind: str
+    step: int
+    tokens: int
+    flops: float
+    bits_per_character: float
+
+
+def read_points(log: Path, characters_per_token: dict[str, float]) -> list[Point]:
+    """Points of a ``log.jsonl``; losses per token become bits per character.
+
+    Args:
+        log: written by ``train_tales.py``; a resumed run has written several start lines, and what
+            an interruption undid was written twice: the later line holds.
+        characters_per_token: by kind of text, ``train``, ``heldout_20_stories``, ``heldout``.
+
+    Returns:
+        Points in the order of (kind, step).
+    """
+    found: dict[tuple[str, int], Point] = {}
+    parameters = 0
+    for text in log.read_text().splitlines():
+        line = json.loads(text)
+        parameters = line.get("parameters", parameters)
+        values = {
+            "train": line.get("loss"),
+            "heldout_20_stories": line.get("heldout_20_stories"),
+            "heldout": line.get("heldout_nats"),
+        }
+        for kind, nats in values.items():
+            if nats is not None:
+                bits = nats / math.log(2) / characters_per_token[kind]
+                found[kind, line["step"]] = Point(
+                    log.parent.name, parameters, kind, line["step"], line["tokens"],
+                    line["flops"], round(bits, 4),
+                )  # fmt: skip
+    return [found[key] for key in sorted(found)]
+
+
+def characters_per_token(data: Path, stories: list[str]) -> dict[str, float]:
+    """Characters per predicted token of the training text and of the held-out text.
+
+    Args:
+        data: folder of ``tales_data.py``.
+        stories: the held-out stories, for the first 20 of them.
+
+    Returns:
+        By kind of point; the per-story BOS is not predicted and not counted.
+    """
+    train, heldout = load_corpus(data / "train.npz"), load_corpus(data / "heldout.npz")
+    count = len(heldout.starts) - 1
+    first = min(20, count)
+    return {
+        "train": train.characters / (len(train.ids) - 1),
+        "heldout": heldout.characters / (len(heldout.ids) - count),
+        "heldout_20_stories": sum(map(len, stories[:first])) / (heldout.starts[first] - first),
+    }
+
+
+def draw(points: list[Point], target: Path) -> None:
+    """Plot training (thin) and held-out (dots) bits per character over tokens."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=110)
+    runs = sorted({(p.run, p.parameters) for p in points}, key=lambda item: item[1])
+    for index, (run, parameters) in enumerate(runs):
+        colour = f"C{index}"
+        for kind, style in (("train", "-"), ("heldout_20_stories", "o"), ("heldout", "*")):
+            part = [p for p in points if p.run == run and p.kind == kind]
+            axes.plot(
+                [p.tokens / 1e6 for p in part], [p.bits_per_character for p in part], style,
+                color=colour, lw=0.8, ms=9 if style == "*" else 4,
+                label=f"{run}, {parameters / 1e6:.1f}M weights" if kind == "train" else None,
+            )  # fmt: skip
+    axes.set(xlabel="million tokens seen", ylabel="bits per character", ylim=(1.2, 2.4))
+    axes.set_title(
+        "line: training batches; dots: 20 held-out tales; star: all held out", fontsize=8
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(target)
+
+
+def main() -> None:
+    """Write the CSV and the plot."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders with a log.jsonl")
+    parser.add_argument("--data", type=Path, required=True, help="folder of tales_data.py")
+    parser.add_argument("--heldout", type=Path, required=True, help="the held-out text")
+    parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("--png", type=Path, required=True)
+    args = parser.parse_args()
+    per = characters_per_token(args.data, read_stories(args.heldout))
+    points = [point for run in args.runs for point in read_points(run / "log.jsonl", per)]
+    with args.csv.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FIELDS)
+        writer.writerows([getattr(point, name) for name in FIELDS] for point in points)
+    draw(points, args.png)
+
+
+if __name__ == "__main__":
+    main()
