@@ -44,11 +44,14 @@ def build_runner(
     repack: str = "auto",
     n_ctx: int = 256,
     kv_dtype: str = "f32",
+    cache_tokens: int = 4096,
     **options,
 ):
     """A runner over `build_model`; more options go to `_native.Runner`."""
     model = build_model(config, weights, stored=stored, isa=isa, threads=threads, repack=repack)
-    return _native.Runner(model, n_ctx=n_ctx, kv_dtype=kv_dtype, **options)
+    return _native.Runner(
+        model, n_ctx=n_ctx, kv_dtype=kv_dtype, cache_tokens=cache_tokens, **options
+    )
 
 
 def stored_as(config: Config, dtype: str, seed: int = 0):

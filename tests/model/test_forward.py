@@ -27,7 +27,7 @@ EXACT = 2e-5
 # What the project promises for each stored type, with a cache of halves.
 PROMISED = {"f32": 2e-3, "f16": 2e-3, "bf16": 1.5e-2}
 IDS = np.random.default_rng(9).integers(0, 300, 75).tolist()
-BLOCKY = Config(dim=256, n_heads=4, n_kv_heads=2, head_dim=64, ffn_dim=512, vocab_size=288)
+BLOCKY = Config(dim=256, n_heads=4, n_kv_heads=2, head_dim=64, ffn_dim=512, vocab_size=320)
 
 
 @cache

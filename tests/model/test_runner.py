@@ -25,7 +25,14 @@ def model():
 
 @pytest.fixture
 def runner(model):
-    return _native.Runner(model, n_ctx=128, kv_dtype="f16")
+    return _native.Runner(model, n_ctx=128, kv_dtype="f16", cache_tokens=2048)
+
+
+def test_no_cap_on_all_sequences_together_unless_asked(model):
+    """`cache_tokens=0`: many sequences may each use the whole context."""
+    runner = _native.Runner(model, n_ctx=128, kv_dtype="f16")
+    for _ in range(10):
+        runner.forward([runner.create()], [ids(*range(128))], outputs="none")
 
 
 def test_lengths_follow_what_is_fed(runner):
@@ -108,7 +115,7 @@ def test_context_ends_where_it_was_asked_to(model):
     with pytest.raises(CapacityError, match="20"):
         runner.forward([sequence], [ids(1)])
     assert runner.length(sequence) == 20
-    with pytest.raises(CapacityError):
+    with pytest.raises(CapacityError, match="20"):
         runner.forward([runner.create()], [ids(*range(21))])
 
 

@@ -39,7 +39,7 @@ def test_a_flag_already_set_stops_before_anything(runner):
 
 def test_a_flag_set_from_another_thread_stops_between_layers():
     """The interrupted tokens leave no trace: lengths, forks and later logits are as before."""
-    deep = Config(dim=256, head_dim=64, ffn_dim=1024, n_layers=24)
+    deep = Config(dim=128, head_dim=32, ffn_dim=512, n_layers=24)
     runner = build_runner(deep, random_weights(deep, seed=3), kv_dtype="f16")
     parent = runner.create()
     runner.forward([parent], [IDS[:70]], outputs="none")
@@ -83,7 +83,7 @@ def test_a_stopped_decode_keeps_what_was_drawn(runner):
 
 
 def test_a_context_that_is_full_loses_nothing():
-    runner = build_runner(CONFIG, WEIGHTS, kv_dtype="f16", n_ctx=100)
+    runner = build_runner(CONFIG, WEIGHTS, kv_dtype="f16", n_ctx=100, cache_tokens=512)
     a, b = runner.create(), runner.create()
     runner.forward([a, b], [IDS[:90], IDS[:20]], outputs="none")
     for tokens in ([IDS[90:101], IDS[20:21]], [IDS[90:91], IDS[20:101]]):
@@ -131,7 +131,7 @@ def test_two_threads_take_turns():
 
 def test_the_interpreter_runs_during_a_forward():
     """Long work releases the interpreter lock."""
-    deep = Config(dim=256, head_dim=64, ffn_dim=1024, n_layers=16)
+    deep = Config(dim=128, head_dim=32, ffn_dim=512, n_layers=24)
     runner = build_runner(deep, random_weights(deep, seed=3), threads=1)
     running = threading.Event()
     ticks = []
