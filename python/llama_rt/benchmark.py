@@ -29,6 +29,8 @@ __all__ = ["Result", "Settings", "measure", "stored_formats"]
 
 # Prompts are fed in pieces of this many tokens, as the engine does.
 _CHUNK = 512
+# More than any page of the cache: what a sequence may hold beyond its own tokens.
+_PAGE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
         BackendUnavailable: the device or tier was named and cannot be used.
     """
     check_quantize(settings.quantize)
-    _check_memory(checkpoint, settings)
+    cache_tokens = _cache_tokens(settings)
+    _check_memory(checkpoint, settings, cache_tokens)
     backend = _native.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
     # First, and freed again: it must neither stand beside the model nor count in its peak.
     bandwidth = machine.read_bandwidth(backend.threads)
@@ -137,6 +140,7 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
         n_ctx=max(settings.prompt, settings.context + settings.generate, 1),
         kv_dtype=settings.kv_dtype,
         max_batch_tokens=max(_CHUNK, settings.batch),
+        cache_tokens=cache_tokens,
     )
     result = Result(
         device=backend.name,
@@ -165,9 +169,14 @@ def stored_formats(checkpoint: Checkpoint) -> dict[str, int]:
     return dict(held.most_common())
 
 
-def _check_memory(checkpoint: Checkpoint, settings: Settings) -> None:
+def _cache_tokens(settings: Settings) -> int:
+    """Tokens of cache: the prompt, or every sequence of the batch, each in pages of its own."""
+    each = max(settings.prompt, settings.context + settings.generate)
+    return settings.batch * (each + _PAGE)
+
+
+def _check_memory(checkpoint: Checkpoint, settings: Settings, tokens: int) -> None:
     """Refuses what cannot fit before anything is read or made."""
-    tokens = max(settings.prompt, settings.batch * (settings.context + settings.generate))
     needed = needs(checkpoint, quantize=settings.quantize, n_ctx=tokens, kv_dtype=settings.kv_dtype)
     _, available = machine.available_memory()
     if needed.total > available:

@@ -41,7 +41,7 @@ OUTSIDE_HEADERS = {
 PYTHON_ROOMS = {
     "errors": set(),
     "config": {"errors"},
-    "loading": {"_native", "config", "errors"},
+    "loading": {"_native", "config", "errors", "tokenizer"},
     "adapters": {"_native", "loading", "config", "errors"},
     "tokenizer": {"errors"},
     "chat": {"tokenizer", "errors"},

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,13 @@ def test_searches_no_folder_for_libraries() -> None:
 
 
 def test_exports_nothing_but_its_entry() -> None:
-    """Hidden symbols: two extension modules in one process cannot meet by accident."""
-    symbols = output(tool("nm"), "-D", "--defined-only", str(MODULE)).split("\n")
-    names = {line.split()[-1] for line in symbols if line}
-    ours = {name for name in names if "llama_rt" in name or "native" in name}
-    assert ours == {"PyInit__native"}
+    """Hidden symbols: two extension modules in one process cannot meet by accident.
+
+    Weak ones are the standard library's own templates, the same in every module.
+    """
+    symbols = output(tool("nm"), "-D", "--defined-only", str(MODULE)).splitlines()
+    strong = {name for _, kind, name in map(str.split, symbols) if kind not in "VWu"}
+    assert strong == {"PyInit__native"}
 
 
 def test_stack_is_not_executable() -> None:
@@ -82,6 +85,8 @@ def test_import_loads_nothing_heavy(code: str) -> None:
 
 
 def test_version_is_the_distributions() -> None:
-    from importlib.metadata import version
-
-    assert llama_rt.__version__ == version("llama-rt")
+    try:
+        installed = version("llama-rt")
+    except PackageNotFoundError:
+        pytest.skip("imported from the source tree, not installed")
+    assert llama_rt.__version__ == installed

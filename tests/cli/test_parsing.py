@@ -84,5 +84,5 @@ def test_mistakes_are_answered_with_what_was_meant(words: list[str], said: str) 
 
 
 def test_options_are_not_abbreviated() -> None:
-    with pytest.raises(UsageError, match="--temperature"):
-        parse("run", "--temp", "1")
+    with pytest.raises(UsageError, match="unknown option --temper"):
+        parse("run", "--temper", "1")

@@ -58,8 +58,8 @@ def _run(arguments: list[str], console: Console) -> int:
     except (LlamaRtError, OSError, MemoryError, ImportError, UnicodeError) as error:
         return _fail(error, _reason(error), console, debug=debug)
     except Exception as error:  # a fault of ours: still one line, and how to see more
-        reason = f"{type(error).__name__}: {error} (a fault in llama-rt; --debug shows where)"
-        return _fail(error, reason, console, debug=debug)
+        fault = f"{type(error).__name__}: {error} (a fault in llama-rt; --debug shows where)"
+        return _fail(error, fault, console, debug=debug)
     return code
 
 
@@ -67,7 +67,7 @@ def _fail(error: BaseException, reason: str, console: Console, *, debug: bool) -
     console.finish_line()
     if debug:
         console.note("".join(traceback.format_exception(error)).rstrip())
-    console.error(reason)
+    console.error(" ".join(reason.split()))
     return FAILED
 
 
@@ -78,7 +78,6 @@ def _reason(error: BaseException) -> str:
         return f"{where}{error.strerror}"
     if isinstance(error, UnicodeError):
         return f"the text is not UTF-8: {error}"
-    said = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
-        said = f"out of memory: {error}" if str(error) else "out of memory"
-    return " ".join(said.split())
+        return f"out of memory: {error}" if str(error) else "out of memory"
+    return str(error) or type(error).__name__

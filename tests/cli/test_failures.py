@@ -1,0 +1,142 @@
+"""Exit codes, and the one line that says what went wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+def said(done, code: int) -> str:
+    """The error's text, after checking that it is one line and nothing else was printed."""
+    assert done.code == code, done.err
+    assert done.out == ""
+    assert done.err.startswith("llama-rt: error: ")
+    assert done.err.count("\n") == 1
+    return done.err
+
+
+def test_a_path_that_does_not_exist(process) -> None:
+    assert "nowhere/model.gguf" in said(process("run", "-m", "nowhere/model.gguf", "Hi"), 1)
+
+
+@pytest.mark.parametrize("command", ["run", "chat", "info", "bench", "convert", "perplexity"])
+def test_every_command_names_the_missing_model(call, command: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("words")
+    words = {
+        "run": ["-m", "nowhere", "Hi"],
+        "info": ["nowhere"],
+        "convert": ["nowhere", tmp_path / "out.gguf", "--format", "f16"],
+        "perplexity": ["-m", "nowhere", text],
+    }.get(command, ["-m", "nowhere"])
+    assert "nowhere" in said(call(command, *words), 1)
+
+
+def test_a_folder_that_is_no_checkpoint(call, tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"\xff\xd8")
+    assert "holiday.jpg" in said(call("info", tmp_path), 1)
+
+
+def test_a_truncated_file(call, tiny_gguf_file: Path, tmp_path: Path) -> None:
+    whole = tiny_gguf_file.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole[: len(whole) // 2])
+    message = said(call("run", "-m", cut, "Hi"), 1)
+    assert "cut.gguf" in message
+    assert "tensor" in message or "bytes" in message
+
+
+def test_a_file_that_is_no_model(call, tmp_path: Path) -> None:
+    path = tmp_path / "notes.gguf"
+    path.write_text("not a model")
+    assert "notes.gguf" in said(call("info", path), 1)
+
+
+def test_an_unknown_format(call, tiny_hf_folder: Path) -> None:
+    message = said(call("run", "-m", tiny_hf_folder, "--quantize", "q9_9", "Hi"), 1)
+    assert "q9_9" in message
+    assert "q8_0" in message
+
+
+def test_a_device_that_cannot_be_used(call, tiny_hf_folder: Path) -> None:
+    assert "cuda" in said(call("run", "-m", tiny_hf_folder, "--device", "cuda", "Hi"), 1).lower()
+
+
+def test_an_unknown_tier(call, tiny_hf_folder: Path) -> None:
+    assert "mmx" in said(call("run", "-m", tiny_hf_folder, "--isa", "mmx", "Hi"), 1)
+
+
+def test_a_prompt_longer_than_the_context(call, tiny_hf_folder: Path) -> None:
+    done = call("run", "-m", tiny_hf_folder, "--ctx", "16", "word " * 100)
+    assert "16" in said(done, 1)
+
+
+def test_a_context_longer_than_the_models(call, tiny_hf_folder: Path) -> None:
+    assert "100000" in said(call("run", "-m", tiny_hf_folder, "--ctx", "100000", "Hi"), 1)
+
+
+def test_a_missing_prompt_file(call, tiny_hf_folder: Path) -> None:
+    done = call("run", "-m", tiny_hf_folder, "--file", "no-such.txt")
+    assert "no-such.txt: No such file" in said(done, 1)
+
+
+def test_a_prompt_file_that_is_not_text(call, tiny_hf_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9")
+    assert "UTF-8" in said(call("run", "-m", tiny_hf_folder, "--file", path), 1)
+
+
+def test_adapters_and_deltas_are_refused_by_name(call, tiny_hf_folder: Path) -> None:
+    folder = tiny_hf_folder
+    assert "adapter" in said(call("run", "-m", folder, "--adapter", folder, "Hi"), 1)
+    assert "base" in said(call("run", "-m", folder, "--base", folder, "Hi"), 1)
+    assert "lora-rank" in said(call("bench", "-m", folder, "--lora-rank", "8"), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "--temprature", "1", "Hi"], "--temperature"),
+        (["run", "--temperature", "-1", "Hi"], "temperature"),
+        (["run", "--top-p", "1.5", "Hi"], "top_p"),
+        (["run", "--temperature", "warm", "Hi"], "warm"),
+        (["run", "--file", "x", "Hi"], "--file"),
+        (["bench", "-m", "x", "--shape", "7B"], "--shape"),
+        (["bench", "--format", "q4_0"], "--shape"),
+        (["perplexity", "x", "--ctx", "8", "--stride", "9"], "--stride"),
+        (["run", "--adapter", "a=b", "--adapter", "c", "Hi"], "--adapter"),
+        ([], "command"),
+        (["fly"], "fly"),
+    ],
+)
+def test_usage(call, words: list[str], expected: str) -> None:
+    assert expected in said(call(*words), 2)
+
+
+def test_debug_adds_the_traceback(call) -> None:
+    done = call("run", "-m", "nowhere", "--debug", "Hi")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("llama-rt: error: nowhere")
+
+
+def test_json_failures_leave_standard_output_empty(call) -> None:
+    said(call("info", "nowhere", "--json"), 1)
+
+
+def test_a_fault_of_ours_is_one_line_too(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        msg = "two\nlines"
+        raise ZeroDivisionError(msg)
+
+    monkeypatch.setattr("llama_rt.cli.info.open_checkpoint", broken)
+    assert "--debug" in said(call("info", "x"), 1)
+
+
+def test_half_a_shard_set(call, tiny_meta_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(tiny_meta_folder, folder)
+    (folder / "consolidated.01.pth").unlink()
+    assert "half" in said(call("info", folder), 1)
