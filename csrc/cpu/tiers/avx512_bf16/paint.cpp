@@ -1,9 +1,8 @@
-// The avx512_bf16 tier.
-#include "cpu/kernels.h"
+// The avx512_bf16 tier: avx512 with the bf16 dot instruction in products with bf16 panels.
+#include "cpu/tiers/avx512_bf16/paint.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
-// Everything is inherited from avx512.
-void paint(Kernels&) {}
+void paint(Kernels& kernels) { paint_float_products(kernels); }
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

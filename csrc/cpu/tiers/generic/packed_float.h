@@ -1,5 +1,5 @@
-// Products with float panels, written once over a tier's lanes.h. Inputs are float32 rows; weights
-// are widened on the way. Each (row, token) is one chain of fused multiply-adds in the order of k.
+// Products with float panels, written once over a tier's lanes.h. Each (row, token) is one chain of
+// fused multiply-adds in the order of k: its bits do not depend on the tile, the batch or the thread.
 #pragma once
 
 #include "cpu/tiers/generic/packed_multiply.h"
@@ -7,54 +7,69 @@
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
-// A line of weights holds kPerLine consecutive k of 16 rows; `at` widens the i-th for one part.
-struct LinesF32 {
-  static constexpr int kPerLine = 1;
-  template <int i>
-  static LLAMA_RT_INLINE F at(const std::byte* line, int part) {
+// What a line of weights holds: kSteps steps, each a `weight` for one part of the rows and an
+// `input` for all of them, added by `multiply`. Inputs of a line take kInputBytes of a token's row.
+struct FloatInputs {
+  static constexpr Activation kActivation = Activation::kF32;
+  using Weight = F;
+  using Input = F;
+  static int64_t row_bytes(int64_t k) { return f32_row_bytes(k); }
+  template <int kStep>
+  static LLAMA_RT_INLINE F input(const std::byte* x) {
+    return f_set(reinterpret_cast<const float*>(x)[kStep]);
+  }
+  static LLAMA_RT_INLINE F multiply(F weight, F input, F sum) { return f_fma(weight, input, sum); }
+};
+struct LinesF32 : FloatInputs {
+  static constexpr int kSteps = 1;
+  static constexpr int kInputBytes = 4;
+  template <int kStep>
+  static LLAMA_RT_INLINE F weight(const std::byte* line, int part) {
     return f_load(reinterpret_cast<const float*>(line) + kLanes * part);
   }
 };
-struct LinesF16 {
-  static constexpr int kPerLine = 2;
-  template <int i>
-  static LLAMA_RT_INLINE F at(const std::byte* line, int part) {
-    return f_half(line + 32 * i + 2 * kLanes * part);
+struct LinesF16 : FloatInputs {
+  static constexpr int kSteps = 2;
+  static constexpr int kInputBytes = 8;
+  template <int kStep>
+  static LLAMA_RT_INLINE F weight(const std::byte* line, int part) {
+    return f_half(line + 32 * kStep + 2 * kLanes * part);
   }
 };
-struct LinesBF16 {
-  static constexpr int kPerLine = 2;
-  template <int i>
-  static LLAMA_RT_INLINE F at(const std::byte* line, int part) {
+struct LinesBF16 : FloatInputs {
+  static constexpr int kSteps = 2;
+  static constexpr int kInputBytes = 8;
+  template <int kStep>
+  static LLAMA_RT_INLINE F weight(const std::byte* line, int part) {
     const I pairs = i_load(line + 4 * kLanes * part);
-    return i == 0 ? f_bf16_even(pairs) : f_bf16_odd(pairs);
+    return kStep == 0 ? f_bf16_even(pairs) : f_bf16_odd(pairs);
   }
 };
 
 template <class Lines>
 struct FloatKernel {
+  static constexpr int64_t kAhead = 2048;  // bytes of prefetch, in each panel
+
   // `kPanels` panels from `panel` on, T tokens from `token` on.
   template <int T, int kPanels>
   static LLAMA_RT_INLINE void run(const PackedTask& task, int64_t panel, int64_t token) {
     constexpr int P = kPanels * kParts;
-    const std::byte* w = task.weight + panel * task.panel_bytes;
-    const float* x = reinterpret_cast<const float*>(task.x + token * f32_row_bytes(task.k));
-    const int64_t stride = f32_row_bytes(task.k) / static_cast<int64_t>(sizeof(float));
     const int64_t panel_bytes = task.panel_bytes;
+    const int64_t stride = Lines::row_bytes(task.k);
+    const std::byte* w = task.weight + panel * panel_bytes;
+    const std::byte* x = task.x + token * stride;
     F sum[P][T];
 #pragma GCC unroll 64
     for (int i = 0; i < P * T; ++i) sum[i / T][i % T] = f_zero();
-    const int64_t lines = panel_bytes / kLine;
-    for (int64_t line = 0; line < lines; ++line) {
+    for (int64_t lines = panel_bytes / kLine; lines > 0; --lines) {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-        _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_bytes + kFloatsAhead),
-                     _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_bytes + kAhead), _MM_HINT_T0);
       }
       step<0, T, P>(w, panel_bytes, x, stride, sum);
-      if constexpr (Lines::kPerLine == 2) step<1, T, P>(w, panel_bytes, x + 1, stride, sum);
+      if constexpr (Lines::kSteps == 2) step<1, T, P>(w, panel_bytes, x, stride, sum);
       w += kLine;
-      x += Lines::kPerLine;
+      x += Lines::kInputBytes;
     }
 #pragma GCC unroll 64
     for (int i = 0; i < P * T; ++i) {
@@ -62,22 +77,21 @@ struct FloatKernel {
       put(task, panel + p / kParts, p % kParts, token + i % T, sum[p][i % T]);
     }
   }
-  template <int kInLine, int T, int P>
-  static LLAMA_RT_INLINE void step(const std::byte* w, int64_t panel_bytes, const float* x,
+  template <int kStep, int T, int P>
+  static LLAMA_RT_INLINE void step(const std::byte* w, int64_t panel_bytes, const std::byte* x,
                                    int64_t stride, F (&sum)[P][T]) {
-    F weight[P];
+    typename Lines::Weight weight[P];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      weight[p] = Lines::template at<kInLine>(w + p / kParts * panel_bytes, p % kParts);
+      weight[p] = Lines::template weight<kStep>(w + p / kParts * panel_bytes, p % kParts);
     }
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-      const F input = f_set(x[t * stride]);
+      const typename Lines::Input input = Lines::template input<kStep>(x + t * stride);
 #pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) sum[p][t] = f_fma(weight[p], input, sum[p][t]);
+      for (int p = 0; p < P; ++p) sum[p][t] = Lines::multiply(weight[p], input, sum[p][t]);
     }
   }
-  static constexpr int64_t kFloatsAhead = 2048;  // bytes of prefetch, in each panel
 
   // Few tokens make few chains, so several panels run side by side (and as several streams).
   template <int T>
@@ -90,7 +104,7 @@ struct FloatKernel {
     }
   }
   static void multiply(const PackedTask& task) noexcept {
-    multiply_panels<FloatKernel, kFloatTokens, 4>(task, f32_row_bytes(task.k));
+    multiply_panels<FloatKernel, kFloatTokens, 4>(task, Lines::row_bytes(task.k));
   }
 };
 
@@ -98,7 +112,7 @@ template <class Lines>
 inline void paint_float(Kernels& kernels, DType dtype) {
   PackedFormat& slot = kernels.packed[static_cast<size_t>(dtype)];
   slot.multiply = FloatKernel<Lines>::multiply;
-  slot.activation = Activation::kF32;
+  slot.activation = Lines::kActivation;
 }
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

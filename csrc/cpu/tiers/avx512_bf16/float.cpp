@@ -1,0 +1,35 @@
+// Products with bf16 panels by the pair dot product; inputs are rounded to bf16.
+#include "cpu/tiers/avx512/lanes.h"
+// lanes.h first: the generic headers are written over it.
+#include "cpu/tiers/avx512_bf16/paint.h"
+#include "cpu/tiers/generic/packed_float.h"
+
+namespace llama_rt::cpu::LLAMA_RT_TIER {
+namespace {
+
+struct LinesBF16Pairs {
+  static constexpr Activation kActivation = Activation::kBF16;
+  static constexpr int kSteps = 1;
+  static constexpr int kInputBytes = 4;
+  using Weight = I;
+  using Input = I;
+  static int64_t row_bytes(int64_t k) { return bf16_row_bytes(k); }
+  template <int kStep>
+  static LLAMA_RT_INLINE I weight(const std::byte* line, int) {
+    return i_load(line);
+  }
+  template <int kStep>
+  static LLAMA_RT_INLINE I input(const std::byte* x) {
+    return i_set(*reinterpret_cast<const int32_t*>(x));
+  }
+  static LLAMA_RT_INLINE F multiply(I weight, I input, F sum) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weight),
+                            reinterpret_cast<__m512bh>(input));
+  }
+};
+
+}  // namespace
+
+void paint_float_products(Kernels& kernels) { paint_float<LinesBF16Pairs>(kernels, DType::kBF16); }
+
+}  // namespace llama_rt::cpu::LLAMA_RT_TIER
