@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 __all__ = ["PickleError", "load_pickle"]
 
 _MARK = object()
+_STOP = ord(".")
 _MAX_INTEGER_BYTES = 64
 
 Maker = Callable[[tuple[object, ...]], object]
@@ -149,15 +150,19 @@ class _Reader:
         target.extend(items)
 
     def run(self) -> object:
-        while True:
-            code = self.take(1)
-            if code == b".":
+        data = self.data
+        while self.position < len(data):
+            code = data[self.position]
+            self.position += 1
+            if code == _STOP:
                 return self.pop()
-            handler = _OPCODES.get(code)
+            handler = _HANDLERS[code]
             if handler is None:
-                msg = f"opcode {code!r} at byte {self.position - 1} is not allowed"
+                msg = f"opcode {bytes([code])!r} at byte {self.position - 1} is not allowed"
                 raise PickleError(msg)
             handler(self)
+        msg = "the pickle has no end"
+        raise PickleError(msg)
 
 
 class Allowed:
@@ -176,8 +181,12 @@ def _push(read: Callable[[_Reader], object]) -> Callable[[_Reader], None]:
 
 def _tuple_of(count: int) -> Callable[[_Reader], None]:
     def handler(reader: _Reader) -> None:
-        items = [reader.pop() for _ in range(count)]
-        reader.stack.append(tuple(reversed(items)))
+        items = tuple(reader.stack[-count:])
+        if len(items) != count or _MARK in items:
+            msg = f"{count} values for a tuple are not there"
+            raise PickleError(msg)
+        del reader.stack[-count:]
+        reader.stack.append(items)
 
     return handler
 
@@ -232,6 +241,14 @@ def _set_item(reader: _Reader) -> None:
 def _append(reader: _Reader) -> None:
     item = reader.pop()
     reader.extend([item])
+
+
+def _drop(reader: _Reader) -> None:
+    reader.pop()
+
+
+def _drop_any(reader: _Reader) -> None:
+    reader.stack.pop()
 
 
 def _protocol(reader: _Reader) -> None:
@@ -304,11 +321,9 @@ _OPCODES: dict[bytes, Callable[[_Reader], None]] = {
     b"u": lambda reader: reader.set_items(reader.pop_to_mark()),
     b"a": _append,
     b"e": lambda reader: reader.extend(reader.pop_to_mark()),
-    b"b": lambda reader: void(reader.pop()),  # BUILD: the state of an OrderedDict, ignored
-    b"0": lambda reader: void(reader.stack.pop()),
+    b"b": _drop,  # BUILD: the state of an OrderedDict, ignored
+    b"0": _drop_any,
     b"2": _push(lambda reader: reader.stack[-1]),
 }
 
-
-def void(_: object) -> None:
-    """Drops a value."""
+_HANDLERS = [_OPCODES.get(bytes([code])) for code in range(256)]

@@ -20,7 +20,7 @@ from llama_rt.loading.pickles import Allowed, PickleError, load_pickle
 
 __all__ = ["read_pth"]
 
-_MAX_PICKLE = 16 << 20  # names and shapes: a few hundred bytes per tensor
+_MAX_PICKLE = 4 << 20  # names and shapes: a few hundred bytes per tensor
 _MAX_AXES = 16
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -278,7 +278,16 @@ def _ordered_dict(arguments: tuple[object, ...]) -> object:
     raise PickleError(msg)
 
 
+def _latin_bytes(arguments: tuple[object, ...]) -> object:
+    """How protocol 2 spells a bytes object."""
+    if len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] == "latin1":
+        return arguments[0].encode("latin-1", "replace")
+    msg = "bytes in another encoding than latin1"
+    raise PickleError(msg)
+
+
 _ALLOWED: dict[str, object] = {
+    "_codecs.encode": Allowed(_latin_bytes),
     "collections.OrderedDict": Allowed(_ordered_dict),
     "torch._utils._rebuild_tensor": Allowed(_rebuild_tensor),
     "torch._utils._rebuild_tensor_v2": Allowed(_rebuild_tensor),
