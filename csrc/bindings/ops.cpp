@@ -1,6 +1,8 @@
 // Shows every op to the tests: numpy in, numpy out, on any backend and tier.
 #include "bindings/ops.h"
 
+#include <pybind11/stl.h>
+
 #include <optional>
 
 #include "backend/backend.h"

@@ -158,13 +158,16 @@ def make_sampler(
         logprobs: Log-probabilities to report besides the chosen token's; 0 reports none at all.
 
     Raises:
-        ConfigError: An id of `logit_bias` is not in the vocabulary.
+        ConfigError: An id of `logit_bias` is not in the vocabulary, or all of them are barred.
     """
     for token in params.logit_bias:
         if token >= vocab_size:
             msg = f"logit_bias: id {token} is not in the vocabulary (0 to {vocab_size - 1})"
             raise ConfigError(msg)
     bias = {**params.logit_bias, **dict.fromkeys(barred, -math.inf)}
+    if len(bias) >= vocab_size and all(added == -math.inf for added in bias.values()):
+        msg = "logit_bias: bars every id of the vocabulary, so that none can be drawn"
+        raise ConfigError(msg)
     return _native.Sampler(
         vocab_size,
         temperature=params.temperature,

@@ -31,11 +31,12 @@ def outcome(completion):
 
 
 @pytest.mark.parametrize("options", [GREEDY, SEEDED, PENALTIES], ids=["greedy", "seed", "penalty"])
-def test_a_batch_is_its_members(tiny_hf_folder, options):
-    with Llama.load(tiny_hf_folder, threads=1) as batch_llm:
+@pytest.mark.parametrize("quantize", [None, "f16", "bf16", "q8_0", "q4_0"])
+def test_a_batch_is_its_members(tiny_hf_folder, quantize, options):
+    with Llama.load(tiny_hf_folder, threads=1, quantize=quantize) as batch_llm:
         batch = batch_llm.generate(PROMPTS, **({"seed": 3} | options))
     for prompt, together in zip(PROMPTS, batch, strict=True):
-        with Llama.load(tiny_hf_folder, threads=1) as fresh:
+        with Llama.load(tiny_hf_folder, threads=1, quantize=quantize) as fresh:
             alone = fresh.generate(prompt, **({"seed": 3} | options))
         assert outcome(together) == outcome(alone)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from llama_rt.config import ModelConfig
-from llama_rt.errors import CapacityError, LlamaRtError
+from llama_rt.errors import CapacityError, LlamaRtError, TemplateError
 from llama_rt.generation import (
     AsyncStream,
     Completion,
@@ -64,7 +65,8 @@ class Llama:
         self._config = loaded.checkpoint.config
         self._tokenizer = loaded.tokenizer
         self._metadata = loaded.checkpoint.metadata
-        self._template: Template | None = None
+        self._chat_template = chat_template
+        self._templates: dict[str | None, Template] = {}
         self.path = loaded.checkpoint.path
         self.n_ctx = loaded.n_ctx
         self.device = loaded.backend.name
@@ -73,7 +75,7 @@ class Llama:
         self.load_s = loaded.seconds
         self.reproducible = reproducible
         if chat_template is not None:
-            self._template = self.find_template(chat_template)
+            self.find_template()
 
     @classmethod
     def load(
@@ -156,6 +158,34 @@ class Llama:
         if isinstance(self._tokenizer, LlamaRtError):
             raise self._tokenizer
         return self._tokenizer
+
+    @property
+    def template_name(self) -> str | None:
+        """Name of the chat template in use; None if there is none."""
+        try:
+            return self.find_template().name
+        except TemplateError:
+            return None
+
+    def find_template(self, name: str | None = None) -> Template:
+        """Returns a chat template, bound to this model's tokenizer.
+
+        Args:
+            name: Name of a format, Jinja source, or a file of it; None is the one it was loaded
+                with, else the checkpoint's own.
+
+        Raises:
+            TemplateError: There is no such template, or the checkpoint brings none; lists the
+                choices.
+        """
+        from llama_rt.chat import choose_template
+
+        wanted = self._chat_template if name is None else name
+        if wanted not in self._templates:
+            self._templates[wanted] = choose_template(
+                wanted, self.tokenizer, self._metadata, self.path
+            )
+        return self._templates[wanted]
 
     def memory(self) -> dict[str, int]:
         """Bytes held: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`."""
@@ -422,6 +452,21 @@ class Llama:
             cache_tokens=loaded.cache_tokens,
             streaming=streaming,
         )
+
+    def _chat_request(
+        self,
+        caller: str,
+        messages: Messages,
+        template: str | None,
+        options: CallOptions,
+        *,
+        streaming: bool = False,
+    ) -> Request:
+        settings = self._settings(caller, options)
+        chosen = self.find_template(template)
+        stop = tuple(dict.fromkeys((*settings.stop, *chosen.stop)))
+        ids = chosen.render(cast("list[Mapping[str, object]]", messages))
+        return self._request(replace(settings, stop=stop), ids, streaming=streaming)
 
     def _requests(
         self, caller: str, prompt: object, options: CallOptions
