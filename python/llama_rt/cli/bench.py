@@ -12,6 +12,8 @@ from llama_rt.cli.options import add_model, model_path, natural, positive
 from llama_rt.cli.parser import UsageError
 from llama_rt.errors import LlamaRtError
 from llama_rt.loading import Checkpoint
+from llama_rt.loading.convert import write_gguf
+from llama_rt.loading.synthetic import synthetic_checkpoint
 from llama_rt.plan import find
 
 NAME = "bench"
@@ -101,8 +103,6 @@ def _checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
     if args.model is not None:
         msg = "-m and --shape: give one of them"
         raise UsageError(msg)
-    from llama_rt.loading.synthetic import synthetic_checkpoint
-
     return synthetic_checkpoint(args.shape, args.format or _DEFAULT_FORMAT), args.shape
 
 
@@ -163,7 +163,5 @@ def _median(figures: list[float]) -> str:
 
 
 def _save(checkpoint: Checkpoint, path: Path, console: Console) -> None:
-    from llama_rt.loading.convert import write_gguf
-
-    write_gguf(checkpoint, path)
-    console.note(f"wrote {path}, {size(path.stat().st_size)}")
+    done = write_gguf(checkpoint, path, overwrite=True, progress=False if console.json else None)
+    console.note(f"wrote {done.path}, {size(done.nbytes)}")

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import TextIO
 
 __all__ = ["Console", "duration", "plural", "size"]
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "cyan": "36"}
 
 
@@ -40,11 +42,14 @@ class Console:
         """A person is reading standard output."""
         return self.out.isatty()
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, style: str = "") -> None:
         """Model text, shown at once."""
         if not text or self.json:
             return
-        self.out.write(text)
+        if self.on_terminal:
+            # A model may draw any character; a terminal must not take it for a command.
+            text = _CONTROLS.sub("\ufffd", text)
+        self.out.write(self.styled(text, style) if style else text)
         self.out.flush()
         self._column = 0 if text.endswith("\n") else 1
 

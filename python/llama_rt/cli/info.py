@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llama_rt import Plan, plan
 from llama_rt.benchmark import stored_formats
+from llama_rt.chat import checkpoint_templates
 from llama_rt.cli.console import Console, plural, size
 from llama_rt.cli.options import positive
 from llama_rt.errors import LlamaRtError
@@ -140,8 +141,10 @@ def _tokenizer_words(tokenizer: Tokenizer | None, why_not: str) -> str:
 
 
 def _template_words(checkpoint: Checkpoint) -> str:
-    template = checkpoint.metadata.get("tokenizer.chat_template")
-    return "in the file" if template else "none in the file"
+    own = checkpoint_templates(checkpoint.metadata, checkpoint.path)
+    if not own:
+        return "none of its own; llama-rt chat --template NAME chooses one"
+    return "its own" if set(own) == {"checkpoint"} else f"its own: {', '.join(sorted(own))}"
 
 
 def _plan_rows(estimate: Plan) -> dict[str, str]:
@@ -185,5 +188,6 @@ def _object(
         "formats": stored_formats(checkpoint),
         "tokenizer": known,
         "tokenizer_error": why_not or None,
+        "chat_templates": sorted(checkpoint_templates(checkpoint.metadata, checkpoint.path)),
         "plan": planned | {"total_bytes": estimate.total_bytes},
     }

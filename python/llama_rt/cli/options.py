@@ -144,19 +144,12 @@ def load(args: argparse.Namespace, console: Console, **more: Any) -> Llama:  # n
     """Loads the model as the options say."""
     given: dict[str, Any] = {name: getattr(args, name) for name in _LOADING}
     given["n_ctx"] = args.ctx
-    given["chat_template"] = _template(args.template)
+    given["chat_template"] = args.template
     given["adapters"] = _adapters(args.adapter)
     given["reproducible"] = args.reproducible or None
     given["progress"] = None if console.err.isatty() and not console.json else False
     given = {name: value for name, value in (given | more).items() if value is not None}
     return Llama.load(model_path(args), **given)
-
-
-def _template(named: str | None) -> str | None:
-    """A template's name, or the text of the file that holds one."""
-    if named is None or not (named.endswith((".jinja", ".jinja2", ".txt")) or "/" in named):
-        return named
-    return Path(named).read_text(encoding="utf-8")
 
 
 def _adapters(given: list[str] | None) -> dict[str, str] | list[str] | None:

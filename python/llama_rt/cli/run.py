@@ -52,7 +52,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     with load(args, console) as llm:
         echo = console.on_terminal if args.echo is None else args.echo
         if echo:
-            console.write(console.styled(prompt, "bold"))
+            console.write(prompt, "bold")
         with llm.stream(
             prompt, max_tokens=args.max_tokens, params=params, stop=stop_texts(args)
         ) as stream:

@@ -51,7 +51,12 @@ class Session:
             self.console.note(f"{name}, context {plural(self.llm.n_ctx, 'token')}. /help helps.")
 
     def run(self) -> None:
-        """Reads and answers until the end of the input."""
+        """Reads and answers until the end of the input.
+
+        Raises:
+            TemplateError: the model has no template and none was named.
+        """
+        self.llm.find_template(self.template)
         self._greet()
         while (line := self._read()) is not None:
             text = line.strip()
@@ -72,7 +77,7 @@ class Session:
         if done is None:
             self.conversation.undo()
             return
-        self.conversation.answer(done.text)
+        self.conversation.answer(self.llm.find_template(self.template).reply(done.text))
         self.turns.append(done)
         used = f"context {done.usage.total_tokens:,} of {self.llm.n_ctx:,}"
         self.console.note(f"{summary(done)} · {used}")
