@@ -176,10 +176,18 @@ class BpeDecoder:
         return text.removeprefix("�")
 
 
+# For `str.translate`: the alphabet to Latin-1, what is outside it to what Latin-1 does not have.
+_TO_LATIN1 = dict.fromkeys(range(256), "\uffff") | {
+    ord(char): chr(byte) for char, byte in CHAR_TO_BYTE.items()
+}
+
+
 def _token_bytes(text: str) -> bytes:
     try:
-        return bytes(CHAR_TO_BYTE[char] for char in text)
-    except KeyError:  # a token that was never in the byte alphabet stands for its own text
+        return text.translate(_TO_LATIN1).encode("latin-1")
+    except (
+        UnicodeEncodeError
+    ):  # a token that was never in the byte alphabet stands for its own text
         return text.encode()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
@@ -40,7 +40,10 @@ def load_tokenizer(
     """
     checkpoint_path = Path(checkpoint_path)
     if override is not None:
-        return _from_path(Path(override), metadata if kind != "gguf" else None)
+        if kind == "gguf":  # the vocabulary in the file still says how many rows there are
+            tokens = (metadata or {}).get("tokenizer.ggml.tokens")
+            metadata = {"vocab_size": len(tokens)} if isinstance(tokens, Sized) else None
+        return _from_path(Path(override), metadata)
     if kind == "gguf":
         return _from_gguf(metadata or {}, str(checkpoint_path))
     folder = checkpoint_path if checkpoint_path.is_dir() else checkpoint_path.parent
