@@ -6,7 +6,8 @@
 namespace llama_rt {
 
 // Bytes per second of the fastest pass of `threads` pool threads over a buffer of `buffer_bytes`
-// (huge pages, every byte read and used). Passes repeat for about `seconds`, three at the least.
+// (huge pages, every byte read and used). Passes try several access patterns in turn, each at
+// least once, and repeat for about `seconds`.
 // Give at least 2 GiB to measure memory: last-level caches of 480 MiB exist.
 //
 // Throws ConfigError on a thread count, size or time that is not positive, CapacityError when the
