@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from loading.stored import assert_same
-from reference.checkpoints import to_halves, write_hf
-from reference.model import Config, Rope, random_weights
 from safetensors.numpy import load_file, save_file
 
 from llama_rt.errors import CheckpointError, ConfigError
 from llama_rt.loading import open_checkpoint
+from loading.stored import assert_same
+from reference.checkpoints import to_halves, write_hf
+from reference.model import Config, Rope, random_weights
 
 CONFIG = Config()
 VARIANTS = {

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from loading.stored import assert_same, values
-from reference.checkpoints import write_meta
-from reference.model import Config, random_weights
 
 from llama_rt.errors import CheckpointError, ConfigError
 from llama_rt.loading import open_checkpoint
+from loading.stored import assert_same, values
+from reference.checkpoints import write_meta
+from reference.model import Config, random_weights
 
 CONFIG = Config(n_heads=8, n_kv_heads=4, head_dim=8)
 

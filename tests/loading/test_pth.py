@@ -7,10 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from loading.stored import values
 
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
 from llama_rt.loading.pth import read_pth
+from loading.stored import values
 
 
 def saved(path, tree, *, legacy=False):
@@ -148,13 +148,12 @@ def test_compressed_archive_is_refused(tmp_path):
 
 def test_big_endian_is_refused(tmp_path):
     torch.save(TENSORS, tmp_path / "x.pth")
-    raw = (tmp_path / "x.pth").read_bytes()
-    (tmp_path / "x.pth").write_bytes(raw.replace(b"little", b"big   "))
-    with zipfile.ZipFile(tmp_path / "y.pth", "w") as new:
-        with zipfile.ZipFile(io.BytesIO(raw)) as old:
-            for name in old.namelist():
-                text = b"big" if name.endswith("byteorder") else old.read(name)
-                new.writestr(name, text)
+    with (
+        zipfile.ZipFile(tmp_path / "x.pth") as old,
+        zipfile.ZipFile(tmp_path / "y.pth", "w") as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, b"big" if name.endswith("byteorder") else old.read(name))
     with pytest.raises(CheckpointError, match="big-endian"):
         read_pth(tmp_path / "y.pth")
 

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from loading.stored import values
 from safetensors.numpy import save_file
 
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.safetensors import read_safetensors
+from loading.stored import values
 
 
 def write(path, header, data=b"", *, length=None):

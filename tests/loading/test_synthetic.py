@@ -1,4 +1,4 @@
-"""Synthetic checkpoints: every format decodes to a trained model's spread; bytes are reproducible."""
+"""Synthetic checkpoints: formats decode to a trained model's spread; bytes are reproducible."""
 
 import gguf
 import numpy as np

@@ -130,7 +130,8 @@ def _read_index(index: Path) -> tuple[dict[str, TensorRecord], tuple[Path, ...]]
     tensors: dict[str, TensorRecord] = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", ".."):
-            msg = f"{index}: tensor {name[:200]!r} is in {str(shard)[:80]!r}, not a file name"
+            shown = repr(shard[:80]) if isinstance(shard, str) else f"a {type(shard).__name__}"
+            msg = f"{index}: tensor {name[:200]!r} is in {shown}, not a file name"
             raise CheckpointError(msg)
         path = index.parent / shard
         if shard not in opened:

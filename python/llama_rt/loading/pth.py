@@ -155,7 +155,8 @@ def _read_legacy(file: MappedFile) -> tuple[object, _Locate]:
         raise CheckpointError(msg)
     protocol, position = load(position)
     if protocol != _LEGACY_PROTOCOL:
-        msg = f"{file.path}: torch's legacy format {str(protocol)[:40]}; {_LEGACY_PROTOCOL} is read"
+        found = protocol if isinstance(protocol, int) else "unknown"
+        msg = f"{file.path}: torch's legacy format {found}; {_LEGACY_PROTOCOL} is read"
         raise CheckpointError(msg)
     system, position = load(position)
     if isinstance(system, dict) and system.get("little_endian") is False:

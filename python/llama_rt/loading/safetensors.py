@@ -77,8 +77,9 @@ def _record(file: MappedFile, name: str, entry: object, data: int) -> TensorReco
     code = entry.get("dtype")
     dtype = SAFETENSORS_NAMES.get(code) if isinstance(code, str) else None
     if dtype is None:
+        shown = repr(code[:40]) if isinstance(code, str) else f"(a {type(code).__name__})"
         _refuse(
-            file, name, f"unknown type {str(code)[:40]!r}; known: {', '.join(SAFETENSORS_NAMES)}"
+            file, name, f"unknown type {shown}; known: {', '.join(SAFETENSORS_NAMES)}"
         )
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
