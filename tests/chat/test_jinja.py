@@ -177,7 +177,8 @@ def test_variables_and_filters(tiny):
     source = (
         "{{ tools | tojson }}|{{ messages[0].extra }}|{{ 'a\nb' | indent(2) }}"
         "|{{ [1, 2] | join('-') }}|{{ strftime_now('%Y') | length }}|{% for i in range(9) %}"
-        "{% if i == 2 %}{% break %}{% endif %}{{ loop.length }}{{ loop.last }}{% endfor %}|{{ '%s:%d' | format('x', 3) }}"
+        "{% if i == 2 %}{% break %}{% endif %}{{ loop.length }}{{ loop.last }}{% endfor %}"
+        "|{{ '%s:%d' | format('x', 3) }}"
         "|{{ '<é>' | tojson }}|{{ undefined_thing }}|{% set ns = namespace(n=0) %}"
         "{% for x in [1, 2] %}{% set ns.n = ns.n + x %}{% endfor %}{{ ns.n }}|{{ 'ab' * 2 }}"
         "|{{ messages | map(attribute='role') | list }}"
