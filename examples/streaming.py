@@ -14,6 +14,5 @@ with Llama.load(sys.argv[1] if len(sys.argv) > 1 else None) as llm:
         for chunk in stream:
             print(chunk.text, end="", flush=True)  # whole characters, never half of one
     done = stream.completion
-    print(
-        f"\n[{done.finish_reason}, {done.timings.generation_tokens_per_second:.0f} tokens/s, seed {done.seed}]"
-    )
+    speed = done.timings.generation_tokens_per_second
+    print(f"\n[{done.finish_reason}, {speed:.0f} tokens/s, seed {done.seed}]")

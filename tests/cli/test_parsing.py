@@ -86,3 +86,16 @@ def test_mistakes_are_answered_with_what_was_meant(words: list[str], said: str) 
 def test_options_are_not_abbreviated() -> None:
     with pytest.raises(UsageError, match="unknown option --temper"):
         parse("run", "--temper", "1")
+
+
+def test_the_published_options_of_bench_are_there() -> None:
+    words = (
+        "--shape 8x4096 --format q8_0 --prompt 1 --generate 2 --context 3 --batch 4 --repeat 5 "
+        "--lora-rank 6 --profile --save made.gguf --json"
+    )
+    args = parse("bench", *words.split())
+    measured = (args.prompt, args.generate, args.context, args.batch, args.repeat)
+    assert measured == (1, 2, 3, 4, 5)
+    assert (args.shape, args.format, args.lora_rank) == ("8x4096", "q8_0", 6)
+    assert args.profile
+    assert str(args.save) == "made.gguf"

@@ -9,7 +9,7 @@ from llama_rt.cli.commands import Commands
 from llama_rt.cli.console import Console, plural
 from llama_rt.cli.conversation import Conversation
 from llama_rt.cli.report import as_json, summary
-from llama_rt.errors import CapacityError
+from llama_rt.errors import CapacityError, TemplateError
 
 __all__ = ["Session"]
 
@@ -71,6 +71,12 @@ class Session:
         self.conversation.ask(text)
         try:
             done = self._answer_within_context()
+        except TemplateError as error:
+            self.conversation.undo()
+            if not self.console.interactive:
+                raise
+            self.console.note(str(error))
+            return
         except BaseException:
             self.conversation.undo()
             raise
