@@ -23,7 +23,7 @@ def test_bytes_are_those_of_the_loaded_model(tiny_hf_folder, quantize):
     assert expected.weights_bytes == pytest.approx(memory["weights"], rel=0.02)
     # keys and values, 2 layers, 2 heads of 16, half precision
     assert expected.kv_bytes == 2 * 2 * 2 * 16 * 2 * 128
-    assert expected.workspace_bytes == pytest.approx(memory["workspace"], rel=0.5)
+    assert expected.workspace_bytes == pytest.approx(memory["workspace"], rel=0.2)
     assert expected.total_bytes == (
         expected.weights_bytes + expected.kv_bytes + expected.workspace_bytes
     )

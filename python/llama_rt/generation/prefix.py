@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llama_rt.errors import CapacityError
+
 if TYPE_CHECKING:
     from llama_rt import _native
 
@@ -52,8 +54,13 @@ class PrefixStore:
         if best is None:
             return self._runner.create(), 0
         self._kept.remove(best)
+        try:
+            forked = self._runner.fork(best.sequence, length)
+        except CapacityError:  # no page left to copy the last, partly filled one to: take it over
+            self._runner.truncate(best.sequence, length)
+            return best.sequence, length
         self._kept.append(best)
-        return self._runner.fork(best.sequence, length), length
+        return forked, length
 
     def keep(self, sequence: int, tokens: list[int]) -> None:
         """Takes over a finished sequence that holds `tokens`."""

@@ -21,6 +21,7 @@ from llama_rt.loading import Checkpoint
 from llama_rt.machine import available_memory
 from llama_rt.plan import (
     MAX_BATCH_TOKENS,
+    MAX_SEQUENCES,
     check_memory,
     check_quantize,
     find,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "load"]
 
-# Requests that run as one batch; more wait.
-_MAX_SEQUENCES = 64
 _REPACK = ("auto", "never", "always")
 
 
@@ -104,7 +103,7 @@ def load(
     opened_tokenizer = _open_tokenizer(checkpoint, tokenizer)
     model = build_model(checkpoint, backend, quantize=quantize, repack=repack, progress=progress)
     # Every running request as long as the context, and as much again for what is kept of old ones.
-    cache_tokens = min(room, 2 * _MAX_SEQUENCES * (context + 64))
+    cache_tokens = min(room, 2 * MAX_SEQUENCES * (context + 64))
     runner = _native.Runner(
         model,
         n_ctx=context,
@@ -116,7 +115,7 @@ def load(
         runner,
         cache_tokens=cache_tokens,
         max_batch_tokens=MAX_BATCH_TOKENS,
-        max_sequences=_MAX_SEQUENCES,
+        max_sequences=MAX_SEQUENCES,
     )
     return Loaded(
         checkpoint=checkpoint,

@@ -6,6 +6,7 @@
 
 from llama_rt.plan.needs import (
     MAX_BATCH_TOKENS,
+    MAX_SEQUENCES,
     Needs,
     check_memory,
     check_quantize,
@@ -18,6 +19,7 @@ from llama_rt.plan.report import Plan, plan
 
 __all__ = [
     "MAX_BATCH_TOKENS",
+    "MAX_SEQUENCES",
     "Needs",
     "Plan",
     "check_memory",

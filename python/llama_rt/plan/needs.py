@@ -12,7 +12,8 @@ from llama_rt.config import ModelConfig
 from llama_rt.errors import CapacityError, CheckpointNotFoundError, ConfigError
 from llama_rt.loading import Checkpoint, TensorRecord, open_checkpoint
 
-MAX_BATCH_TOKENS = 512
+MAX_BATCH_TOKENS = 512  # tokens of one step
+MAX_SEQUENCES = 64  # requests that run as one batch; more wait
 KV_DTYPES = ("f16", "bf16", "f32", "q8_0")
 _BUILT_IN = Path(__file__).parents[1] / "data" / "tales.gguf"
 # Part of the free memory that the cache may take: the rest is for everything that is not counted.
@@ -108,10 +109,10 @@ def kv_bytes(config: ModelConfig, kv_dtype: str) -> int:
 
 
 def workspace_bytes(config: ModelConfig) -> int:
-    """Bytes of intermediate results of one step of `MAX_BATCH_TOKENS` tokens, float32."""
-    heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-    per_token = 3 * config.dim + 2 * heads + 3 * config.ffn_dim
-    return 4 * MAX_BATCH_TOKENS * (per_token + config.vocab_size)
+    """Bytes of a step's intermediate results and of the logits of a full batch, all float32."""
+    heads = (config.n_heads + config.n_kv_heads) * config.head_dim
+    per_token = 2 * (config.dim + heads + config.ffn_dim)
+    return 4 * (MAX_BATCH_TOKENS * per_token + MAX_SEQUENCES * config.vocab_size)
 
 
 def resolve_context(config: ModelConfig, n_ctx: int | None) -> int:
