@@ -66,7 +66,7 @@ def stored_as(config: Config, dtype: str, seed: int = 0):
             gain = 1.0 if name.endswith("norm.weight") else 0.0
             weights[name] = (gain + 0.1 * rng.standard_normal(shape)).astype(np.float32)
             continue
-        data = random_bytes(dtype, *shape, seed=1000 * seed + i)
+        data = random_bytes(dtype, *shape, seed=1000 * seed + i, spread=0.5)
         weights[name] = decode(data, dtype).reshape(shape)
         stored[name] = (dtype, data)
     return weights, stored

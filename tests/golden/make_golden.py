@@ -169,7 +169,7 @@ def gguf(
             if FORMATS[stored].elements == 1:
                 weights[name] = through(weights[name], stored)
                 continue
-            data = random_bytes(stored, *weights[name].shape, seed=seed + i)
+            data = random_bytes(stored, *weights[name].shape, seed=seed + i, spread=0.5)
             weights[name] = decode(data, stored).reshape(weights[name].shape)
             blocks[name] = (stored, data)
         told, told_weights = config, weights

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from golden.make_golden import CASES
+from golden.make_golden import CASES, through
 from llama_rt import Llama, _native
-from reference.model import relative_error
+from reference.model import forward, relative_error
 
 TIERS = _native.cpu_info().tiers
 RANDOM_CASES = range(100, 124)
@@ -55,10 +55,11 @@ def test_packing_does_not_matter(golden, name):
 def test_formats_hold_the_same_model(
     tiny_model, tiny_hf_folder, tiny_meta_folder, tiny_gguf_file, tiny_gguf_q8_0_file
 ):
-    from reference.model import forward
-
     ids = list(range(1, 120, 2))
     expected = forward(*tiny_model, ids)
     for path in (tiny_hf_folder, tiny_meta_folder, tiny_gguf_file):
         assert relative_error(logits(path, ids, kv_dtype="f32"), expected) <= 3e-5
+    config, weights = tiny_model
+    rounded = {n: through(w, "q8_0") if w.ndim == 2 else w for n, w in weights.items()}
+    expected = forward(config, rounded, ids)
     assert relative_error(logits(tiny_gguf_q8_0_file, ids), expected) <= 2.5e-2

@@ -21,6 +21,7 @@ class Format:
     gguf_id: int
     decode: Callable[[np.ndarray], np.ndarray]
     half_fields: tuple[int, ...] = ()  # byte offsets of the half-precision scales
+    centre: float = 0.0  # second scale over first that makes random codes average to zero
 
 
 def half(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -134,14 +135,14 @@ FORMATS = {
     "f16": Format(1, 2, 1, f16),
     "bf16": Format(1, 2, 30, bf16),
     "q4_0": Format(32, 18, 2, q4_0, (0,)),
-    "q4_1": Format(32, 20, 3, q4_1, (0, 2)),
+    "q4_1": Format(32, 20, 3, q4_1, (0, 2), -7.5),
     "q5_0": Format(32, 22, 6, q5_0, (0,)),
-    "q5_1": Format(32, 24, 7, q5_1, (0, 2)),
+    "q5_1": Format(32, 24, 7, q5_1, (0, 2), -15.5),
     "q8_0": Format(32, 34, 8, q8_0, (0,)),
-    "q2_k": Format(256, 84, 10, q2_k, (80, 82)),
+    "q2_k": Format(256, 84, 10, q2_k, (80, 82), 1.5),
     "q3_k": Format(256, 110, 11, q3_k, (108,)),
-    "q4_k": Format(256, 144, 12, q4_k, (0, 2)),
-    "q5_k": Format(256, 176, 13, q5_k, (0, 2)),
+    "q4_k": Format(256, 144, 12, q4_k, (0, 2), 7.5),
+    "q5_k": Format(256, 176, 13, q5_k, (0, 2), 15.5),
     "q6_k": Format(256, 210, 14, q6_k, (208,)),
 }
 
@@ -155,26 +156,30 @@ def decode(data: np.ndarray, dtype: str) -> np.ndarray:
     return values.reshape(*data.shape[:-1], -1)
 
 
-def random_bytes(dtype: str, rows: int, k: int, seed: int) -> np.ndarray:
-    """Rows of blocks `[rows, row_bytes]` with random contents: every bit pattern is used.
+def random_bytes(dtype: str, rows: int, k: int, seed: int, spread: float = 1.0) -> np.ndarray:
+    """Rows of blocks `[rows, row_bytes]` with random contents: every code and scale occurs.
 
-    Scales are finite halves that give values of about the spread of a trained model's weights;
-    element types hold normal numbers of that spread.
+    Values have a deviation of `spread / sqrt(k)` and average to about zero, as weights do.
     """
     rng = np.random.default_rng(seed)
     row = FORMATS[dtype]
     assert k % row.elements == 0
+    wanted = spread / np.sqrt(k)
     if row.elements == 1:
-        return encode(rng.standard_normal((rows, k)).astype(F32) / F32(np.sqrt(k)), dtype)
+        return encode((rng.standard_normal((rows, k)) * wanted).astype(F32), dtype)
     blocks = rng.integers(0, 256, (rows * k // row.elements, row.bytes), dtype=np.uint8)
-    scaled = blocks.copy()
-    for at in row.half_fields:
-        scaled[:, at : at + 2] = np.array([1], "<f2").view(np.uint8)
-    spread = float(np.std(row.decode(scaled)))
-    for at in row.half_fields:
-        scale = rng.uniform(0.5, 1.5, (len(blocks), 1)) / (spread * np.sqrt(k))
-        blocks[:, at : at + 2] = scale.astype("<f2").view(np.uint8)
-    return blocks.reshape(rows, -1)
+    deviation = float(np.std(row.decode(_scaled(blocks, row, np.ones((len(blocks), 1))))))
+    scales = wanted / deviation * rng.uniform(0.5, 1.5, (len(blocks), 1))
+    scales *= rng.choice([-1, 1], scales.shape)  # no format's code range is symmetric
+    return _scaled(blocks, row, scales).reshape(rows, -1)
+
+
+def _scaled(blocks: np.ndarray, row: Format, scales: np.ndarray) -> np.ndarray:
+    """The blocks with `scales` `[blocks, 1]` as their halves."""
+    blocks = blocks.copy()
+    for at, ratio in zip(row.half_fields, (1.0, row.centre), strict=False):
+        blocks[:, at : at + 2] = (scales * ratio).astype("<f2").view(np.uint8)
+    return blocks
 
 
 def encode(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -32,7 +32,14 @@ def test_decodes_as_gguf_does(dtype):
     got = decode(data, dtype)
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got.view(np.uint32), expected.astype("f4").view(np.uint32))
-    assert 0.3 < got.std() * np.sqrt(1024) < 3
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_random_blocks_look_like_weights(dtype):
+    for spread in (1.0, 0.25):
+        values = decode(random_bytes(dtype, 64, 1024, seed=1, spread=spread), dtype)
+        assert values.std() * np.sqrt(1024) == pytest.approx(spread, rel=0.15)
+        assert abs(values.mean()) < 0.1 * values.std()
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"])
