@@ -1,14 +1,15 @@
 """The golden cases that lie beside a checkout, where they do: each on every tier."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from conftest import SHARED
 from llama_rt import Llama, _native
 from reference.model import relative_error
 
 TIERS = _native.cpu_info().tiers
-FOLDER = SHARED / "golden"
+FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 # Adapters and deltas are measured by tests of their own.
 OTHERS = {"peft-lora", "delta-f32"}
 
