@@ -62,7 +62,7 @@ class Backend::Timer {
 
 std::vector<OpTime> Backend::take_profile() {
   constexpr std::array<const char*, kOps> kNames = {"embed",    "rms_norm",  "matmul", "rope",
-                                                    "store_kv", "attention", "swiglu"};
+                                                    "store_kv", "attention", "swiglu", "adapt"};
   std::vector<OpTime> times;
   for (size_t op = 0; op < kOps; ++op) times.push_back({kNames[op], seconds_[op]});
   seconds_ = {};
@@ -148,6 +148,33 @@ void Backend::swiglu(View gate, View up, View out) {
   require_same(gate, up, "swiglu", "up");
   require_same(gate, out, "swiglu", "out");
   if (gate.shape.rows() > 0) do_swiglu(gate, up, out);
+}
+
+void Backend::scale_columns(View x, const float* factors, View out) {
+  const Timer timer(*this, kAdapt);
+  require_f32(x, "scale_columns", "x");
+  require_same(x, out, "scale_columns", "out");
+  do_scale_columns(x, factors, out);
+}
+
+void Backend::scale(View x, float factor) {
+  const Timer timer(*this, kAdapt);
+  require_f32(x, "scale", "x");
+  do_scale(x, factor);
+}
+
+void Backend::add_row(const float* row, float factor, View y) {
+  const Timer timer(*this, kAdapt);
+  require_f32(y, "add_row", "y");
+  do_add_row(row, factor, y);
+}
+
+void Backend::add_gated(View x, const float* gates, float factor, View out) {
+  const Timer timer(*this, kAdapt);
+  require_f32(x, "add_gated", "x");
+  require_same(x, out, "add_gated", "out");
+  require(x.shape.rank == 3, "add_gated", "x must be [n, heads, e], got " + x.shape.text());
+  do_add_gated(x, gates, factor, out);
 }
 
 void Backend::qkv(View x, const AttentionWeights& w, float eps, const Rotation& rotation,

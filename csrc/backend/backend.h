@@ -79,6 +79,12 @@ class Backend {
   void attention(View q, const KvView& kv, const AttentionSpec& spec, View out);  // [n, h, e]
   void swiglu(View gate, View up, View out);                                    // [n, f]
 
+  // Primitives of adapters.
+  void scale_columns(View x, const float* factors, View out);                    // [n, k] * [k]
+  void scale(View x, float factor);                                              // in place
+  void add_row(const float* row, float factor, View y);                          // y += factor row
+  void add_gated(View x, const float* gates, float factor, View out);            // [n, h, e], [h]
+
   // Composites.
   virtual void qkv(View x, const AttentionWeights& weights, float eps, const Rotation& rotation,
                    const KvView& kv, View scratch, View q, View k, View v);
@@ -99,9 +105,13 @@ class Backend {
   virtual void do_store_kv(View k, View v, const KvView& kv) = 0;
   virtual void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) = 0;
   virtual void do_swiglu(View gate, View up, View out) = 0;
+  virtual void do_scale_columns(View x, const float* factors, View out) = 0;
+  virtual void do_scale(View x, float factor) = 0;
+  virtual void do_add_row(const float* row, float factor, View y) = 0;
+  virtual void do_add_gated(View x, const float* gates, float factor, View out) = 0;
 
  private:
-  enum Op { kEmbed, kNorm, kMatmul, kRope, kStoreKv, kAttention, kSwiglu, kOps };
+  enum Op { kEmbed, kNorm, kMatmul, kRope, kStoreKv, kAttention, kSwiglu, kAdapt, kOps };
   class Timer;
 
   bool profiling_ = false;

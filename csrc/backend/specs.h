@@ -82,6 +82,7 @@ struct AttentionSpec {
   int64_t heads = 0;   // query heads h; a multiple of the KV heads
   float scale = 0.0f;  // of the scores, 1/sqrt(e)
   int64_t window = 0;  // a position sees the last `window` positions; 0: all before it
+  int64_t length = 0;  // not 0: every row sees exactly the positions [0, length)
 };
 
 }  // namespace llama_rt

@@ -7,6 +7,7 @@
 #include <optional>
 #include <thread>
 
+#include "bindings/adapter.h"
 #include "bindings/registry.h"
 #include "bindings/tensor.h"
 #include "core/error.h"
@@ -49,7 +50,14 @@ auto without_gil(const CancelFlag* flag, Work work) {
   }
 }
 
-std::vector<Feed> feeds_of(const std::vector<int>& sequences, const std::vector<Tokens>& tokens) {
+// A request's adapters and their weights.
+using Mix = std::vector<std::pair<std::shared_ptr<Adapter>, float>>;
+
+std::vector<Feed> feeds_of(const std::vector<int>& sequences, const std::vector<Tokens>& tokens,
+                           const std::vector<Mix>& adapters) {
+  if (!adapters.empty() && adapters.size() != sequences.size()) {
+    throw ShapeError("adapters must be given for every sequence or for none");
+  }
   if (sequences.size() != tokens.size()) {
     throw ShapeError("there are " + std::to_string(sequences.size()) + " sequences but " +
                      std::to_string(tokens.size()) + " token arrays");
@@ -58,18 +66,23 @@ std::vector<Feed> feeds_of(const std::vector<int>& sequences, const std::vector<
   for (size_t i = 0; i < sequences.size(); ++i) {
     feeds.push_back(
         {sequences[i], std::span(tokens[i].data(), static_cast<size_t>(tokens[i].size()))});
+    if (adapters.empty()) continue;
+    for (const auto& [adapter, weight] : adapters[i]) {
+      feeds.back().mix.push_back({adapter.get(), weight});
+    }
   }
   return feeds;
 }
 
 py::array_t<float> forward(Runner& runner, const Model& model, const std::vector<int>& sequences,
                            const std::vector<Tokens>& tokens, const std::string& outputs,
-                           bool states, const CancelFlag* cancel) {
+                           bool states, const CancelFlag* cancel,
+                           const std::vector<Mix>& adapters) {
   if (outputs != "none" && outputs != "last" && outputs != "all") {
     throw ConfigError("outputs must be one of none, last, all, got '" + outputs + "'");
   }
   const Rows rows = outputs == "all" ? Rows::kAll : outputs == "last" ? Rows::kLast : Rows::kNone;
-  const std::vector<Feed> feeds = feeds_of(sequences, tokens);
+  const std::vector<Feed> feeds = feeds_of(sequences, tokens, adapters);
   auto values = without_gil(cancel, [&](const Interrupt& interrupt) {
     return runner.forward(feeds, rows, states, interrupt);
   });
@@ -194,35 +207,43 @@ void bind_runner(py::module_& m) {
       .def(
           "forward",
           [](BoundRunner& r, const std::vector<int>& sequences, const std::vector<Tokens>& tokens,
-             const std::string& outputs, bool states, const CancelFlag* cancel) {
-            return forward(r.runner, *r.model, sequences, tokens, outputs, states, cancel);
+             const std::string& outputs, bool states, const CancelFlag* cancel,
+             const std::vector<Mix>& adapters) {
+            return forward(r.runner, *r.model, sequences, tokens, outputs, states, cancel,
+                           adapters);
           },
           py::arg("sequences"), py::arg("tokens"), py::kw_only(), py::arg("outputs") = "last",
-          py::arg("states") = false, py::arg("cancel") = nullptr)
+          py::arg("states") = false, py::arg("cancel") = nullptr,
+          py::arg("adapters") = std::vector<Mix>{})
       .def(
           "step",
           [](BoundRunner& r, const std::vector<int>& sequences, const std::vector<Tokens>& tokens,
-             const std::vector<Sampler*>& samplers, const CancelFlag* cancel) {
-            const std::vector<Feed> feeds = feeds_of(sequences, tokens);
+             const std::vector<Sampler*>& samplers, const CancelFlag* cancel,
+             const std::vector<Mix>& adapters) {
+            const std::vector<Feed> feeds = feeds_of(sequences, tokens, adapters);
             return without_gil(cancel, [&](const Interrupt& interrupt) {
               return r.runner.step(feeds, samplers, interrupt);
             });
           },
           py::arg("sequences"), py::arg("tokens"), py::arg("samplers"), py::kw_only(),
-          py::arg("cancel") = nullptr)
+          py::arg("cancel") = nullptr, py::arg("adapters") = std::vector<Mix>{})
       .def(
           "decode",
           [](BoundRunner& r, const std::vector<int>& sequences, const std::vector<int32_t>& tokens,
              const std::vector<Sampler*>& samplers, int64_t steps, double max_seconds,
-             const CancelFlag* cancel) {
+             const CancelFlag* cancel, const std::vector<Mix>& adapters) {
+            std::vector<Tokens> single;
+            for (const int32_t token : tokens) single.emplace_back(1, &token);
+            const std::vector<Feed> feeds = feeds_of(sequences, single, adapters);
             auto drawn = without_gil(cancel, [&](const Interrupt& interrupt) {
-              return r.runner.decode(sequences, tokens, samplers, steps, max_seconds, interrupt);
+              return r.runner.decode(feeds, samplers, steps, max_seconds, interrupt);
             });
             if (PyErr_Occurred()) throw py::error_already_set();
             return drawn;
           },
           py::arg("sequences"), py::arg("tokens"), py::arg("samplers"), py::kw_only(),
-          py::arg("steps"), py::arg("max_seconds") = 1e9, py::arg("cancel") = nullptr)
+          py::arg("steps"), py::arg("max_seconds") = 1e9, py::arg("cancel") = nullptr,
+          py::arg("adapters") = std::vector<Mix>{})
       .def("memory",
            [](BoundRunner& r) {
              const RunnerMemory memory = r.runner.memory();
@@ -274,6 +295,7 @@ void bind_model(py::module_& m) {
                              [](const Model& model) { return model.weights().held_bytes(); })
       .def_property_readonly("streamed_bytes",
                              [](const Model& model) { return model.weights().streamed_bytes(); });
+  bind_adapter(m);
   bind_runner(m);
   m.def("rope_table", [](const py::dict& options, int32_t positions) {
     py::kwargs keywords(options);

@@ -46,13 +46,18 @@ struct State {
       : max(memory), sum(memory + vectors), acc(memory + 2 * vectors) {}
 };
 
+// One past the last position that the rows before `rows` of a segment see.
+int64_t last_visible(const Problem& p, const Segment& segment, int64_t rows) {
+  return p.spec.length > 0 ? p.spec.length : segment.past + rows;
+}
+
 std::vector<Unit> units_of(const Problem& p) {
   const int64_t block = std::max<int64_t>(1, kTaskVectors / p.group);
   std::vector<Unit> units;
   for (const Segment& segment : p.kv.segments) {
     for (int64_t row = 0; row < segment.rows; row += block) {
       const int64_t rows = std::min(block, segment.rows - row);
-      const int64_t last = segment.past + row + rows;  // one past the last visible position
+      const int64_t last = last_visible(p, segment, row + rows);
       const int64_t oldest =
           p.spec.window > 0 ? std::max<int64_t>(0, segment.past + row + 1 - p.spec.window) : 0;
       const int64_t first = oldest / kCut;
@@ -75,8 +80,9 @@ AttentionTask task_for(const Problem& p, const Unit& u, int64_t cut, State state
   t.scale = p.spec.scale;
   t.past = u.segment->past + u.row;
   t.window = p.spec.window;
+  t.length = p.spec.length;
   t.begin = (u.first_cut + cut) * kCut;
-  t.end = std::min(t.begin + kCut, t.past + u.rows);
+  t.end = std::min(t.begin + kCut, last_visible(p, *u.segment, u.row + u.rows));
   t.base = p.kv.base + p.kv.layer * p.kv.layout->layer_bytes + u.kv_head * p.head_bytes;
   t.page_bytes = p.kv.layout->page_bytes();
   t.pages = u.segment->pages;

@@ -53,6 +53,10 @@ class CpuBackend final : public Backend {
   void do_store_kv(View k, View v, const KvView& kv) override;
   void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) override;
   void do_swiglu(View gate, View up, View out) override;
+  void do_scale_columns(View x, const float* factors, View out) override;
+  void do_scale(View x, float factor) override;
+  void do_add_row(const float* row, float factor, View y) override;
+  void do_add_gated(View x, const float* gates, float factor, View out) override;
 
  private:
   const std::byte* convert(View x, Activation activation);

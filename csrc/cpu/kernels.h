@@ -113,6 +113,7 @@ struct AttentionTask {
   float scale = 0;
   int64_t past = 0;    // position of row 0
   int64_t window = 0;  // 0: none
+  int64_t length = 0;  // not 0: every row sees exactly [0, length)
   int64_t begin = 0;   // first cached position of the range, a multiple of the page
   int64_t end = 0;
   const std::byte* base = nullptr;  // page i's share of this head: base + pages[i] * page_bytes

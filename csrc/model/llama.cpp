@@ -1,9 +1,9 @@
 #include "model/llama.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "core/error.h"
+#include "model/adapters/adapted.h"
 
 namespace llama_rt {
 namespace {
@@ -39,43 +39,61 @@ size_t Model::workspace_bytes(int64_t n) const {
   return bytes;
 }
 
-void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayout& layout,
-                    std::byte* cache, const Interrupt& interrupt, View states) const {
+BlockBuffers Model::buffers(Workspace& workspace, int64_t n) const {
   const ModelConfig& c = config_;
-  const int64_t n = batch.tokens.shape[0];
   workspace.reset();
-  const View x = workspace.f32(Shape(n, c.dim));        // the residual stream
-  const View normed = workspace.f32(Shape(n, c.dim));
-  const View q = workspace.f32(Shape(n, c.n_heads * c.head_dim));
-  const View attended = workspace.f32(Shape(n, c.n_heads * c.head_dim));
-  const View k = workspace.f32(Shape(n, c.n_kv_heads * c.head_dim));
-  const View v = workspace.f32(Shape(n, c.n_kv_heads * c.head_dim));
-  const View hidden = workspace.f32(Shape(n, c.ffn_dim));
-  const View up = workspace.f32(Shape(n, c.ffn_dim));
-  const View q_heads = heads_of(q, c.n_heads, c.head_dim);
+  BlockBuffers b;
+  b.x = workspace.f32(Shape(n, c.dim));
+  b.normed = workspace.f32(Shape(n, c.dim));
+  b.q = workspace.f32(Shape(n, c.n_heads * c.head_dim));
+  b.attended = workspace.f32(Shape(n, c.n_heads * c.head_dim));
+  b.k = workspace.f32(Shape(n, c.n_kv_heads * c.head_dim));
+  b.v = workspace.f32(Shape(n, c.n_kv_heads * c.head_dim));
+  b.hidden = workspace.f32(Shape(n, c.ffn_dim));
+  b.up = workspace.f32(Shape(n, c.ffn_dim));
+  return b;
+}
+
+// x += attention(norm(x)); x += ffn(norm(x))
+void Model::block(int64_t layer, const Rotation& rotation, const KvView& kv,
+                  const BlockBuffers& buffers) const {
+  const ModelConfig& c = config_;
+  const LayerWeights& w = weights_.layers()[static_cast<size_t>(layer)];
   const AttentionSpec spec{c.n_heads, 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
                            c.sliding_window};
+  const View q = heads_of(buffers.q, c.n_heads, c.head_dim);
   Backend& b = *backend_;
+  b.qkv(buffers.x, w.attention, c.norm_eps, rotation, kv, buffers.normed, q,
+        heads_of(buffers.k, c.n_kv_heads, c.head_dim),
+        heads_of(buffers.v, c.n_kv_heads, c.head_dim));
+  b.attention(q, kv, spec, heads_of(buffers.attended, c.n_heads, c.head_dim));
+  b.project_add(buffers.attended, w.attention_output, w.attention_output_bias, buffers.x);
+  b.gated(buffers.x, w.ffn, c.norm_eps, buffers.normed, buffers.up, buffers.hidden);
+  b.project_add(buffers.hidden, w.ffn_down, w.ffn_down_bias, buffers.x);
+}
 
-  b.embed(weights_.embedding(), batch.tokens, x);
-  for (int64_t i = 0; i < c.n_layers; ++i) {
+void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayout& layout,
+                    std::byte* cache, const Interrupt& interrupt, View states) const {
+  const BlockBuffers b = buffers(workspace, batch.tokens.shape[0]);
+  backend_->embed(weights_.embedding(), batch.tokens, b.x);
+  for (int64_t i = 0; i < config_.n_layers; ++i) {
     interrupt.check();
-    const LayerWeights& w = weights_.layers()[static_cast<size_t>(i)];
     const KvView kv{&layout, cache, i, batch.segments};
-    b.qkv(x, w.attention, c.norm_eps, batch.rotation, kv, normed, q_heads,
-          heads_of(k, c.n_kv_heads, c.head_dim), heads_of(v, c.n_kv_heads, c.head_dim));
-    b.attention(q_heads, kv, spec, heads_of(attended, c.n_heads, c.head_dim));
-    b.project_add(attended, w.attention_output, w.attention_output_bias, x);
-    b.gated(x, w.ffn, c.norm_eps, normed, up, hidden);
-    b.project_add(hidden, w.ffn_down, w.ffn_down_bias, x);
+    if (batch.adapted) {
+      batch.adapted->run(i, batch.rotation, kv, b);
+    } else {
+      block(i, batch.rotation, kv, b);
+    }
   }
   interrupt.check();
-  const size_t row = static_cast<size_t>(c.dim) * sizeof(float);
+  // The wanted rows move together before the last norm; `normed` is free by now.
+  const size_t row = static_cast<size_t>(config_.dim) * sizeof(float);
   for (size_t r = 0; r < batch.outputs.size(); ++r) {
-    std::memcpy(normed.f32(static_cast<int64_t>(r)), x.f32(batch.outputs[r]), row);
+    backend_->copy_bytes(reinterpret_cast<std::byte*>(b.normed.f32(static_cast<int64_t>(r))),
+                         reinterpret_cast<const std::byte*>(b.x.f32(batch.outputs[r])), row);
   }
-  const View wanted = f32_view(normed.f32(), states.shape);
-  b.rms_norm(wanted, weights_.norm(), c.norm_eps, states);
+  backend_->rms_norm(f32_view(b.normed.f32(), states.shape), weights_.norm(), config_.norm_eps,
+                     states);
 }
 
 void Model::project(View states, View logits) const {

@@ -13,12 +13,20 @@
 
 namespace llama_rt {
 
+class AdaptedBlocks;
+
+// The buffers of a forward pass that a block works in, [n, ...] each; x is the residual stream.
+struct BlockBuffers {
+  View x, normed, q, k, v, attended, hidden, up;
+};
+
 // A batch in the form that ops take: n rows, grouped by sequence.
 struct StagedBatch {
   View tokens;        // i32 [n]
   Rotation rotation;  // of each row's position
   std::span<const Segment> segments;
   std::span<const int32_t> outputs;  // rows wanted, ascending
+  AdaptedBlocks* adapted = nullptr;  // runs the blocks when some rows use adapters
 };
 
 // Immutable once finished; may be shared by runners.
@@ -47,6 +55,10 @@ class Model {
   const std::shared_ptr<Backend>& shared_backend() const { return backend_; }
 
  private:
+  BlockBuffers buffers(Workspace& workspace, int64_t n) const;
+  void block(int64_t layer, const Rotation& rotation, const KvView& kv,
+             const BlockBuffers& buffers) const;
+
   std::shared_ptr<Backend> backend_;
   ModelConfig config_;
   Weights weights_;

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <string>
 
 #include "core/error.h"
+#include "model/adapters/adapted.h"
 
 namespace llama_rt {
 namespace {
@@ -81,12 +83,44 @@ void Runner::check(std::span<const Feed> feeds) const {
                          std::to_string(vocab));
       }
     }
+    for (const AdapterMix& m : feed.mix) {
+      if (m.adapter->model() != model_.get()) {
+        throw ConfigError("an adapter of another model is in the batch");
+      }
+    }
     rows += static_cast<int64_t>(feed.tokens.size());
   }
   if (rows > options_.max_batch_tokens) {
     throw CapacityError("a batch of " + std::to_string(rows) + " tokens is larger than " +
                         "max_batch_tokens (" + std::to_string(options_.max_batch_tokens) + ")");
   }
+}
+
+// Groups consecutive rows by their mix; false when no row uses an adapter.
+bool Runner::stage_adapters(std::span<const Feed> feeds) {
+  groups_.clear();
+  int64_t row = 0, rank = 0;
+  bool any = false;
+  const auto same = [](const AdapterMix& a, const AdapterMix& b) {
+    return a.adapter == b.adapter && a.weight == b.weight;
+  };
+  for (const Feed& f : feeds) {
+    const auto rows = static_cast<int64_t>(f.tokens.size());
+    if (!groups_.empty() && std::ranges::equal(groups_.back().mix, f.mix, same)) {
+      groups_.back().rows += rows;
+    } else {
+      groups_.push_back({row, rows, f.mix});
+    }
+    for (const AdapterMix& m : f.mix) rank = std::max(rank, m.adapter->max_rank());
+    any = any || !f.mix.empty();
+    row += rows;
+  }
+  const size_t bytes =
+      AdaptedBlocks::scratch_bytes(model_->config(), options_.max_batch_tokens, rank);
+  if (any && (!adapter_scratch_ || adapter_scratch_->bytes() < bytes)) {
+    adapter_scratch_ = std::make_unique<Workspace>(model_->backend().allocate(bytes));
+  }
+  return any;
 }
 
 // One forward pass over all feeds; leaves the wanted rows in states_ or logits_.
@@ -124,6 +158,10 @@ void Runner::run(std::span<const Feed> feeds, std::span<const int32_t> outputs, 
                     c.rope.style};
   batch.segments = segments_;
   batch.outputs = outputs;
+  std::optional<AdaptedBlocks> adapted;
+  if (stage_adapters(feeds)) {
+    batch.adapted = &adapted.emplace(*model_, groups_, *adapter_scratch_);
+  }
   try {
     model_->backend().step([&] {
       const View rows = f32_view(states_.data(), Shape(r, c.dim));
@@ -192,26 +230,27 @@ std::vector<Sampled> Runner::step(std::span<const Feed> feeds, std::span<Sampler
   return sampled;
 }
 
-std::vector<Sampled> Runner::decode(std::span<const int> sequences,
-                                    std::span<const int32_t> tokens,
+std::vector<Sampled> Runner::decode(std::span<const Feed> given,
                                     std::span<Sampler* const> samplers, int64_t steps,
                                     double max_seconds, const Interrupt& interrupt) {
   const std::scoped_lock turn(turn_);
-  if (tokens.size() != sequences.size() || samplers.size() != sequences.size()) {
-    throw ShapeError("sequences, tokens and samplers must have the same length");
+  if (samplers.size() != given.size()) {
+    throw ShapeError("there are " + std::to_string(given.size()) + " sequences but " +
+                     std::to_string(samplers.size()) + " samplers");
   }
-  std::vector<int32_t> next(tokens.begin(), tokens.end());
-  std::vector<Feed> feeds;
-  std::vector<int32_t> rows;
-  for (size_t i = 0; i < sequences.size(); ++i) {
+  std::vector<Feed> feeds(given.begin(), given.end());
+  std::vector<int32_t> next(feeds.size()), rows(feeds.size());
+  for (size_t i = 0; i < feeds.size(); ++i) {
     if (!samplers[i]) throw ConfigError("decode needs a sampler for every sequence");
-    feeds.push_back({sequences[i], std::span(&next[i], 1)});
-    rows.push_back(static_cast<int32_t>(i));
+    if (feeds[i].tokens.size() != 1) throw ShapeError("decode feeds one token to each sequence");
+    next[i] = feeds[i].tokens[0];
+    feeds[i].tokens = std::span(&next[i], 1);
+    rows[i] = static_cast<int32_t>(i);
   }
   check(feeds);
-  std::vector<Sampled> sampled(sequences.size());
+  std::vector<Sampled> sampled(feeds.size());
   const auto start = Clock::now();
-  for (int64_t step = 0; step < steps && !sequences.empty(); ++step) {
+  for (int64_t step = 0; step < steps && !feeds.empty(); ++step) {
     try {
       run(feeds, rows, false, interrupt);
     } catch (const CancelledError&) {

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "model/adapters/adapter.h"
 #include "model/kv_cache.h"
 #include "model/llama.h"
 #include "model/sampler.h"
@@ -19,10 +20,11 @@ struct RunnerOptions {
   int64_t cache_tokens = 0;        // of all sequences together; 0: one sequence of n_ctx
 };
 
-// Tokens to append to one sequence.
+// Tokens to append to one sequence, and the adapters its rows use.
 struct Feed {
   int sequence;
   std::span<const int32_t> tokens;
+  std::vector<AdapterMix> mix = {};
 };
 
 enum class Rows : uint8_t { kNone, kLast, kAll };
@@ -63,9 +65,8 @@ class Runner {
   // Feeds each sequence its token, draws the next, and goes on for at most `steps` rounds or
   // `max_seconds`; ends after the round in which any sequence stopped. An interrupt ends it without
   // error: what was drawn before is returned.
-  std::vector<Sampled> decode(std::span<const int> sequences, std::span<const int32_t> tokens,
-                              std::span<Sampler* const> samplers, int64_t steps, double max_seconds,
-                              const Interrupt& interrupt);
+  std::vector<Sampled> decode(std::span<const Feed> feeds, std::span<Sampler* const> samplers,
+                              int64_t steps, double max_seconds, const Interrupt& interrupt);
 
   RunnerMemory memory();
   std::vector<OpTime> profile(bool enable);
@@ -74,6 +75,7 @@ class Runner {
   void run(std::span<const Feed> feeds, std::span<const int32_t> outputs, bool states,
            const Interrupt& interrupt);
   void check(std::span<const Feed> feeds) const;
+  bool stage_adapters(std::span<const Feed> feeds);
   void draw(std::span<Sampler* const> samplers, std::span<Sampled> sampled);
 
   std::shared_ptr<const Model> model_;
@@ -87,6 +89,8 @@ class Runner {
   std::vector<float> cos_, sin_, states_, logits_;
   std::vector<Segment> segments_;
   std::vector<KvCache::Growth> growths_;
+  std::vector<AdapterGroup> groups_;
+  std::unique_ptr<Workspace> adapter_scratch_;  // made when a batch first needs it
 };
 
 }  // namespace llama_rt

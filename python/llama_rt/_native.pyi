@@ -172,6 +172,37 @@ class Model:
         """Bytes of stored weights that one decoded token reads (embedding row not counted)."""
 
 @final
+class Adapter:
+    """What an adapter adds to one finished model; arrays are float32, in the base's rotary order.
+
+    `slot` is one of wq, wk, wv, wo, w1, w2, w3. Shapes are checked against the model.
+    """
+
+    def __init__(self, model: Model) -> None: ...
+    def add_lora(
+        self, layer: int, slot: str, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]
+    ) -> None:
+        """`y += b (a x)`: a `[rank, in]`, b `[out, rank]` already scaled by alpha / rank."""
+    def add_input_scale(self, layer: int, slot: str, scale: npt.NDArray[np.float32]) -> None:
+        """`y = W (x * scale)`, scale `[in]`."""
+    def add_bias(self, layer: int, slot: str, bias: npt.NDArray[np.float32]) -> None: ...
+    def replace_norm(
+        self,
+        layer: int,
+        norm: Literal["attention_norm", "ffn_norm"],
+        gain: npt.NDArray[np.float32],
+    ) -> None: ...
+    def add_prefix(
+        self, layer: int, prefix: npt.NDArray[np.float32], gate: npt.NDArray[np.float32]
+    ) -> None:
+        """Gated prefix attention: prefix `[length, dim]`, gate `[heads]` as it multiplies.
+
+        Scales and biases of wk and wv that act on the prefix must have been added before.
+        """
+    @property
+    def bytes(self) -> int: ...
+
+@final
 class Sampler:
     """One request's sampling state: settings, random counter, token history."""
 
@@ -251,6 +282,7 @@ class Runner:
         outputs: Literal["none", "last", "all"] = ...,
         states: bool = ...,
         cancel: CancelFlag | None = ...,
+        adapters: Sequence[Sequence[tuple[Adapter, float]]] = ...,
     ) -> npt.NDArray[np.float32]:
         """Appends `tokens[i]` to `sequences[i]`; float32 `[r, vocab]`, or `[r, dim]` normed states.
 
@@ -265,6 +297,7 @@ class Runner:
         samplers: Sequence[Sampler | None],
         *,
         cancel: CancelFlag | None = ...,
+        adapters: Sequence[Sequence[tuple[Adapter, float]]] = ...,
     ) -> list[Sampled]:
         """One mixed batch: appends and, where a sampler is given, draws the next token from the last row.
 
@@ -279,6 +312,7 @@ class Runner:
         steps: int,
         max_seconds: float = ...,
         cancel: CancelFlag | None = ...,
+        adapters: Sequence[Sequence[tuple[Adapter, float]]] = ...,
     ) -> list[Sampled]:
         """The native loop: feeds each sequence its token, samples, feeds that, up to `steps` times.
 

@@ -119,7 +119,8 @@ inline void attend_page(const AttentionTask& t, const std::byte* head, int64_t s
   int64_t seen = 0;  // positions of the page that some row of the tile looks at
   for (int i = 0; i < kRows; ++i) {
     const int64_t position = t.past + (first + i) / t.group;
-    int64_t high = position + 1 < t.end ? position + 1 : t.end;
+    const int64_t visible = t.length > 0 ? t.length : position + 1;
+    int64_t high = visible < t.end ? visible : t.end;
     high = high - start < kPageTokens ? high - start : kPageTokens;
     const int64_t oldest = t.window > 0 ? position + 1 - t.window : 0;
     const int64_t low = oldest > start ? oldest - start : 0;

@@ -1,0 +1,94 @@
+// What an adapter adds to a LLaMA, as data: LoRA products, input scales, biases, norms, gated
+// prefixes. One type serves LoRA and LLaMA-Adapter V1 and V2, alone or mixed; the base's weights
+// are never touched.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/llama.h"
+
+namespace llama_rt {
+
+// The linear layers of a block, in the order of their use.
+enum class Slot : uint8_t { kWq, kWk, kWv, kWo, kW1, kW3, kW2 };
+inline constexpr size_t kSlots = 7;
+
+enum class Norm : uint8_t { kAttention, kFfn };
+
+// y = W (x * input_scale) + B (A x) + bias
+struct LinearPatch {
+  Weight a;  // [rank, in]; rows 0: no LoRA here
+  Weight b;  // [out, rank], the LoRA scale folded in
+  std::vector<float> input_scale;  // [in] or empty
+  std::vector<float> bias;         // [out] or empty
+
+  bool lora() const { return a.rows > 0; }
+  bool any() const { return lora() || !input_scale.empty() || !bias.empty(); }
+};
+
+// LLaMA-Adapter: every query also attends, with a softmax of its own, to a few learned positions;
+// the result is multiplied by a gate per head and added. Keys are not rotated.
+struct GatedPrefix {
+  std::shared_ptr<Storage> page;  // keys and values of this layer, laid out as a cache of one page
+  int64_t length = 0;             // positions; 0: none here
+  std::vector<float> gate;        // [heads]
+};
+
+struct AdapterLayer {
+  std::array<LinearPatch, kSlots> linear;
+  std::array<std::vector<float>, 2> norm;  // by Norm: gain [d] that replaces the base's, or empty
+  GatedPrefix prefix;
+};
+
+class Adapter {
+ public:
+  // For one model; `n_ctx` positions bound the length of a prefix to one page.
+  explicit Adapter(std::shared_ptr<const Model> model);
+
+  // W' = W + B A: a [rank, in] and b [out, rank], b already scaled by alpha / rank.
+  void add_lora(int64_t layer, Slot slot, const Tensor& a, const Tensor& b);
+  void add_input_scale(int64_t layer, Slot slot, std::vector<float> scale);
+  void add_bias(int64_t layer, Slot slot, std::vector<float> bias);
+  void replace_norm(int64_t layer, Norm norm, std::vector<float> gain);
+  // `prefix` f32 [length, d] in the space of the layer's normed input; `gate` [heads] as it
+  // multiplies. Scales and biases of wk and wv that belong to it must have been added before.
+  void add_prefix(int64_t layer, const Tensor& prefix, std::vector<float> gate);
+
+  const AdapterLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
+  const KvLayout& prefix_layout() const { return layout_; }
+  const Model* model() const { return model_.get(); }
+  int64_t max_rank() const { return max_rank_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  AdapterLayer& at(int64_t layer);
+  Shape shape_of(Slot slot) const;
+  std::vector<float> project(const LinearPatch& patch, const Weight& weight, const float* bias,
+                             const Tensor& prefix) const;
+
+  std::shared_ptr<const Model> model_;
+  std::vector<AdapterLayer> layers_;
+  KvLayout layout_;
+  int64_t max_rank_ = 0;
+  int64_t bytes_ = 0;
+};
+
+// An adapter and its weight in one request.
+struct AdapterMix {
+  const Adapter* adapter = nullptr;
+  float weight = 1.0f;
+};
+
+// Consecutive rows of a batch that use the same mix; an empty mix is the plain base.
+struct AdapterGroup {
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  std::vector<AdapterMix> mix;
+};
+
+}  // namespace llama_rt
