@@ -5,7 +5,6 @@ The arithmetic (penalties, cut-offs, the draw itself) is native; this room check
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import os
@@ -124,6 +123,8 @@ def resolve(
     known = [f.name for f in fields(SamplingParams)]
     for name in given:
         if name not in known:
+            import difflib
+
             close = difflib.get_close_matches(name, [*known, "max_tokens", "logprobs", "stop"], 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             msg = f"{caller}() got an unexpected keyword argument '{name}'{hint}"

@@ -17,7 +17,6 @@ from llama_rt.errors import ConfigError, LlamaRtError, MissingExtraError, Tokeni
 from llama_rt.generation import Engine
 from llama_rt.llama.adapters import open_adapters, refuse_base
 from llama_rt.llama.weights import Repack, build_model
-from llama_rt.loading import Checkpoint
 from llama_rt.machine import available_memory
 from llama_rt.plan import (
     MAX_BATCH_TOKENS,
@@ -30,6 +29,7 @@ from llama_rt.plan import (
 )
 
 if TYPE_CHECKING:
+    from llama_rt.loading import Checkpoint
     from llama_rt.tokenizer import Tokenizer
 
 __all__ = ["Loaded", "load"]

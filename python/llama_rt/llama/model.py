@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from llama_rt.config import ModelConfig
 from llama_rt.errors import CapacityError, LlamaRtError, TemplateError
 from llama_rt.generation import (
     AsyncStream,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from llama_rt.chat import Template
+    from llama_rt.config import ModelConfig
     from llama_rt.tokenizer import Tokenizer
 
 __all__ = ["Llama"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from llama_rt import _native
-from llama_rt.config import ModelConfig
-from llama_rt.loading import Checkpoint, TensorRecord
 from llama_rt.plan import target_dtype
+
+if TYPE_CHECKING:
+    from llama_rt.config import ModelConfig
+    from llama_rt.loading import Checkpoint, TensorRecord
 
 __all__ = ["build_model", "native_options", "requantize"]
 

@@ -6,11 +6,14 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama_rt import _native
-from llama_rt.config import ModelConfig
 from llama_rt.errors import CapacityError, CheckpointNotFoundError, ConfigError
-from llama_rt.loading import Checkpoint, TensorRecord, open_checkpoint
+
+if TYPE_CHECKING:
+    from llama_rt.config import ModelConfig
+    from llama_rt.loading import Checkpoint, TensorRecord
 
 MAX_BATCH_TOKENS = 512  # tokens of one step
 MAX_SEQUENCES = 64  # requests that run as one batch; more wait
@@ -64,6 +67,10 @@ def find(path: str | Path | None) -> Checkpoint:
         CheckpointError: The path is no checkpoint.
         TypeError: It is no path.
     """
+    from llama_rt.loading import (
+        open_checkpoint,
+    )  # here: it takes half the time of `import llama_rt`
+
     if path is None:
         path = _BUILT_IN
         if not path.is_file():

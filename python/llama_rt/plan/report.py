@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama_rt import _native
-from llama_rt.loading import Checkpoint, TensorRecord
 from llama_rt.machine import available_memory
 from llama_rt.plan.needs import (
     Needs,
@@ -21,6 +21,9 @@ from llama_rt.plan.needs import (
     target_dtype,
 )
 from llama_rt.plan.speed import decode_rate, prefill_rate
+
+if TYPE_CHECKING:
+    from llama_rt.loading import Checkpoint, TensorRecord
 
 __all__ = ["Plan", "plan"]
 

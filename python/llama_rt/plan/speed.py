@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llama_rt import _native
-from llama_rt.config import ModelConfig
 from llama_rt.machine import available_memory
 from llama_rt.plan.needs import Needs, dtype_table
+
+if TYPE_CHECKING:
+    from llama_rt.config import ModelConfig
 
 __all__ = ["decode_rate", "prefill_rate"]
 
