@@ -57,24 +57,25 @@ def from_gguf(
         vocab_size = keys.integer("llama.vocab_size")
     context = keys.integer("llama.context_length")
     scaling, context = _gguf_rope(keys, context)
-    return ModelConfig(
-        dim=dim,
-        n_layers=keys.integer("llama.block_count"),
-        n_heads=n_heads,
-        n_kv_heads=_uniform(keys, "llama.attention.head_count_kv") or n_heads,
-        head_dim=head_dim,
-        ffn_dim=width,
-        vocab_size=vocab_size,
-        norm_eps=keys.number("llama.attention.layer_norm_rms_epsilon"),
-        rope_theta=keys.number("llama.rope.freq_base", 10000.0),
-        rope_style="interleaved",
-        rope_scaling=scaling,
-        max_context=min(context, MAX_SIZE),
-        tie_embeddings=tied,
-        attention_bias=attention_bias,
-        mlp_bias=mlp_bias,
-        name=keys.text("general.name"),
-    )
+    with keys.naming():
+        return ModelConfig(
+            dim=dim,
+            n_layers=keys.integer("llama.block_count"),
+            n_heads=n_heads,
+            n_kv_heads=_uniform(keys, "llama.attention.head_count_kv") or n_heads,
+            head_dim=head_dim,
+            ffn_dim=width,
+            vocab_size=vocab_size,
+            norm_eps=keys.number("llama.attention.layer_norm_rms_epsilon"),
+            rope_theta=keys.number("llama.rope.freq_base", 10000.0),
+            rope_style="interleaved",
+            rope_scaling=scaling,
+            max_context=min(context, MAX_SIZE),
+            tie_embeddings=tied,
+            attention_bias=attention_bias,
+            mlp_bias=mlp_bias,
+            name=keys.text("general.name"),
+        )
 
 
 def _uniform(keys: Keys, key: str) -> int | None:

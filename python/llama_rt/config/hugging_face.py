@@ -65,25 +65,26 @@ def from_hf(
         window = keys.integer("sliding_window") if keys.get("sliding_window") is not None else None
         if "sliding_window" not in config:
             window = 4096
-    return ModelConfig(
-        dim=dim,
-        n_layers=keys.integer("num_hidden_layers", 32),
-        n_heads=n_heads,
-        n_kv_heads=keys.integer("num_key_value_heads", default_kv),
-        head_dim=keys.integer("head_dim", dim // n_heads),
-        ffn_dim=keys.integer("intermediate_size", 14336 if mistral else 11008),
-        vocab_size=vocab,
-        norm_eps=keys.number("rms_norm_eps", 1e-6),
-        rope_theta=theta,
-        rope_style="halves",
-        rope_scaling=scaling,
-        max_context=min(context, MAX_SIZE),
-        sliding_window=window,
-        tie_embeddings=keys.flag("tie_word_embeddings"),
-        attention_bias=False if mistral else keys.flag("attention_bias"),
-        mlp_bias=False if mistral else keys.flag("mlp_bias"),
-        name=Path(keys.text("_name_or_path")).name,
-    )
+    with keys.naming():
+        return ModelConfig(
+            dim=dim,
+            n_layers=keys.integer("num_hidden_layers", 32),
+            n_heads=n_heads,
+            n_kv_heads=keys.integer("num_key_value_heads", default_kv),
+            head_dim=keys.integer("head_dim", dim // n_heads),
+            ffn_dim=keys.integer("intermediate_size", 14336 if mistral else 11008),
+            vocab_size=vocab,
+            norm_eps=keys.number("rms_norm_eps", 1e-6),
+            rope_theta=theta,
+            rope_style="halves",
+            rope_scaling=scaling,
+            max_context=min(context, MAX_SIZE),
+            sliding_window=window,
+            tie_embeddings=keys.flag("tie_word_embeddings"),
+            attention_bias=False if mistral else keys.flag("attention_bias"),
+            mlp_bias=False if mistral else keys.flag("mlp_bias"),
+            name=Path(keys.text("_name_or_path")).name,
+        )
 
 
 def _hf_family(keys: Keys) -> str:

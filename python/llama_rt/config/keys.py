@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,6 +43,8 @@ class Keys:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self.refuse(key, f"must be an integer, not {shown(value)}")
+        if abs(value) >= 2**63:
+            self.refuse(key, f"is {shown(value)}, beyond any size")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -57,6 +60,17 @@ class Keys:
             return float(value)
         except OverflowError:
             self.refuse(key, "is too large for a number")
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Puts the file's name before what a configuration says against its own numbers."""
+        try:
+            yield
+        except ConfigError as error:
+            if str(error).startswith(str(self.source)):
+                raise
+            msg = f"{self.source}: {error}"
+            raise ConfigError(msg) from None
 
     def positive(self, key: str, value: float) -> None:
         """Refuses a number that is not finite and above zero."""
@@ -94,4 +108,4 @@ def shown(value: object) -> str:
 
 def stretched(base: int, factor: float, positions: int) -> int:
     """Context after stretching `base` tokens; never less than the file's own figure."""
-    return max(positions, min(int(base * factor), MAX_SIZE))
+    return max(positions, int(min(base * factor, MAX_SIZE)))

@@ -81,23 +81,26 @@ def from_meta(
             high_freq_factor=keys.number("rope_high_freq_factor", 4.0),
             original_context=8192,
         )
-    return ModelConfig(
-        dim=dim,
-        n_layers=keys.integer("n_layers"),
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads or keys.integer("n_kv_heads", n_heads),
-        head_dim=head_dim,
-        ffn_dim=ffn_dim,
-        vocab_size=vocab,
-        norm_eps=keys.number("norm_eps", 1e-5),
-        rope_theta=theta,
-        rope_style="interleaved",
-        rope_scaling=scaling,
-        max_context=keys.integer("max_seq_len", _meta_context(theta, scaled=scaled, llama2=llama2)),
-        attention_bias=attention_bias,
-        mlp_bias=mlp_bias,
-        name=keys.text("name"),
-    )
+    with keys.naming():
+        return ModelConfig(
+            dim=dim,
+            n_layers=keys.integer("n_layers"),
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads or keys.integer("n_kv_heads", n_heads),
+            head_dim=head_dim,
+            ffn_dim=ffn_dim,
+            vocab_size=vocab,
+            norm_eps=keys.number("norm_eps", 1e-5),
+            rope_theta=theta,
+            rope_style="interleaved",
+            rope_scaling=scaling,
+            max_context=keys.integer(
+                "max_seq_len", _meta_context(theta, scaled=scaled, llama2=llama2)
+            ),
+            attention_bias=attention_bias,
+            mlp_bias=mlp_bias,
+            name=keys.text("name"),
+        )
 
 
 def _meta_context(theta: float, *, scaled: bool, llama2: bool) -> int:

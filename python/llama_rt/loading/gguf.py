@@ -188,7 +188,8 @@ class _Reader:
         kind = int(self.scalar(4, what))
         if kind == _STRING:
             count = self.count(f"the length of {what}", 8)
-            return kind, [self.string(what) for _ in range(count)]
+            texts, self.position = self.file.strings(self.position, count, what)
+            return kind, list[object](texts)
         if kind not in _ARRAY_DTYPES:
             self.refuse(f"{what} is an array of the unknown or nested type {kind}")
         dtype = np.dtype(_ARRAY_DTYPES[kind])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import struct
 import weakref
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from llama_rt.errors import CheckpointError, CheckpointNotFoundError
 __all__ = ["MappedFile"]
 
 _PAGE = mmap.PAGESIZE
+_U64 = struct.Struct("<Q")
 
 
 class MappedFile:
@@ -54,6 +56,22 @@ class MappedFile:
         """A copy of a small piece: headers, names."""
         self.check(offset, length, what)
         return self._map[offset : offset + length]
+
+    def strings(self, offset: int, count: int, what: str) -> tuple[list[str], int]:
+        """`count` UTF-8 strings, each behind its u64 length, and the offset behind them.
+
+        Vocabularies have hundreds of thousands: one loop, every length checked.
+        """
+        mapped, size, length_of = self._map, self.size, _U64.unpack_from
+        found: list[str] = []
+        for _ in range(count):
+            start = offset + 8
+            end = start + length_of(mapped, offset)[0] if start <= size else size + 1
+            if end > size:
+                self.check(offset, end - offset, what)
+            found.append(mapped[start:end].decode("utf-8", "replace"))
+            offset = end
+        return found, offset
 
     def find_last(self, needle: bytes, start: int) -> int:
         """Offset of the last `needle` at or after `start`, or -1."""
