@@ -1,6 +1,8 @@
 """`tokenizer.json` of sentencepiece-style vocabularies when there is no `tokenizer.model`."""
 
+import itertools
 import json
+import random
 
 import pytest
 import sentencepiece
@@ -106,3 +108,48 @@ def test_other_normalizers_are_refused(tmp_path, tiny_tokenizer_file):
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(TokenizerError, match="NFKC"):
         load_tokenizer(tmp_path, {}, "hf")
+
+
+WRONG = [None, 0, -1, 1.5, "x", "", [], {}, True, [None], {"type": 5}, 10**30, ["a", "b"]]
+
+
+def places(value, path=(), depth=0):
+    """Paths to the values within a JSON document, few levels deep."""
+    if path:
+        yield path
+    if depth < 4 and isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in itertools.islice(items, 20):
+            yield from places(item, (*path, key), depth + 1)
+
+
+def changed(document, rng):
+    """A copy with one value replaced or taken away."""
+    document = json.loads(json.dumps(document))
+    *way, last = rng.choice(list(places(document)))
+    inner = document
+    for key in way:
+        inner = inner[key]
+    if rng.random() < 0.2:
+        del inner[last]
+    else:
+        inner[last] = rng.choice(WRONG)
+    return document
+
+
+def test_wrong_documents_are_refused_or_read(tmp_path, tiny_tokenizer_file, bpe_folder):
+    rng = random.Random(3)
+    documents = [
+        converted(tiny_tokenizer_file),
+        json.loads((bpe_folder / "tokenizer.json").read_text()),
+    ]
+    refused = 0
+    for _ in range(120):
+        document = changed(rng.choice(documents), rng)
+        (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+        try:
+            tokenizer = load_tokenizer(tmp_path, {}, "hf")
+            tokenizer.decode(tokenizer.encode("Hello <s> 日本", special=True))
+        except TokenizerError:
+            refused += 1
+    assert 10 < refused < 120

@@ -134,13 +134,13 @@ def gguf_id(
     value = metadata.get(f"{_PREFIX}{key}_token_id")
     if value is None:
         return default if default is not None and default < size else None
-    number = int(_number(value, f"{key}_token_id", name))
+    number = _number(value, f"{key}_token_id", name)
     if number in (_NO_ID, -1):
         return None
-    if not 0 <= number < size:
+    if not 0 <= number < size or number % 1:
         msg = f"{name}: {_PREFIX}{key}_token_id: {number} is not in [0, {size})"
         raise TokenizerError(msg)
-    return number
+    return int(number)
 
 
 def gguf_flag(metadata: Mapping[str, object], key: str, default: bool, name: str) -> bool:

@@ -42,7 +42,11 @@ def spm_from_json(
         MissingExtraError: The `tokenizers` package is needed and not installed.
     """
     vocab: dict[str, int] = document["model"]["vocab"]
-    merges = [_pair(merge, vocab, file) for merge in document["model"].get("merges") or []]
+    listed = document["model"].get("merges") or []
+    if not isinstance(listed, list):
+        msg = f"{file}: model.merges: expected a list, got {type(listed).__name__}"
+        raise TokenizerError(msg)
+    merges = [_pair(merge, vocab, file) for merge in listed]
     found = added_tokens(file.parent, document)
     model = _model(document, merges, found, file)
     added = {id: token for id, token in found.items() if id >= len(model.texts)}
@@ -152,10 +156,11 @@ def _has_dummy_prefix(document: Mapping[str, Any], file: Path) -> bool:
         if step is None:
             continue
         kind = step.get("type") if isinstance(step, dict) else step
-        if kind not in _PLAIN_STEPS:
+        if not isinstance(kind, str) or kind not in _PLAIN_STEPS:
             msg = f"{file}: step {kind!r} is not supported beside BPE with byte fallback"
             raise TokenizerError(msg)
-        todo += [*(step.get("normalizers") or []), *(step.get("pretokenizers") or [])]
+        for key in ("normalizers", "pretokenizers"):
+            todo += step[key] if isinstance(step.get(key), list) else []
         scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space") else "never")
         prefix = prefix or kind == "Prepend" or (kind == "Metaspace" and scheme != "never")
     return prefix
