@@ -11,6 +11,7 @@ namespace {
 
 #include "core/decode.inl"
 #include "core/encode.inl"
+#include "core/encode_k.inl"
 
 template <class Block, int64_t kElements>
 void encode_row(const float* values, int64_t count, std::byte* out) {

@@ -23,11 +23,11 @@ enum class Activation : uint8_t { kF32, kBF16, kQ8 };
   X(Q5_0, "q5_0", BlockQ5_0, kBlock, 6, kQ8, true)      \
   X(Q5_1, "q5_1", BlockQ5_1, kBlock, 7, kQ8, true)      \
   X(Q8_0, "q8_0", BlockQ8_0, kBlock, 8, kQ8, true)      \
-  X(Q2_K, "q2_k", BlockQ2_K, kSuperBlock, 10, kQ8, false) \
-  X(Q3_K, "q3_k", BlockQ3_K, kSuperBlock, 11, kQ8, false) \
-  X(Q4_K, "q4_k", BlockQ4_K, kSuperBlock, 12, kQ8, false) \
-  X(Q5_K, "q5_k", BlockQ5_K, kSuperBlock, 13, kQ8, false) \
-  X(Q6_K, "q6_k", BlockQ6_K, kSuperBlock, 14, kQ8, false)
+  X(Q2_K, "q2_k", BlockQ2_K, kSuperBlock, 10, kQ8, true) \
+  X(Q3_K, "q3_k", BlockQ3_K, kSuperBlock, 11, kQ8, true) \
+  X(Q4_K, "q4_k", BlockQ4_K, kSuperBlock, 12, kQ8, true) \
+  X(Q5_K, "q5_k", BlockQ5_K, kSuperBlock, 13, kQ8, true) \
+  X(Q6_K, "q6_k", BlockQ6_K, kSuperBlock, 14, kQ8, true)
 
 enum class DType : uint8_t {
 #define LLAMA_RT_ID(id, ...) k##id,
