@@ -47,6 +47,11 @@ std::vector<int> pool_split(int threads, int64_t chunks, bool dynamic, int repea
   return worker_of;
 }
 
+void advise_buffer(const py::buffer& data) {
+  const py::buffer_info info = data.request();
+  advise_dontneed(info.ptr, static_cast<size_t>(info.size * info.itemsize));
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& m) {
@@ -61,6 +66,7 @@ void bind_runtime(py::module_& m) {
   m.def("cgroup_quota", &cgroup_quota, py::arg("root"));
   m.def("cgroup_available_memory", &cgroup_available_memory, py::arg("root"));
   m.def("available_memory", &available_memory);
+  m.def("advise_dontneed", &advise_buffer, py::arg("data"));
   m.def("read_bandwidth", &read_bandwidth, py::arg("threads"),
         py::arg("buffer_bytes") = size_t{2} << 30, py::arg("seconds") = 1.0,
         py::call_guard<py::gil_scoped_release>());

@@ -70,6 +70,12 @@ def cgroup_available_memory(root: str) -> int | None:
 def available_memory() -> int:
     """Bytes that may be allocated and touched now, by machine and control groups."""
 
+def advise_dontneed(data: Buffer) -> None:
+    """Unmaps the whole pages of contiguous `data` if it lies in a shared mapping of a file.
+
+    Nothing is lost: they are read again when touched. Other memory is left as it is.
+    """
+
 def pool_size() -> int:
     """Threads the pool has now, the caller included."""
 
