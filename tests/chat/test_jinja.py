@@ -168,6 +168,8 @@ def test_nothing_is_guessed(tiny, tmp_path):
         choose_template(None, tiny, {"general.name": "vicuna"}, tmp_path)
     with pytest.raises(TemplateError, match=r"'nonsense' is neither a file nor one of .*koala"):
         choose_template("nonsense", tiny)
+    with pytest.raises(TemplateError, match="is neither a file nor"):
+        choose_template("x" * 9000, tiny)
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(TemplateError, match=r"tokenizer_config\.json"):
         choose_template(None, tiny, {}, tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer import load_tokenizer
-from llama_rt.tokenizer.spm_model import PieceKind, parse_model
+from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, parse_model, serialize_model
 
 from .conftest import gguf_metadata
 
@@ -309,6 +309,16 @@ def test_broken_model_files_are_refused(tmp_path, tiny_tokenizer_file):
         except TokenizerError as error:
             refused += str(file) in str(error)
     assert refused > 100
+
+
+def test_a_file_cut_between_pieces_is_refused(tmp_path):
+    whole = serialize_model(SpmModel(texts=["<unk>", "a"], scores=[0, 0], kinds=[2, 1]))
+    (tmp_path / "tokenizer.model").write_bytes(whole)
+    assert load_tokenizer(tmp_path, {}, "hf").vocab_size == 2
+    rules = whole.index(b"\x12", 20)  # the first field behind the pieces
+    (tmp_path / "tokenizer.model").write_bytes(whole[:rules])
+    with pytest.raises(TokenizerError, match="truncated"):
+        load_tokenizer(tmp_path, {}, "hf")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"hello world", b"GGUF" + b"\0" * 40, b"\n" * 9])

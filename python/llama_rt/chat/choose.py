@@ -17,6 +17,7 @@ __all__ = ["Template", "checkpoint_templates", "choose_template", "template_name
 
 _GGUF_KEY = "tokenizer.chat_template"
 _MAX_BYTES = 1 << 20
+_MAX_PATH = 1024  # characters; the system refuses longer names with an error of its own
 
 
 class Template(Protocol):
@@ -94,10 +95,10 @@ def choose_template(
         return NamedTemplate(FORMATS[key], tokenizer)
     if "{%" in text or "{{" in text:
         return JinjaTemplate(text, tokenizer, origin="the given template", add_bos=add_bos)
-    if Path(text).is_file():
+    if len(text) < _MAX_PATH and Path(text).is_file():
         source = _read(Path(text))
         return JinjaTemplate(source, tokenizer, name=text, origin=text, add_bos=add_bos)
-    msg = f"chat template {text!r} is neither a file nor one of {_choices(own)}"
+    msg = f"chat template {text[:80]!r} is neither a file nor one of {_choices(own)}"
     raise TemplateError(msg)
 
 

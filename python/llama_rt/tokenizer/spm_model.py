@@ -59,7 +59,9 @@ def parse_model(data: bytes) -> SpmModel:
     """
     model = SpmModel()
     specs = {2: _read_trainer, 3: _read_normalizer}
+    seen = set()
     for number, value in _fields(data):
+        seen.add(number)
         if number == 1:
             _read_piece(_bytes(value), model)
         elif number in specs:
@@ -68,6 +70,9 @@ def parse_model(data: bytes) -> SpmModel:
             model.denormalizes = any(n == 2 and v for n, v in _fields(_bytes(value)))
     if not model.texts:
         msg = "not a sentencepiece model: it has no pieces"
+        raise SpmModelError(msg)
+    if not specs.keys() <= seen:
+        msg = "truncated: the rules after the pieces are missing"
         raise SpmModelError(msg)
     return model
 
