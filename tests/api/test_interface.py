@@ -227,4 +227,12 @@ def test_import_brings_only_what_it_needs():
     code = "import llama_rt, sys; print([m for m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(eval(found.stdout))
-    assert not loaded & {"torch", "sentencepiece", "jinja2", "tqdm", "asyncio", "tokenizers", "json"}
+    assert not loaded & {
+        "torch",
+        "sentencepiece",
+        "jinja2",
+        "tqdm",
+        "asyncio",
+        "tokenizers",
+        "json",
+    }

@@ -3,7 +3,7 @@
 One thread drives the native runner, and only while there is work. Each turn it lets waiting
 requests in, drops cancelled ones, and runs one batch: a row for every request that is decoding,
 then chunks of prompts up to the step's limit. When all are decoding, the native loop draws several
-tokens before it comes back.
+tokens before it comes back. Plain forward passes get a chunk between the steps.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ __all__ = ["Engine"]
 # The native loop comes back at least this often, so that text streams and new requests get in.
 _BURST_SECONDS = 0.02
 _BURST_STEPS = 256
+# Most tokens of prompts in a step that others wait for: their text must not come in jerks.
+_SHARED_TOKENS = 64
 _KEPT_SEQUENCES = 4
 # A request is let in when its prompt and this many more tokens fit beside the others.
 _HEADROOM = 256
@@ -177,11 +179,13 @@ class Engine:
     def _advance_requests(self) -> None:
         if not self._active:
             return
-        if not self._waiting and all(request.is_decoding for request in self._active):
+        if all(request.is_decoding for request in self._active):
             self._burst(list(self._active))
             return
         rows = [(request, 1) for request in self._active if request.remaining == 1]
         budget = self._max_batch_tokens - len(rows)
+        if rows:
+            budget = min(budget, _SHARED_TOKENS)
         for request in self._active:
             count = min(request.remaining, budget)
             if request.remaining > 1 and count > 0:
@@ -251,7 +255,8 @@ class Engine:
         try:
             if work.sequence is None:
                 work.sequence = self._runner.create()
-            tokens = work.next_tokens(min(work.chunk, work.remaining))
+            most = min(work.chunk, _SHARED_TOKENS) if self._active else work.chunk
+            tokens = work.next_tokens(min(most, work.remaining))
             rows = self._runner.forward(
                 [work.sequence], [tokens], outputs="all", states=work.states, cancel=self._flag
             )

@@ -79,7 +79,7 @@ def find(path: str | Path | None) -> Checkpoint:
     if not isinstance(path, (str, os.PathLike)):
         msg = f"path: expected a path or None, got {type(path).__name__}"
         raise TypeError(msg)
-    return open_checkpoint(path)
+    return open_checkpoint(Path(path).expanduser() if str(path).startswith("~") else path)
 
 
 def needs(checkpoint: Checkpoint, *, quantize: str | None, n_ctx: int, kv_dtype: str) -> Needs:
