@@ -52,6 +52,8 @@ inline void quantize_group(const float* x, Q8Record* record) {
   record->sum8 = -8 * (sum0 + sum1);
   record->half_sum8[0] = -8 * sum0;
   record->half_sum8[1] = -8 * sum1;
+  record->half_sum[0] = static_cast<int16_t>(sum0);
+  record->half_sum[1] = static_cast<int16_t>(sum1);
 }
 
 void convert_q8(const float* x, int64_t k, std::byte* out) noexcept {

@@ -36,12 +36,6 @@ LLAMA_RT_INLINE F f_u8(const std::byte* p) {
 LLAMA_RT_INLINE F f_i8(const std::byte* p) {
   return f_of(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-// The low and the high nibbles of one byte per row.
-LLAMA_RT_INLINE void f_nibbles(const std::byte* p, F* low, F* high) {
-  const I a = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-  *low = f_of(_mm256_and_si256(a, _mm256_set1_epi32(15)));
-  *high = f_of(_mm256_srli_epi32(a, 4));
-}
 // The even and the odd k of a vector of bf16 pairs.
 LLAMA_RT_INLINE F f_bf16_even(I a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
 LLAMA_RT_INLINE F f_bf16_odd(I a) {
@@ -53,8 +47,12 @@ LLAMA_RT_INLINE I i_load(const std::byte* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
 LLAMA_RT_INLINE I i_set(int32_t a) { return _mm256_set1_epi32(a); }
-LLAMA_RT_INLINE I i_and(I a, int8_t mask) { return _mm256_and_si256(a, _mm256_set1_epi8(mask)); }
-LLAMA_RT_INLINE I i_or(I a, I b) { return _mm256_or_si256(a, b); }
+LLAMA_RT_INLINE I i_and(I a, I b) { return _mm256_and_si256(a, b); }
+LLAMA_RT_INLINE I i_bytes_and(I a, int8_t mask) { return i_and(a, _mm256_set1_epi8(mask)); }
+// a with the bits of `mask` of b's bytes added.
+LLAMA_RT_INLINE I i_merge(I a, I b, int8_t mask) {
+  return _mm256_or_si256(a, i_bytes_and(b, mask));
+}
 // Bits moved up (or, negative, down) within 16-bit words; the caller masks what crosses a byte.
 template <int kBits>
 LLAMA_RT_INLINE I i_move(I a) {
@@ -74,6 +72,12 @@ LLAMA_RT_INLINE I i_times(I a) {  // a * 2^kBits, exact
     return _mm256_srai_epi32(a, -kBits);
   }
 }
+// 16-bit pairs: the high bytes, signed; two 32-bit values as one pair; products summed per pair.
+LLAMA_RT_INLINE I i_high_bytes(I a) { return _mm256_srai_epi16(a, 8); }
+LLAMA_RT_INLINE I i_pairs(I low, I high) {
+  return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
+}
+LLAMA_RT_INLINE I i_multiply_add(I a, I b) { return _mm256_madd_epi16(a, b); }
 
 // Sums of products run over sections of quads: open, step for each quad, close.
 #ifdef __AVXVNNI__
@@ -101,7 +105,10 @@ LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
     const I weight = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
     return _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(quad, weight));
   } else {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad));
+    I next = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad));
+    // Keeps the chain as written: reassociated, its terms fill and overflow the registers.
+    asm("" : "+x"(next));
+    return next;
   }
 }
 LLAMA_RT_INLINE I dot_close(I total, I sum) {

@@ -16,46 +16,45 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
 
 
-// Four bytes of one row into line `line` of a group.
-inline void put_row(std::byte* codes, int line, int row, const uint8_t* bytes) {
-  std::memcpy(codes + line * kLine + 4 * row, bytes, 4);
+// Codes travel as quads: the bytes of four consecutive k in one word, the first in its low byte.
+inline uint32_t word(const uint8_t* p) {
+  uint32_t w;
+  std::memcpy(&w, p, sizeof(w));
+  return w;
+}
+inline constexpr uint32_t kOnes = 0x01010101u;
+inline uint32_t field(uint32_t quad, int shift, uint32_t mask) {
+  return (quad >> shift) & (mask * kOnes);
 }
 
-// The low four bits of 32 codes.
-inline void put_nibbles(std::byte* codes, int row, const uint8_t* q) {
-  uint8_t bytes[16];
-  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>((q[i] & 15) | q[i + 16] << 4);
-  for (int line = 0; line < 4; ++line) put_row(codes, line, row, bytes + 4 * line);
+inline void put_quad(std::byte* codes, int line, int row, uint32_t quad) {
+  std::memcpy(codes + line * kLine + 4 * row, &quad, sizeof(quad));
 }
-// Bits kAt, kAt + 1 of 32 codes.
-template <int kAt>
-inline void put_two_bits(std::byte* codes, int row, const uint8_t* q) {
+// The low four bits of a group's eight quads.
+inline void put_nibbles(std::byte* codes, int row, const uint32_t* q) {
+  for (int v = 0; v < 4; ++v) {
+    put_quad(codes, v, row, field(q[v], 0, 15) | field(q[v + 4], 0, 15) << 4);
+  }
+}
+template <int kAt>  // bits kAt, kAt + 1
+inline void put_two_bits(std::byte* codes, int row, const uint32_t* q) {
   for (int line = 0; line < 2; ++line) {
-    uint8_t bytes[4];
-    for (int i = 0; i < 4; ++i) {
-      int b = 0;
-      for (int v = 0; v < 4; ++v) b |= ((q[16 * line + 4 * v + i] >> kAt) & 3) << (2 * v);
-      bytes[i] = static_cast<uint8_t>(b);
-    }
-    put_row(codes, line, row, bytes);
+    uint32_t bits = 0;
+    for (int v = 0; v < 4; ++v) bits |= field(q[4 * line + v], kAt, 3) << (2 * v);
+    put_quad(codes, line, row, bits);
   }
 }
-// Bit kAt of 32 codes.
-template <int kAt>
-inline void put_one_bits(std::byte* codes, int row, const uint8_t* q) {
-  uint8_t bytes[4];
-  for (int i = 0; i < 4; ++i) {
-    int b = 0;
-    for (int v = 0; v < 8; ++v) b |= ((q[4 * v + i] >> kAt) & 1) << v;
-    bytes[i] = static_cast<uint8_t>(b);
-  }
-  put_row(codes, 0, row, bytes);
+template <int kAt>  // bit kAt
+inline void put_one_bits(std::byte* codes, int row, const uint32_t* q) {
+  uint32_t bits = 0;
+  for (int v = 0; v < 8; ++v) bits |= field(q[v], kAt, 1) << v;
+  put_quad(codes, 0, row, bits);
 }
 
 template <int kBits>
-inline void put_codes(std::byte* codes, int row, const uint8_t* q) {
+inline void put_codes(std::byte* codes, int row, const uint32_t* q) {
   if constexpr (kBits == 8) {
-    for (int line = 0; line < 8; ++line) put_row(codes, line, row, q + 4 * line);
+    for (int v = 0; v < 8; ++v) put_quad(codes, v, row, q[v]);
   } else if constexpr (kBits >= 4) {
     put_nibbles(codes, row, q);
     if constexpr (kBits == 5) put_one_bits<4>(codes + 4 * kLine, row, q);
@@ -71,30 +70,29 @@ inline void put_u16(std::byte* at, int row, uint16_t value) {
 }
 inline void put_u8(std::byte* at, int row, int value) { at[row] = static_cast<std::byte>(value); }
 
-// Blocks of 32: the codes in the order of k, and the scales of group g of a unit.
-inline void codes_of(const BlockQ4_0& b, uint8_t* q) {
-  for (int i = 0; i < 16; ++i) {
-    q[i] = b.qs[i] & 15;
-    q[i + 16] = b.qs[i] >> 4;
+// Blocks of 32: eight quads of codes.
+template <class Nibbles>
+inline void nibbles_of(const Nibbles& b, uint32_t* q) {
+  for (int v = 0; v < 4; ++v) {
+    q[v] = field(word(b.qs + 4 * v), 0, 15);
+    q[v + 4] = field(word(b.qs + 4 * v), 4, 15);
   }
 }
-inline void codes_of(const BlockQ4_1& b, uint8_t* q) {
-  for (int i = 0; i < 16; ++i) {
-    q[i] = b.qs[i] & 15;
-    q[i + 16] = b.qs[i] >> 4;
-  }
-}
+inline void codes_of(const BlockQ4_0& b, uint32_t* q) { nibbles_of(b, q); }
+inline void codes_of(const BlockQ4_1& b, uint32_t* q) { nibbles_of(b, q); }
 template <class FiveBits>
-inline void five_bit_codes(const FiveBits& b, uint8_t* q) {
-  for (int i = 0; i < 16; ++i) {
-    q[i] = static_cast<uint8_t>((b.qs[i] & 15) | fifth_bit(b.qh, i));
-    q[i + 16] = static_cast<uint8_t>(b.qs[i] >> 4 | fifth_bit(b.qh, i + 16));
+inline void five_bits_of(const FiveBits& b, uint32_t* q) {
+  nibbles_of(b, q);
+  const uint32_t high = word(b.qh);
+  for (int v = 0; v < 8; ++v) {  // bit i of four goes to bit 0 of byte i
+    q[v] |= field(((high >> (4 * v)) & 15) * 0x00204081u, 0, 1) << 4;
   }
 }
-inline void codes_of(const BlockQ5_0& b, uint8_t* q) { five_bit_codes(b, q); }
-inline void codes_of(const BlockQ5_1& b, uint8_t* q) { five_bit_codes(b, q); }
-inline void codes_of(const BlockQ8_0& b, uint8_t* q) {
-  for (int i = 0; i < kBlock; ++i) q[i] = static_cast<uint8_t>(b.qs[i] ^ -128);
+inline void codes_of(const BlockQ5_0& b, uint32_t* q) { five_bits_of(b, q); }
+inline void codes_of(const BlockQ5_1& b, uint32_t* q) { five_bits_of(b, q); }
+inline void codes_of(const BlockQ8_0& b, uint32_t* q) {
+  std::memcpy(q, b.qs, sizeof(b.qs));
+  for (int v = 0; v < 8; ++v) q[v] ^= 0x80u * kOnes;
 }
 
 template <class Block>
@@ -118,42 +116,57 @@ void pack_blocks(const std::byte* rows, int64_t row_bytes, int count, int64_t k,
       const Block& block = reinterpret_cast<const Block*>(rows + row * row_bytes)[g];
       put_u16(scales, row, block.d);
       if constexpr (kHasMin<Block>) put_u16(scales + 32, row, block.m);
-      uint8_t q[kGroup];
+      uint32_t q[8];
       codes_of(block, q);
       put_codes<kBits>(codes, row, q);
     }
   }
 }
 
-// Blocks of 256: all codes in the order of k; header and scales of unit u.
-inline void codes_of(const BlockQ2_K& b, uint8_t* q) {
-  for (int i = 0; i < kSuperBlock; ++i) {
-    q[i] = (b.qs[i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32))) & 3;
+// Blocks of 256: 64 quads of codes; header and scales of unit u.
+inline void codes_of(const BlockQ2_K& b, uint32_t* q) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {  // halves x shifts
+    for (int v = 0; v < 8; ++v) {
+      q[8 * i + v] = field(word(b.qs + 32 * (i / 4) + 4 * v), 2 * (i % 4), 3);
+    }
   }
 }
-inline void codes_of(const BlockQ3_K& b, uint8_t* q) {
-  for (int i = 0; i < kSuperBlock; ++i) {
-    const int low = (b.qs[i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32))) & 3;
-    const int high = (b.hmask[i % 32] >> (i / 32)) & 1;
-    q[i] = static_cast<uint8_t>(low | high << 2);
+inline void codes_of(const BlockQ3_K& b, uint32_t* q) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    for (int v = 0; v < 8; ++v) {
+      q[8 * i + v] = field(word(b.qs + 32 * (i / 4) + 4 * v), 2 * (i % 4), 3) |
+                     field(word(b.hmask + 4 * v), i, 1) << 2;
+    }
   }
 }
-inline void codes_of(const BlockQ4_K& b, uint8_t* q) {
-  for (int i = 0; i < kSuperBlock; ++i) {
-    q[i] = (b.qs[i / 64 * 32 + i % 32] >> (4 * (i % 64 / 32))) & 15;
+template <class Nibbles>
+inline void k_nibbles_of(const Nibbles& b, uint32_t* q) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    for (int v = 0; v < 8; ++v) {
+      q[8 * i + v] = field(word(b.qs + 32 * (i / 2) + 4 * v), 4 * (i % 2), 15);
+    }
   }
 }
-inline void codes_of(const BlockQ5_K& b, uint8_t* q) {
-  for (int i = 0; i < kSuperBlock; ++i) {
-    const int low = (b.qs[i / 64 * 32 + i % 32] >> (4 * (i % 64 / 32))) & 15;
-    q[i] = static_cast<uint8_t>(low | ((b.qh[i % 32] >> (i / 32)) & 1) << 4);
+inline void codes_of(const BlockQ4_K& b, uint32_t* q) { k_nibbles_of(b, q); }
+inline void codes_of(const BlockQ5_K& b, uint32_t* q) {
+  k_nibbles_of(b, q);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    for (int v = 0; v < 8; ++v) q[8 * i + v] |= field(word(b.qh + 4 * v), i, 1) << 4;
   }
 }
-inline void codes_of(const BlockQ6_K& b, uint8_t* q) {
-  for (int i = 0; i < kSuperBlock; ++i) {
-    const int half = i / 128, t = i % 128 / 32, l = i % 32;
-    const int low = (b.ql[64 * half + 32 * (t % 2) + l] >> (4 * (t / 2))) & 15;
-    q[i] = static_cast<uint8_t>(low | ((b.qh[32 * half + l] >> (2 * t)) & 3) << 4);
+inline void codes_of(const BlockQ6_K& b, uint32_t* q) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const int half = i / 4, t = i % 4;
+    for (int v = 0; v < 8; ++v) {
+      const uint32_t low = word(b.ql + 64 * half + 32 * (t % 2) + 4 * v);
+      const uint32_t high = word(b.qh + 32 * half + 4 * v);
+      q[8 * i + v] = field(low, 4 * (t / 2), 15) | field(high, 2 * t, 3) << 4;
+    }
   }
 }
 
@@ -171,6 +184,7 @@ inline void put_header(const BlockQ6_K& b, std::byte* line, int row) { put_singl
 
 template <class SixBitScales>
 inline void put_sixths(const SixBitScales& b, int unit, std::byte* line, int row) {
+#pragma GCC unroll 2
   for (int g = 0; g < 2; ++g) {
     int scale, min;
     q4_k_scale_min(b.scales, 2 * unit + g, &scale, &min);
@@ -184,11 +198,19 @@ inline void put_scales(const BlockQ4_K& b, int unit, std::byte* line, int row) {
 inline void put_scales(const BlockQ5_K& b, int unit, std::byte* line, int row) {
   put_sixths(b, unit, line, row);
 }
+// A row's four, those of group 0 in the even bytes.
+template <class ScaleOf>
+inline void put_paired(ScaleOf scale_of, int unit, std::byte* line, int row) {
+#pragma GCC unroll 4
+  for (int s = 0; s < 4; ++s) {
+    put_u8(line + 4 * row, 2 * (s % 2) + s / 2, scale_of(4 * unit + s));
+  }
+}
 inline void put_scales(const BlockQ2_K& b, int unit, std::byte* line, int row) {
-  for (int s = 0; s < 4; ++s) put_u8(line + 16 * s, row, b.scales[4 * unit + s]);
+  put_paired([&](int s) { return b.scales[s]; }, unit, line, row);
 }
 inline void put_scales(const BlockQ3_K& b, int unit, std::byte* line, int row) {
-  for (int s = 0; s < 4; ++s) put_u8(line + 16 * s, row, q3_k_scale(b.scales, 4 * unit + s));
+  put_paired([&](int s) { return q3_k_scale(b.scales, s); }, unit, line, row);
 }
 inline void put_scales(const BlockQ6_K& b, int unit, std::byte* line, int row) {
   for (int s = 0; s < 4; ++s) put_u8(line + 16 * s, row, b.scales[4 * unit + s]);
@@ -202,15 +224,17 @@ void pack_super_blocks(const std::byte* rows, int64_t row_bytes, int count, int6
     std::byte* header = panel + s * (Shape::kHeader + 4 * Shape::kUnit);
     for (int row = 0; row < count; ++row) {
       const Block& block = reinterpret_cast<const Block*>(rows + row * row_bytes)[s];
-      uint8_t q[kSuperBlock];
+      uint32_t q[64];
       codes_of(block, q);
       put_header(block, header, row);
+#pragma GCC unroll 4
       for (int u = 0; u < 4; ++u) {
         std::byte* unit = header + Shape::kHeader + u * Shape::kUnit;
         put_scales(block, u, unit, row);
+#pragma GCC unroll 2
         for (int g = 0; g < 2; ++g) {
           put_codes<kBits>(unit + Shape::kScales + g * Shape::kCodes, row,
-                           q + kGroup * (2 * u + g));
+                           q + 8 * (2 * u + g));
         }
       }
     }

@@ -42,12 +42,6 @@ LLAMA_RT_INLINE F f_u8(const std::byte* p) {
 LLAMA_RT_INLINE F f_i8(const std::byte* p) {
   return f_of(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
-// The low and the high nibbles of one byte per row.
-LLAMA_RT_INLINE void f_nibbles(const std::byte* p, F* low, F* high) {
-  const I a = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  *low = f_of(_mm512_and_si512(a, _mm512_set1_epi32(15)));
-  *high = f_of(_mm512_srli_epi32(a, 4));
-}
 // The even and the odd k of a vector of bf16 pairs.
 LLAMA_RT_INLINE F f_bf16_even(I a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
 LLAMA_RT_INLINE F f_bf16_odd(I a) {
@@ -59,8 +53,12 @@ LLAMA_RT_INLINE I i_load(const std::byte* p) {
   return _mm512_loadu_si512(reinterpret_cast<const void*>(p));
 }
 LLAMA_RT_INLINE I i_set(int32_t a) { return _mm512_set1_epi32(a); }
-LLAMA_RT_INLINE I i_and(I a, int8_t mask) { return _mm512_and_si512(a, _mm512_set1_epi8(mask)); }
-LLAMA_RT_INLINE I i_or(I a, I b) { return _mm512_or_si512(a, b); }
+LLAMA_RT_INLINE I i_and(I a, I b) { return _mm512_and_si512(a, b); }
+LLAMA_RT_INLINE I i_bytes_and(I a, int8_t mask) { return i_and(a, _mm512_set1_epi8(mask)); }
+// a with the bits of `mask` of b's bytes added.
+LLAMA_RT_INLINE I i_merge(I a, I b, int8_t mask) {
+  return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8(mask), 0xf8);
+}
 // Bits moved up (or, negative, down) within 16-bit words; the caller masks what crosses a byte.
 template <int kBits>
 LLAMA_RT_INLINE I i_move(I a) {
@@ -80,6 +78,12 @@ LLAMA_RT_INLINE I i_times(I a) {  // a * 2^kBits, exact
     return _mm512_srai_epi32(a, -kBits);
   }
 }
+// 16-bit pairs: the high bytes, signed; two 32-bit values as one pair; products summed per pair.
+LLAMA_RT_INLINE I i_high_bytes(I a) { return _mm512_srai_epi16(a, 8); }
+LLAMA_RT_INLINE I i_pairs(I low, I high) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
+}
+LLAMA_RT_INLINE I i_multiply_add(I a, I b) { return _mm512_madd_epi16(a, b); }
 
 // Sums of products run over sections of quads: open, step for each quad, close.
 template <int kBits>

@@ -8,23 +8,29 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 inline constexpr int64_t kInputBlockBytes = 512 << 10;  // converted inputs kept while panels pass
 
-// Lanes of `part` of panel `panel` for one token.
-LLAMA_RT_INLINE void put(const PackedTask& task, int64_t panel, int part, int64_t token, F sum) {
-  const int64_t row = panel * kPanelRows + part * kLanes;
-  float* out = task.out + token * task.out_stride + row;
-  if (row + kLanes <= task.rows) {
-    if (task.bias) sum = f_add(sum, f_load(task.bias + row));
-    if (task.accumulate) sum = f_add(f_load(out), sum);
-    f_store(out, sum);
-    return;
-  }
+// The lanes of the last rows that exist.
+inline __attribute__((noinline)) void put_partial(const PackedTask& task, int64_t row,
+                                                  int64_t token, F sum) noexcept {
+  float* out = task.out + token * task.out_stride;
   float lanes[kLanes];
   f_store(lanes, sum);
-  for (int64_t i = 0; i < task.rows - row; ++i) {
-    float value = lanes[i];
-    if (task.bias) value += task.bias[row + i];
-    out[i] = task.accumulate ? out[i] + value : value;
+  for (int64_t i = 0; row + i < task.rows; ++i) {
+    const float value = task.bias ? lanes[i] + task.bias[row + i] : lanes[i];
+    out[row + i] = task.accumulate ? out[row + i] + value : value;
   }
+}
+
+// The sum of `part` of panel `panel` for one token.
+LLAMA_RT_INLINE void put(const PackedTask& task, int64_t panel, int part, int64_t token, F sum) {
+  const int64_t row = panel * kPanelRows + part * kLanes;
+  if (row + kLanes > task.rows) {
+    put_partial(task, row, token, sum);
+    return;
+  }
+  float* out = task.out + token * task.out_stride + row;
+  if (task.bias) sum = f_add(sum, f_load(task.bias + row));
+  if (task.accumulate) sum = f_add(f_load(out), sum);
+  f_store(out, sum);
 }
 
 // Tiles of up to kMost tokens: `Kernel::tile<T>(task, panel, panels, token)` multiplies `panels`

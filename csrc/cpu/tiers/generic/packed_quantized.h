@@ -15,7 +15,7 @@ struct NibbleCodes {
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
     const I bytes = i_load(group + kLine * (kQuad % 4) + 4 * kLanes * kPart);
-    return i_and(i_move<(kQuad < 4 ? 0 : -4)>(bytes), 15);
+    return i_bytes_and(i_move<(kQuad < 4 ? 0 : -4)>(bytes), 15);
   }
 };
 struct FiveBitCodes {
@@ -23,30 +23,26 @@ struct FiveBitCodes {
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
     const I bits = i_load(group + 4 * kLine + 4 * kLanes * kPart);
-    return i_or(NibbleCodes::quad<kQuad, kPart>(group), i_and(i_move<4 - kQuad>(bits), 16));
+    return i_merge(NibbleCodes::quad<kQuad, kPart>(group), i_move<4 - kQuad>(bits), 16);
   }
 };
-template <int kAt>  // two bits of a quad, moved to bit kAt
-struct TwoBits {
-  template <int kQuad, int kPart>
-  static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    const I bits = i_load(group + kLine * (kQuad / 4) + 4 * kLanes * kPart);
-    return i_and(i_move<kAt - 2 * (kQuad % 4)>(bits), 3 << kAt);
-  }
-};
+template <int kQuad, int kPart, int kAt>  // two bits of a quad, moved to bit kAt of dirty bytes
+LLAMA_RT_INLINE I two_bits(const std::byte* lines) {
+  return i_move<kAt - 2 * (kQuad % 4)>(i_load(lines + kLine * (kQuad / 4) + 4 * kLanes * kPart));
+}
 struct SixBitCodes {
   static constexpr int kBits = 6;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_or(NibbleCodes::quad<kQuad, kPart>(group),
-                TwoBits<4>::quad<kQuad, kPart>(group + 4 * kLine));
+    return i_merge(NibbleCodes::quad<kQuad, kPart>(group),
+                   two_bits<kQuad, kPart, 4>(group + 4 * kLine), 48);
   }
 };
 struct TwoBitCodes {
   static constexpr int kBits = 2;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return TwoBits<0>::quad<kQuad, kPart>(group);
+    return i_bytes_and(two_bits<kQuad, kPart, 0>(group), 3);
   }
 };
 struct ThreeBitCodes {
@@ -54,7 +50,7 @@ struct ThreeBitCodes {
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
     const I bits = i_load(group + 2 * kLine + 4 * kLanes * kPart);
-    return i_or(TwoBits<0>::quad<kQuad, kPart>(group), i_and(i_move<2 - kQuad>(bits), 4));
+    return i_merge(TwoBitCodes::quad<kQuad, kPart>(group), i_move<2 - kQuad>(bits), 4);
   }
 };
 struct ByteCodes {
@@ -69,6 +65,7 @@ struct ByteCodes {
 struct NoHeader {};
 struct HalfScales {
   static constexpr int kHalves = 1;
+  static constexpr bool kPaired = false;
   static constexpr bool kMins = false;
   using Header = NoHeader;
   template <int kPart>
@@ -90,6 +87,7 @@ struct HalfScalesMins : HalfScales {
 };
 struct SixthScalesMins {
   static constexpr int kHalves = 1;
+  static constexpr bool kPaired = false;
   static constexpr bool kMins = true;
   struct Header {
     F d, negative_dmin;
@@ -107,6 +105,7 @@ struct SixthScalesMins {
 };
 struct SixteenScales {
   static constexpr int kHalves = 2;
+  static constexpr bool kPaired = false;
   static constexpr bool kMins = false;
   struct Header {
     F d;
@@ -120,23 +119,43 @@ struct SixteenScales {
     *scale = f_mul(header.d, f_i8(line + 32 * kInUnit + 16 * kHalf + kLanes * kPart));
   }
 };
-struct SixteenScalesMins {
+// Whole-number scales of both halves of a group as 16-bit pairs, so that one multiply-add applies
+// them to both dot products: these are small enough (|dot| <= 16 * 127 * 4) for 16 bits.
+struct PairedScales {
   static constexpr int kHalves = 2;
+  static constexpr bool kPaired = true;
+  static constexpr bool kMins = false;
+  struct Header {
+    F d;
+  };
+  template <int kPart>
+  static LLAMA_RT_INLINE Header header(const std::byte* line) {
+    return {f_load(reinterpret_cast<const float*>(line) + kLanes * kPart)};
+  }
+  template <int kInUnit, int kPart>
+  static LLAMA_RT_INLINE void read(const std::byte* line, I* scales, I*) {
+    const I bytes = i_load(line + 4 * kLanes * kPart);
+    *scales = i_high_bytes(kInUnit == 0 ? i_move<8>(bytes) : bytes);
+  }
+};
+struct PairedScalesMins {
+  static constexpr int kHalves = 2;
+  static constexpr bool kPaired = true;
   static constexpr bool kMins = true;
   struct Header {
-    F d, dmin8;  // dmin / 8: it meets sums times -8
+    F d, negative_dmin;
   };
   template <int kPart>
   static LLAMA_RT_INLINE Header header(const std::byte* line) {
     return {f_half(line + 2 * kLanes * kPart),
-            f_mul(f_half(line + 32 + 2 * kLanes * kPart), f_set(0.125f))};
+            f_mul(f_half(line + 32 + 2 * kLanes * kPart), f_set(-1.0f))};
   }
-  template <int kInUnit, int kHalf, int kPart>
-  static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F* min) {
-    F low, high;
-    f_nibbles(line + 32 * kInUnit + 16 * kHalf + kLanes * kPart, &low, &high);
-    *scale = f_mul(header.d, low);
-    *min = f_mul(header.dmin8, high);
+  template <int kInUnit, int kPart>
+  static LLAMA_RT_INLINE void read(const std::byte* line, I* scales, I* mins) {
+    const I bytes = i_load(line + 4 * kLanes * kPart);
+    const I fifteen = i_set(0x000f000f);
+    *scales = i_and(i_move<-8 * kInUnit>(bytes), fifteen);
+    *mins = i_and(i_move<-8 * kInUnit - 4>(bytes), fifteen);
   }
 };
 
@@ -154,8 +173,8 @@ using FormatQ4_1 = QuantizedFormat<ShapeQ4_1, NibbleCodes, HalfScalesMins, kNone
 using FormatQ5_0 = QuantizedFormat<ShapeQ5_0, FiveBitCodes, HalfScales, 1>;
 using FormatQ5_1 = QuantizedFormat<ShapeQ5_1, FiveBitCodes, HalfScalesMins, kNone>;
 using FormatQ8_0 = QuantizedFormat<ShapeQ8_0, ByteCodes, HalfScales, 4>;
-using FormatQ2_K = QuantizedFormat<ShapeQ2_K, TwoBitCodes, SixteenScalesMins, kNone>;
-using FormatQ3_K = QuantizedFormat<ShapeQ3_K, ThreeBitCodes, SixteenScales, -1>;
+using FormatQ2_K = QuantizedFormat<ShapeQ2_K, TwoBitCodes, PairedScalesMins, kNone>;
+using FormatQ3_K = QuantizedFormat<ShapeQ3_K, ThreeBitCodes, PairedScales, -1>;
 using FormatQ4_K = QuantizedFormat<ShapeQ4_K, NibbleCodes, SixthScalesMins, kNone>;
 using FormatQ5_K = QuantizedFormat<ShapeQ5_K, FiveBitCodes, SixthScalesMins, kNone>;
 using FormatQ6_K = QuantizedFormat<ShapeQ6_K, SixBitCodes, SixteenScales, 2>;
@@ -232,13 +251,19 @@ struct QuantizedTile {
 
   template <int kInUnit>
   LLAMA_RT_INLINE void group(const std::byte* lines, const std::byte* codes, const Inputs& x) {
-    I total[P][T];
     if constexpr (Scales::kHalves == 1) {
+      I total[P][T];
 #pragma GCC unroll 16
       for (int i = 0; i < P * T; ++i) total[i / T][i % T] = start(x.record(i % T).sum8);
       sections<0, 8>(codes, x, total);
       add<0, kInUnit>(lines, x, total);
       if constexpr (P == 2) add<1, kInUnit>(lines, x, total);
+    } else if constexpr (Scales::kPaired) {
+      I first[P][T], second[P][T];
+      half_dots<0>(codes, x, first);
+      half_dots<1>(codes, x, second);
+      add_pairs<0, kInUnit>(lines, x, first, second);
+      if constexpr (P == 2) add_pairs<1, kInUnit>(lines, x, first, second);
     } else {
       F scaled[P][T];
       half<0, kInUnit>(lines, codes, x, scaled);
@@ -263,29 +288,53 @@ struct QuantizedTile {
     }
   }
 
-  template <int kHalf, int kInUnit>
-  LLAMA_RT_INLINE void half(const std::byte* lines, const std::byte* codes, const Inputs& x,
-                            F (&scaled)[P][T]) {
-    I total[P][T];
+  template <int kHalf>
+  static LLAMA_RT_INLINE void half_dots(const std::byte* codes, const Inputs& x, I (&total)[P][T]) {
 #pragma GCC unroll 16
     for (int i = 0; i < P * T; ++i) {
       total[i / T][i % T] = start(x.record(i % T).half_sum8[kHalf]);
     }
     sections<4 * kHalf, 4 * kHalf + 4>(codes, x, total);
-    scale_half<0, kHalf, kInUnit>(lines, x, total, scaled);
-    if constexpr (P == 2) scale_half<1, kHalf, kInUnit>(lines, x, total, scaled);
+  }
+
+  template <int p, int kInUnit>
+  LLAMA_RT_INLINE void add_pairs(const std::byte* lines, const Inputs& x, const I (&first)[P][T],
+                                 const I (&second)[P][T]) {
+    I scales, mins;
+    Scales::template read<kInUnit, kFirst + p>(lines, &scales, &mins);
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      const Q8Record& record = x.record(t);
+      const F d = f_set(record.d);
+      const I dots = i_multiply_add(i_pairs(first[p][t], second[p][t]), scales);
+      sum[p][t] = f_fma(f_of(dots), f_mul(header[p].d, d), sum[p][t]);
+      if constexpr (Scales::kMins) {
+        int32_t halves;
+        __builtin_memcpy(&halves, record.half_sum, sizeof(halves));
+        const I subtracted = i_multiply_add(mins, i_set(halves));
+        sum[p][t] = f_fma(f_of(subtracted), f_mul(header[p].negative_dmin, d), sum[p][t]);
+      }
+    }
+  }
+
+  template <int kHalf, int kInUnit>
+  LLAMA_RT_INLINE void half(const std::byte* lines, const std::byte* codes, const Inputs& x,
+                            F (&scaled)[P][T]) {
+    I total[P][T];
+    half_dots<kHalf>(codes, x, total);
+    scale_half<0, kHalf, kInUnit>(lines, total, scaled);
+    if constexpr (P == 2) scale_half<1, kHalf, kInUnit>(lines, total, scaled);
   }
   template <int p, int kHalf, int kInUnit>
-  LLAMA_RT_INLINE void scale_half(const std::byte* lines, const Inputs& x, const I (&total)[P][T],
+  LLAMA_RT_INLINE void scale_half(const std::byte* lines, const I (&total)[P][T],
                                   F (&scaled)[P][T]) {
-    F scale, min;
-    Scales::template read<kInUnit, kHalf, kFirst + p>(header[p], lines, &scale, &min);
+    F scale;
+    Scales::template read<kInUnit, kHalf, kFirst + p>(header[p], lines, &scale, nullptr);
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       const F dot = f_of(total[p][t]);
       F& s = scaled[p][t];
       s = kHalf == 0 ? f_mul(dot, scale) : f_fma(dot, scale, s);
-      if constexpr (Scales::kMins) s = f_fma(f_of(i_set(x.record(t).half_sum8[kHalf])), min, s);
     }
   }
 

@@ -15,7 +15,8 @@
 //   halves with mins    f16 scale and f16 min of a group                      (one line per group)
 //   sixths with mins    u8 scale, u8 min of group 0, of group 1; header: f16 d, f16 dmin
 //   sixteens            i8 scale of each 16 k; header: f32 d
-//   sixteens with mins  u8 (scale | min << 4) of each 16 k; header: f16 d, f16 dmin
+//   paired sixteens     each row's i8 scales of 16 k in one word, group 0 in its even bytes;
+//                       header: f32 d. With mins: u8 (scale | min << 4); header: f16 d, f16 dmin
 // Float panels: f32 one line per k; f16 one line per two k, 16 rows each; bf16 one line per two k,
 // each row's pair in one 32-bit word, the even k in its low half.
 #pragma once
@@ -29,15 +30,17 @@ inline constexpr int kLine = 64;
 inline constexpr int kGroup = 32;  // k that share an input scale
 
 // A group of 32 inputs x ~ d * q, |q| <= 127. Offsets of codes are taken from whole-number sums, as
-// -8 * sum because most offsets are that times a power of two; mins from the scaled sum.
+// -8 * sum because most offsets are that times a power of two; mins from the scaled sum or, where they
+// are whole numbers, from the sums of 16.
 struct Q8Record {
   int8_t q[kGroup];
   float d;
   float scaled_sum;      // d * sum of q
   int32_t sum8;          // -8 * sum of q
   int32_t half_sum8[2];  // -8 * sum of each 16
+  int16_t half_sum[2];
 };
-static_assert(sizeof(Q8Record) == 52);
+static_assert(sizeof(Q8Record) == 56);
 
 // Groups are paired in panels, so a record of zeros follows an odd last one.
 inline int64_t q8_records(int64_t k) { return (k + 2 * kGroup - 1) / (2 * kGroup) * 2; }
