@@ -1,0 +1,77 @@
+"""Adapters: LoRA and LLaMA-Adapter files, read into patches and attached to a loaded model.
+
+To add a type: a reader that gives an `AdapterFile`, and a branch in `open_adapter`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from llama_rt.adapters.llama_adapter import Gate, open_adaption_prompt, open_llama_adapter
+from llama_rt.adapters.lora import open_gguf_lora, open_peft_lora, read_weights
+from llama_rt.adapters.patches import AdapterFile, attach
+from llama_rt.errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from llama_rt.loading.json_files import read_json
+from llama_rt.loading.pth import read_pth
+
+__all__ = ["AdapterFile", "attach", "open_adapter", "split_options"]
+
+
+def split_options(path: str | Path) -> tuple[Path, Gate | None]:
+    """Takes `#gate=raw` or `#gate=tanh` off the end of a path.
+
+    Raises:
+        ConfigError: another option.
+    """
+    text, mark, option = str(path).partition("#")
+    if not mark or Path(path).exists():
+        return Path(path), None
+    if option not in ("gate=raw", "gate=tanh"):
+        msg = f"adapter {path}: unknown option {option!r}, expected gate=raw or gate=tanh"
+        raise ConfigError(msg)
+    return Path(text), cast("Gate", option.removeprefix("gate="))
+
+
+def open_adapter(path: str | Path) -> AdapterFile:
+    """Opens an adapter by its content.
+
+    Args:
+        path: a PEFT folder (LoRA or adaption prompt) or a file in it, a `.gguf` LoRA, or a
+            LLaMA-Adapter `.pth`; `#gate=tanh` or `#gate=raw` after it chooses how the gates of a
+            LLaMA-Adapter multiply.
+
+    Raises:
+        CheckpointNotFoundError: there is nothing at the path.
+        CheckpointError: it is no adapter, or damaged, or of a kind that is not computed.
+    """
+    place, gate = split_options(path)
+    if not place.exists():
+        msg = f"{place}: no such file or folder (adapter)"
+        raise CheckpointNotFoundError(msg)
+    folder = place if place.is_dir() else place.parent
+    peft = folder / "adapter_config.json"
+    if peft.is_file() and (place.is_dir() or place.name.startswith("adapter_")):
+        return _open_peft(folder, gate)
+    if place.is_dir():
+        msg = f"{place}: no adapter; a folder of one holds adapter_config.json"
+        raise CheckpointError(msg)
+    with place.open("rb") as file:
+        head = file.read(4)
+    if head == b"GGUF":
+        return open_gguf_lora(place)
+    return open_llama_adapter(place, read_pth(place), gate)
+
+
+def _open_peft(folder: Path, gate: Gate | None) -> AdapterFile:
+    config = read_json(folder / "adapter_config.json")
+    kind = config.get("peft_type")
+    if kind == "LORA":
+        return open_peft_lora(folder, config)
+    if kind == "ADAPTION_PROMPT":
+        return open_adaption_prompt(folder, read_weights(folder), gate)
+    msg = (
+        f"{folder / 'adapter_config.json'}: peft_type {str(kind)[:40]!r} is not supported; "
+        "LORA and ADAPTION_PROMPT are"
+    )
+    raise CheckpointError(msg)

@@ -1,0 +1,141 @@
+"""LLaMA-Adapter V1 and V2 as OpenGVLab published them, and PEFT's AdaptionPrompt.
+
+Formats and formulas: OpenGVLab/LLaMA-Adapter `llama/model.py`, `llama_adapter_v2_chat65b`; peft
+`src/peft/tuners/adaption_prompt`. Base order is Meta's. The gate of V1 is used as it is stored, as
+the repository's demo does; its training code applies tanh, and so does this reader if asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+from llama_rt.adapters.patches import (
+    AdapterFile,
+    Bias,
+    InputScale,
+    NormGain,
+    NormName,
+    Patch,
+    Prefix,
+)
+from llama_rt.errors import CheckpointError
+from llama_rt.loading.checkpoint import TensorRecord
+
+__all__ = ["Gate", "open_adaption_prompt", "open_llama_adapter"]
+
+Gate = Literal["raw", "tanh"]
+
+_GATE = re.compile(r"layers\.(\d+)\.attention\.gate")
+_VECTOR = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(w[qkvo123])_(scale|bias)")
+_NORM = re.compile(r"layers\.(\d+)\.(attention_norm|ffn_norm)\.weight")
+_PROMPT = re.compile(r".*?layers\.(\d+)\.self_attn\.adaption_(prompt|gate)")
+_LENGTH = re.compile(r"len(\d+)")
+_DEFAULT_LENGTH = 10
+
+
+def open_llama_adapter(
+    path: Path, records: Mapping[str, TensorRecord], gate: Gate | None
+) -> AdapterFile:
+    """A `.pth` of LLaMA-Adapter V1 (prefixes and gates) or V2 (scales, biases, norms).
+
+    Args:
+        path: the file; `len10` in its name gives the length of the prefixes, else 10.
+        records: its tensors.
+        gate: how gates multiply; None is raw for V1, tanh for V2.
+
+    Raises:
+        CheckpointError: incomplete, or the multimodal V2, which is not defined without an image.
+    """
+    if any(name.startswith(("clip_proj", "visual_", "llama.")) for name in records):
+        msg = (
+            f"{path}: the multimodal LLaMA-Adapter V2, whose prefixes come from an image; without "
+            "one the model is not defined, so it cannot be loaded"
+        )
+        raise CheckpointError(msg)
+    patches, gates = _vectors(path, records)
+    version = 2 if patches else 1
+    query = records.get("adapter_query.weight")
+    if query is not None:
+        tanh = (gate or ("raw" if version == 1 else "tanh")) == "tanh"
+        patches += _prefixes(path, query, gates, tanh=tanh)
+    if not patches:
+        msg = f"{path}: no tensors of a LLaMA-Adapter (adapter_query.weight, *_scale, *_bias)"
+        raise CheckpointError(msg)
+    return AdapterFile(path, f"LLaMA-Adapter V{version}", "interleaved", tuple(patches))
+
+
+def _vectors(
+    path: Path, records: Mapping[str, TensorRecord]
+) -> tuple[list[Patch], dict[int, TensorRecord]]:
+    patches: list[Patch] = []
+    gates: dict[int, TensorRecord] = {}
+    for name, record in records.items():
+        if match := _GATE.fullmatch(name):
+            gates[int(match[1])] = record
+        elif match := _VECTOR.fullmatch(name):
+            layer, slot = int(match[1]), match[2]
+            patches.append(
+                Bias(layer, slot, record) if match[3] == "bias" else InputScale(layer, slot, record)
+            )
+        elif match := _NORM.fullmatch(name):
+            patches.append(NormGain(int(match[1]), cast("NormName", match[2]), record))
+        elif name != "adapter_query.weight":
+            msg = f"{path}: tensor {name!r} is no part of a LLaMA-Adapter that is known"
+            raise CheckpointError(msg)
+    return patches, gates
+
+
+def _prefixes(
+    path: Path, query: TensorRecord, gates: Mapping[int, TensorRecord], *, tanh: bool
+) -> list[Patch]:
+    """The last `rows / length` layers get a prefix each, in order."""
+    named = _LENGTH.search(path.name)
+    length = int(named[1]) if named else _DEFAULT_LENGTH
+    if len(query.shape) != 2 or length < 1 or query.shape[0] % length or not gates:
+        msg = (
+            f"{path}: adapter_query.weight {list(query.shape)} with {len(gates)} gates does not "
+            f"hold prefixes of length {length}"
+        )
+        raise CheckpointError(msg)
+    count = query.shape[0] // length
+    n_layers = max(gates) + 1
+    if count > n_layers:
+        msg = f"{path}: prefixes for {count} layers but gates for {n_layers}"
+        raise CheckpointError(msg)
+    patches: list[Patch] = []
+    for i in range(count):
+        layer = n_layers - count + i
+        if layer not in gates:
+            msg = f"{path}: layers.{layer}.attention.gate is missing"
+            raise CheckpointError(msg)
+        patches.append(Prefix(layer, query, i * length, (i + 1) * length, gates[layer], tanh))
+    return patches
+
+
+def open_adaption_prompt(
+    folder: Path, records: Mapping[str, TensorRecord], gate: Gate | None
+) -> AdapterFile:
+    """A PEFT folder of type ADAPTION_PROMPT; its gates are raw.
+
+    Raises:
+        CheckpointError: a layer has only one of prompt and gate, or there are other tensors.
+    """
+    layers: dict[int, dict[str, TensorRecord]] = {}
+    for name, record in records.items():
+        match = _PROMPT.fullmatch(name)
+        if not match:
+            msg = f"{folder}: tensor {name!r} is no part of an adaption prompt"
+            raise CheckpointError(msg)
+        layers.setdefault(int(match[1]), {})[match[2]] = record
+    patches: list[Patch] = []
+    for layer, parts in sorted(layers.items()):
+        if len(parts) != 2:
+            msg = f"{folder}: layer {layer} has only one of adaption_prompt and adaption_gate"
+            raise CheckpointError(msg)
+        prompt = parts["prompt"]
+        length = prompt.shape[-2] if len(prompt.shape) >= 2 else 0
+        patches.append(Prefix(layer, prompt, 0, length, parts["gate"], gate == "tanh"))
+    return AdapterFile(folder, "LLaMA-Adapter (PEFT adaption prompt)", None, tuple(patches))

@@ -1,0 +1,201 @@
+"""LoRA as PEFT writes it (also Alpaca-LoRA, Baize, GPT4All-LoRA), and LoRA in GGUF.
+
+Formats: huggingface/peft `src/peft/tuners/lora`, `src/peft/utils/save_and_load.py`; llama.cpp
+`src/llama-adapter.cpp`, `convert_lora_to_gguf.py`. `W' = W + scale * B A`, scale = alpha / rank,
+or alpha / sqrt(rank) with rsLoRA.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from llama_rt.adapters.patches import AdapterFile, Bias, Lora, Patch
+from llama_rt.errors import CheckpointError
+from llama_rt.loading.checkpoint import TensorRecord
+from llama_rt.loading.gguf import read_gguf
+from llama_rt.loading.names import from_gguf_name, from_hf_name
+from llama_rt.loading.pth import read_pth
+from llama_rt.loading.safetensors import read_safetensors
+
+__all__ = ["open_gguf_lora", "open_peft_lora", "read_weights"]
+
+_WEIGHT = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+?)\.lora_(?P<part>A|B)(?:\.[^.]+)?\.(?P<kind>weight|bias)"
+)
+_PLAIN = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\.bias")
+_SLOT = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(w[qkvo123])\.(?:weight|bias)")
+_REFUSED = {
+    "use_dora": "DoRA (use_dora)",
+    "fan_in_fan_out": "transposed weights (fan_in_fan_out)",
+    "modules_to_save": "whole modules in place of the base's (modules_to_save)",
+    "layer_replication": "replicated layers (layer_replication)",
+}
+
+
+def read_weights(folder: Path) -> dict[str, TensorRecord]:
+    """The tensors of `adapter_model.safetensors` or `adapter_model.bin`.
+
+    Raises:
+        CheckpointError: neither is there, or it is damaged, or it is empty.
+    """
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        records = (
+            dict(read_safetensors(path).tensors)
+            if path.suffix == ".safetensors"
+            else read_pth(path)
+        )
+        if not records:
+            msg = f"{path}: an empty adapter, without a single tensor; it was saved wrongly"
+            raise CheckpointError(msg)
+        return records
+    msg = f"{folder}: adapter_config.json without adapter_model.safetensors or adapter_model.bin"
+    raise CheckpointError(msg)
+
+
+def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
+    """A PEFT folder of type LORA.
+
+    Raises:
+        CheckpointError: damaged, or a variant that is not computed; says which.
+    """
+    source = folder / "adapter_config.json"
+    for key, what in _REFUSED.items():
+        if config.get(key):
+            msg = f"{source}: {what} is not supported"
+            raise CheckpointError(msg)
+    records = read_weights(folder)
+    pairs: dict[str, dict[str, TensorRecord]] = {}
+    biases: list[tuple[str, TensorRecord]] = []
+    for name, record in records.items():
+        match = _WEIGHT.fullmatch(name)
+        plain = _PLAIN.fullmatch(name)
+        if match:
+            part = match["part"] if match["kind"] == "weight" else match["part"] + ".bias"
+            pairs.setdefault(match["module"], {})[part] = record
+        elif plain:
+            biases.append((plain["module"], record))
+        else:
+            msg = f"{folder}: tensor {name!r} is no part of a LoRA on a linear layer"
+            raise CheckpointError(msg)
+    patches: list[Patch] = []
+    for module, parts in pairs.items():
+        patches += _lora_patches(folder, module, parts, _scale_of(source, config, module))
+    for module, record in biases:
+        layer, slot = _place(folder, module, from_hf_name(f"{module}.bias"))
+        patches.append(Bias(layer, slot, record, replaces=True))
+    ranks = sorted({patch.a.shape[0] for patch in patches if isinstance(patch, Lora)})
+    kind = f"LoRA of rank {', '.join(map(str, ranks))}"
+    return AdapterFile(folder, kind, "halves", tuple(patches))
+
+
+def _lora_patches(
+    path: Path, module: str, parts: Mapping[str, TensorRecord], scaling: tuple[float, bool, int]
+) -> list[Patch]:
+    layer, slot = _place(path, module, from_hf_name(f"{module}.weight"))
+    a, b = parts.get("A"), parts.get("B")
+    if a is None or b is None:
+        msg = f"{path}: {module} has only one of lora_A and lora_B"
+        raise CheckpointError(msg)
+    scale = _scale(path, module, a, b, scaling)
+    patches: list[Patch] = [Lora(layer, slot, a, b, scale)]
+    if "B.bias" in parts:
+        patches.append(Bias(layer, slot, parts["B.bias"], scale))
+    return patches
+
+
+def _scale(
+    path: Path, module: str, a: TensorRecord, b: TensorRecord, scaling: tuple[float, bool, int]
+) -> float:
+    """Alpha over the rank, which the tensors decide; the config must agree with them."""
+    alpha, rslora, expected = scaling
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+        msg = f"{path}: {module}: lora_A {list(a.shape)} and lora_B {list(b.shape)} do not fit"
+        raise CheckpointError(msg)
+    rank = a.shape[0]
+    if rank < 1 or (expected and expected != rank):
+        msg = f"{path}: {module}: rank {rank} in the tensors, {expected} in adapter_config.json"
+        raise CheckpointError(msg)
+    return alpha / (math.sqrt(rank) if rslora else rank)
+
+
+def _place(path: Path, module: str, canonical: str | None) -> tuple[int, str]:
+    match = _SLOT.fullmatch(canonical or "")
+    if not match:
+        msg = (
+            f"{path}: an adapter on {module!r} is not supported; the linear layers of attention "
+            "and feed-forward are (q, k, v, o, gate, up, down)"
+        )
+        raise CheckpointError(msg)
+    return int(match[1]), match[2]
+
+
+def _scale_of(source: Path, config: Mapping[str, object], module: str) -> tuple[float, bool, int]:
+    """(alpha, rsLoRA, rank) of one module: the patterns' own values before the common ones."""
+    rank = _pattern(source, config, "rank_pattern", module, config.get("r"))
+    alpha = _pattern(source, config, "alpha_pattern", module, config.get("lora_alpha"))
+    return alpha, bool(config.get("use_rslora")), int(rank)
+
+
+def _pattern(
+    source: Path, config: Mapping[str, object], key: str, module: str, default: object
+) -> float:
+    """A key of a pattern names a module by its whole name or its last parts."""
+    table = config.get(key)
+    value = default
+    for pattern, own in table.items() if isinstance(table, dict) else ():
+        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+            value = own
+            break
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        what = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}[key]
+        msg = f"{source}: {what} for {module} must be a positive number, got {value!r}"
+        raise CheckpointError(msg)
+    return value
+
+
+def open_gguf_lora(path: Path) -> AdapterFile:
+    """A GGUF of `general.type` adapter: already in the interleaved rotary order.
+
+    Raises:
+        CheckpointError: damaged, of another type, or on layers that take no adapter.
+    """
+    file = read_gguf(path)
+    kind = file.metadata.get("adapter.type")
+    if file.metadata.get("general.type") != "adapter" or kind != "lora":
+        msg = f"{path}: not a LoRA (general.type adapter, adapter.type lora)"
+        raise CheckpointError(msg)
+    architecture = file.metadata.get("general.architecture")
+    if architecture != "llama":
+        msg = f"{path}: an adapter for architecture {architecture!r}; llama is supported"
+        raise CheckpointError(msg)
+    alpha = file.metadata.get("adapter.lora.alpha", 0.0)
+    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        msg = f"{path}: adapter.lora.alpha must be a number, got {alpha!r}"
+        raise CheckpointError(msg)
+    pairs: dict[str, dict[str, TensorRecord]] = {}
+    for name, record in file.tensors.items():
+        base, _, part = name.rpartition(".lora_")
+        if part not in ("a", "b"):
+            msg = f"{path}: tensor {name!r} is no part of a LoRA on a linear layer"
+            raise CheckpointError(msg)
+        pairs.setdefault(base, {})[part.upper()] = record
+    patches: list[Patch] = []
+    for module, parts in pairs.items():
+        layer, slot = _place(path, module, from_gguf_name(module))
+        a, b = parts.get("A"), parts.get("B")
+        if a is None or b is None:
+            msg = f"{path}: {module} has only one of lora_a and lora_b"
+            raise CheckpointError(msg)
+        # alpha 0 or absent: the product as it is
+        factor = _scale(path, module, a, b, (float(alpha) or float(b.shape[-1]), False, 0))
+        patches.append(Lora(layer, slot, a, b, factor))
+    if not patches:
+        msg = f"{path}: an empty adapter, without a single tensor"
+        raise CheckpointError(msg)
+    return AdapterFile(path, "LoRA (GGUF)", "interleaved", tuple(patches))

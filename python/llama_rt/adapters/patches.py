@@ -1,0 +1,203 @@
+"""What an adapter changes, as data, and how it is laid onto a model.
+
+A reader gives patches in its file's own rotary order; `attach` turns the rows of wq and wk round
+where the base keeps the other one, and hands everything to the native adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llama_rt import _native
+from llama_rt.config import ModelConfig
+from llama_rt.errors import CheckpointError, ShapeError
+from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
+from llama_rt.loading.rewrite import to_halves, to_interleaved
+
+__all__ = [
+    "AdapterFile",
+    "Bias",
+    "Floats",
+    "InputScale",
+    "Lora",
+    "NormGain",
+    "Patch",
+    "Prefix",
+    "attach",
+    "floats",
+]
+
+Floats = npt.NDArray[np.float32]
+NormName = Literal["attention_norm", "ffn_norm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """`y += b (a x)`; a `[rank, in]`, b `[out, rank]`, multiplied by `scale`."""
+
+    layer: int
+    slot: str
+    a: TensorRecord
+    b: TensorRecord
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """`y += scale * bias`; `replaces` says that the value stands for the base's own bias."""
+
+    layer: int
+    slot: str
+    bias: TensorRecord
+    scale: float = 1.0
+    replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InputScale:
+    """`y = W (x * scale)`."""
+
+    layer: int
+    slot: str
+    scale: TensorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class NormGain:
+    """A norm's weight in place of the base's."""
+
+    layer: int
+    norm: NormName
+    gain: TensorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Gated prefix attention: rows `[start, stop)` of `rows`, one gate per head or one for all."""
+
+    layer: int
+    rows: TensorRecord
+    start: int
+    stop: int
+    gate: TensorRecord
+    tanh: bool
+
+
+Patch = Lora | Bias | InputScale | NormGain | Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """An adapter as it lies on disk.
+
+    Attributes:
+        path: file or folder.
+        kind: what it is, for people: `"LoRA of rank 8"`.
+        rope_style: rotary order of its wq and wk rows; None where it has none.
+        patches: scales and biases come before the prefixes they act on.
+        n_layers: layers of the base that it speaks of: the highest layer number and one.
+    """
+
+    path: Path
+    kind: str
+    rope_style: Literal["interleaved", "halves"] | None
+    patches: tuple[Patch, ...]
+
+    @property
+    def n_layers(self) -> int:
+        """The highest layer that is patched, and one."""
+        return 1 + max(patch.layer for patch in self.patches)
+
+
+def floats(record: TensorRecord) -> Floats:
+    """A record's values as float32 in its shape."""
+    count = int(np.prod(record.shape, dtype=np.int64))
+    return _native.decode(record.read().data, record.dtype, count).reshape(record.shape)
+
+
+def attach(
+    file: AdapterFile, model: _native.Model, config: ModelConfig, base: Checkpoint
+) -> _native.Adapter:
+    """Makes the native adapter of a file for a loaded model.
+
+    Args:
+        file: the adapter.
+        model: finished weights.
+        config: the model's sizes.
+        base: the model's checkpoint, for biases that an adapter replaces.
+
+    Raises:
+        CheckpointError: it was made for a model of other sizes; both shapes are named.
+    """
+    if file.n_layers > config.n_layers:
+        msg = (
+            f"{file.path}: patches layer {file.n_layers - 1}, but the model has "
+            f"{config.n_layers} layers: it was made for another model"
+        )
+        raise CheckpointError(msg)
+    adapter = _native.Adapter(model)
+    for patch in file.patches:
+        try:
+            _add(adapter, patch, _order_for(file, config), config, base)
+        except ShapeError as error:
+            msg = f"{file.path}: made for a model of other sizes: {error}"
+            raise CheckpointError(msg) from None
+    return adapter
+
+
+_Turn = Callable[[Floats, str], Floats]
+
+
+def _order_for(file: AdapterFile, config: ModelConfig) -> _Turn:
+    """Brings rows of wq and wk from the file's rotary order into the model's."""
+    if file.rope_style in (None, config.rope_style):
+        return lambda rows, _: rows
+    make = to_interleaved if config.rope_style == "interleaved" else to_halves
+    heads = {"wq": config.n_heads, "wk": config.n_kv_heads}
+
+    def turn(rows: Floats, slot: str) -> Floats:
+        if slot not in heads:
+            return rows
+        if rows.shape[0] != heads[slot] * config.head_dim:
+            msg = f"{slot} has {rows.shape[0]} rows, the model {heads[slot] * config.head_dim}"
+            raise ShapeError(msg)
+        return np.ascontiguousarray(rows[make(heads[slot], config.head_dim)])
+
+    return turn
+
+
+def _add(
+    adapter: _native.Adapter, patch: Patch, turn: _Turn, config: ModelConfig, base: Checkpoint
+) -> None:
+    if isinstance(patch, Lora):
+        b = turn(floats(patch.b) * np.float32(patch.scale), patch.slot)
+        adapter.add_lora(patch.layer, patch.slot, floats(patch.a), b)
+    elif isinstance(patch, Bias):
+        bias = turn(floats(patch.bias).reshape(-1) * np.float32(patch.scale), patch.slot)
+        if patch.replaces:
+            bias = bias - _base_bias(patch, base, bias.shape)
+        adapter.add_bias(patch.layer, patch.slot, bias)
+    elif isinstance(patch, InputScale):
+        adapter.add_input_scale(patch.layer, patch.slot, floats(patch.scale).reshape(-1))
+    elif isinstance(patch, NormGain):
+        adapter.replace_norm(patch.layer, patch.norm, floats(patch.gain).reshape(-1))
+    else:
+        gate = floats(patch.gate).reshape(-1)
+        gate = np.tanh(gate) if patch.tanh else gate
+        gate = np.ascontiguousarray(
+            np.broadcast_to(gate, (config.n_heads,)) if gate.size == 1 else gate
+        )
+        rows = floats(patch.rows).reshape(-1, patch.rows.shape[-1])
+        adapter.add_prefix(patch.layer, rows[patch.start : patch.stop], gate)
+
+
+def _base_bias(patch: Bias, base: Checkpoint, shape: tuple[int, ...]) -> Floats:
+    group = "attention" if patch.slot in ("wq", "wk", "wv", "wo") else "feed_forward"
+    record = base.tensors.get(f"layers.{patch.layer}.{group}.{patch.slot}.bias")
+    return np.zeros(shape, np.float32) if record is None else floats(record)
