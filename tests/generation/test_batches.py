@@ -84,6 +84,20 @@ def test_a_conversation_only_pays_for_what_is_new(llm):
     assert again.timings.prompt_tokens == again.usage.prompt_tokens - again.usage.cached_tokens
 
 
+def test_prompts_of_one_batch_share_their_beginning(llm, tiny_hf_folder):
+    start = [1, *range(60, 160)]
+    prompts = [start, [*start, 5], [*start, 5, 6, 7], start, [1, 2], [*start[:50], 9]]
+    batch = llm.generate(prompts, seed=4, max_tokens=10)
+    cached = [c.usage.cached_tokens for c in batch]
+    assert cached[0] <= 1
+    assert cached[1:4] == [101, 101, 100]
+    assert cached[4] <= 1
+    assert cached[5] == 50
+    for prompt, together in zip(prompts, batch, strict=True):
+        with Llama.load(tiny_hf_folder, threads=1) as fresh:
+            assert outcome(together) == outcome(fresh.generate(prompt, seed=4, max_tokens=10))
+
+
 def test_threads_share_one_model(llm):
     alone = [llm.generate([1, 10 + i], seed=i, max_tokens=60) for i in range(12)]
     found = {}

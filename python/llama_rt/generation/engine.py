@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from llama_rt import _native
 from llama_rt.errors import CancelledError, CapacityError, DeviceError, LlamaRtError
-from llama_rt.generation.prefix import PrefixStore
+from llama_rt.generation.prefix import Held, PrefixStore, common_length
 from llama_rt.generation.results import FinishReason
 from llama_rt.generation.work import Finished, Forward, Request, Work
 
@@ -29,6 +29,8 @@ _BURST_STEPS = 256
 # Most tokens of prompts in a step that others wait for: their text must not come in jerks.
 _SHARED_TOKENS = 64
 _KEPT_SEQUENCES = 4
+# A prompt waits for another that is being read if it will save at least this many tokens.
+_SHARED_BEGINNING = 32
 # A request is let in when its prompt and this many more tokens fit beside the others.
 _HEADROOM = 256
 
@@ -166,15 +168,26 @@ class Engine:
         """Lets waiting requests in, first come, first served, as long as the cache has room."""
         while self._waiting and len(self._active) < self._max_sequences:
             request = self._waiting[0]
+            running = [other.held() for other in self._active]
+            if self._is_worth_waiting(request, running):
+                return
             needed = min(len(request.history) + _HEADROOM, self._cache_tokens)
             used = sum(len(other.history) for other in self._active)
             if self._active and used + needed > self._cache_tokens:
                 return
-            request.start(*self._prefixes.take(request.history))
+            request.start(*self._prefixes.take(request.history, running))
             self._active.append(self._waiting.popleft())
             while used + needed + self._prefixes.tokens > self._cache_tokens:
                 if not self._prefixes.drop_oldest():
                     break
+
+    def _is_worth_waiting(self, request: Request, running: Sequence[Held]) -> bool:
+        """Somebody's prompt is being read that begins the same way, well beyond what is there."""
+        ids = request.history
+        coming = [common_length(o.history, ids) for o in self._active if o.remaining > 1]
+        if max(coming, default=0) < _SHARED_BEGINNING:
+            return False
+        return max(coming) - self._prefixes.reusable(ids, running) >= _SHARED_BEGINNING
 
     def _advance_requests(self) -> None:
         if not self._active:
@@ -200,7 +213,7 @@ class Engine:
             return
         try:
             results = self._runner.step(
-                [_sequence(request) for request in requests],
+                [request.cache_sequence for request in requests],
                 [request.next_tokens(count) for request, count in rows],
                 [r.sampler if count == r.remaining else None for r, count in rows],
                 cancel=self._flag,
@@ -222,7 +235,7 @@ class Engine:
             return
         try:
             results = self._runner.decode(
-                [_sequence(request) for request in requests],
+                [request.cache_sequence for request in requests],
                 [request.history[-1] for request in requests],
                 [request.sampler for request in requests],
                 steps=min(_BURST_STEPS, *(request.left for request in requests)),
@@ -316,7 +329,7 @@ class Engine:
         if not self._active:
             return False
         request = self._active.pop()
-        self._runner.release(_sequence(request))
+        self._runner.release(request.cache_sequence)
         request.sequence, request.fed = None, 0
         self._waiting.appendleft(request)
         return True
@@ -376,13 +389,6 @@ class Engine:
         if was_busy:
             msg = "this process was forked while the model was working; load the model again"
             self._failure = LlamaRtError(msg)
-
-
-def _sequence(request: Request) -> int:
-    if request.sequence is None:
-        msg = "a running request has no cache sequence"
-        raise LlamaRtError(msg)
-    return request.sequence
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

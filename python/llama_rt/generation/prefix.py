@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,13 @@ from llama_rt.errors import CapacityError
 if TYPE_CHECKING:
     from llama_rt import _native
 
-__all__ = ["PrefixStore", "common_length"]
+__all__ = ["Held", "PrefixStore", "common_length"]
 
 
-@dataclass(slots=True)
-class _Kept:
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A sequence and the tokens in its cache."""
+
     sequence: int
     tokens: list[int]
 
@@ -32,35 +34,51 @@ class PrefixStore:
         self._runner = runner
         self._max_sequences = max_sequences
         self._max_tokens = max_tokens
-        self._kept: list[_Kept] = []
+        self._kept: list[Held] = []
 
     @property
     def tokens(self) -> int:
         """Tokens held; pages shared between sequences count once for each."""
         return sum(len(kept.tokens) for kept in self._kept)
 
-    def take(self, ids: Sequence[int]) -> tuple[int, int]:
+    def take(self, ids: Sequence[int], running: Iterable[Held] = ()) -> tuple[int, int]:
         """Makes a sequence for `ids` from the longest common beginning.
+
+        Args:
+            ids: Tokens that the sequence is for.
+            running: Sequences of others that may be shared but not taken over.
 
         Returns:
             The sequence and how many tokens it holds; always fewer than `len(ids)`, because the
             last token must be computed to know what follows it.
         """
-        best, length = None, 0
-        for kept in self._kept:
-            common = min(common_length(kept.tokens, ids), len(ids) - 1)
-            if common > length:
-                best, length = kept, common
+        best, length = self._best(ids, running)
         if best is None:
             return self._runner.create(), 0
-        self._kept.remove(best)
         try:
             forked = self._runner.fork(best.sequence, length)
-        except CapacityError:  # no page left to copy the last, partly filled one to: take it over
+        except CapacityError:  # there is no page to copy the last, partly filled one to
+            if best not in self._kept:
+                return self._runner.create(), 0
+            self._kept.remove(best)
             self._runner.truncate(best.sequence, length)
             return best.sequence, length
-        self._kept.append(best)
+        if best in self._kept:
+            self._kept.remove(best)
+            self._kept.append(best)
         return forked, length
+
+    def reusable(self, ids: Sequence[int], running: Iterable[Held] = ()) -> int:
+        """Number of tokens that `take` would find."""
+        return self._best(ids, running)[1]
+
+    def _best(self, ids: Sequence[int], running: Iterable[Held]) -> tuple[Held | None, int]:
+        best, length = None, 0
+        for held in (*self._kept, *running):
+            common = min(common_length(held.tokens, ids), len(ids) - 1)
+            if common > length:
+                best, length = held, common
+        return best, length
 
     def keep(self, sequence: int, tokens: list[int]) -> None:
         """Takes over a finished sequence that holds `tokens`."""
@@ -74,7 +92,7 @@ class PrefixStore:
                 return
             if shared == len(kept.tokens):
                 self._drop(kept)
-        self._kept.append(_Kept(sequence, tokens))
+        self._kept.append(Held(sequence, tokens))
         while len(self._kept) > self._max_sequences or self.tokens > self._max_tokens:
             self.drop_oldest()
 
@@ -90,7 +108,7 @@ class PrefixStore:
         while self.drop_oldest():
             pass
 
-    def _drop(self, kept: _Kept) -> None:
+    def _drop(self, kept: Held) -> None:
         self._kept.remove(kept)
         self._runner.release(kept.sequence)
 

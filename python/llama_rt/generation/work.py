@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from llama_rt.errors import LlamaRtError
+from llama_rt.generation.prefix import Held
 from llama_rt.generation.results import Chunk, Completion, FinishReason, Timings, Usage
 from llama_rt.generation.transcript import Transcript
 
@@ -139,6 +141,14 @@ class Request(Work):
         self._started = self._first = self._last = 0.0
 
     @property
+    def cache_sequence(self) -> int:
+        """The sequence of a request that was started."""
+        if self.sequence is None:
+            msg = "a running request has no cache sequence"
+            raise LlamaRtError(msg)
+        return self.sequence
+
+    @property
     def is_decoding(self) -> bool:
         """Its first token is drawn and its last one is all that is to be fed."""
         return self.drawn > 0 and self.remaining == 1
@@ -147,6 +157,10 @@ class Request(Work):
     def left(self) -> int:
         """Tokens that may still be drawn."""
         return self.max_new - self.drawn
+
+    def held(self) -> Held:
+        """What this request has in the cache."""
+        return Held(self.cache_sequence, self.history[: self.fed])
 
     def start(self, sequence: int, cached: int) -> None:
         """Takes a cache sequence that already holds the first `cached` tokens."""
