@@ -12,6 +12,7 @@ __all__ = ["fetch", "is_hub_name"]
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = ["*.json", "*.model", "*.safetensors", "*.jinja", "tokenizer*"]
 _PICKLED = ["pytorch_model*.bin"]
+_DUPLICATES = ["consolidated*", "original/*"]  # the same weights in the makers' own layout
 
 
 def is_hub_name(path: str) -> bool:
@@ -40,9 +41,9 @@ def fetch(name: str, *, revision: str | None = None) -> Path:
         raise MissingExtraError(msg) from None
     from llama_rt.loading.hf import hf_weights
 
-    def snapshot(patterns: list[str], *, offline: bool = False) -> Path:
+    def snapshot(patterns: list[str]) -> Path:
         folder = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=patterns, local_files_only=offline
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=_DUPLICATES
         )
         return Path(folder)
 

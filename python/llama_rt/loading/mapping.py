@@ -15,6 +15,7 @@ from llama_rt.errors import CheckpointError, CheckpointNotFoundError
 __all__ = ["MappedFile"]
 
 _PAGE = mmap.PAGESIZE
+_LFS_POINTER = b"version https://git-lfs"
 _U64 = struct.Struct("<Q")
 
 
@@ -41,6 +42,9 @@ class MappedFile:
             msg = f"{path}: cannot be opened: {error.strerror or error}"
             raise CheckpointError(msg) from None
         self.size = len(self._map)
+        if self._map[: len(_LFS_POINTER)] == _LFS_POINTER:
+            msg = f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+            raise CheckpointError(msg)
 
     def check(self, offset: int, length: int, what: str) -> None:
         """Raises unless `length` bytes from `offset` lie within the file."""

@@ -78,9 +78,7 @@ def _record(file: MappedFile, name: str, entry: object, data: int) -> TensorReco
     dtype = SAFETENSORS_NAMES.get(code) if isinstance(code, str) else None
     if dtype is None:
         shown = repr(code[:40]) if isinstance(code, str) else f"(a {type(code).__name__})"
-        _refuse(
-            file, name, f"unknown type {shown}; known: {', '.join(SAFETENSORS_NAMES)}"
-        )
+        _refuse(file, name, f"unknown type {shown}; known: {', '.join(SAFETENSORS_NAMES)}")
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
         _refuse(file, name, "its shape is not a list of sizes")
