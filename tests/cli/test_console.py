@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from llama_rt.cli.console import Console, duration, plural, size
+from llama_rt.cli.console import Console, duration, plural, rate, size
 
 
 class Terminal(io.StringIO):
@@ -93,3 +93,10 @@ def test_durations(seconds: float, said: str) -> None:
 def test_plural() -> None:
     assert plural(1, "token") == "1 token"
     assert plural(12345, "token") == "12,345 tokens"
+
+
+@pytest.mark.parametrize(
+    ("speed", "said"), [(0.5, "0.5 tok/s"), (12.345, "12.3 tok/s"), (12345.6, "12,346 tok/s")]
+)
+def test_speeds(speed: float, said: str) -> None:
+    assert rate(speed) == said

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 from llama_rt import benchmark
-from llama_rt.cli.console import Console, duration, plural, size
+from llama_rt.cli.console import Console, duration, plural, rate, size
 from llama_rt.cli.options import add_model, model_path, natural, positive
 from llama_rt.cli.parser import UsageError
 from llama_rt.errors import LlamaRtError
@@ -158,8 +158,8 @@ def _report(
 
 
 def _median(figures: list[float]) -> str:
-    spread = f" ({min(figures):.4g} to {max(figures):.4g})" if len(figures) > 1 else ""
-    return f"{statistics.median(figures):.4g} tok/s{spread}"
+    spread = f" ({rate(min(figures))} to {rate(max(figures))})" if len(figures) > 1 else ""
+    return f"{rate(statistics.median(figures))}{spread}"
 
 
 def _save(checkpoint: Checkpoint, path: Path, console: Console) -> None:

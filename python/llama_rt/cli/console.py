@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import TextIO
 
-__all__ = ["Console", "duration", "plural", "size"]
+__all__ = ["Console", "duration", "plural", "rate", "size"]
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "cyan": "36"}
@@ -124,6 +124,12 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:.4g} TiB"
+
+
+def rate(tokens_per_second: float) -> str:
+    """A speed for people: three digits, no exponent."""
+    digits = f"{tokens_per_second:,.0f}"
+    return f"{digits if tokens_per_second >= 100 else f'{tokens_per_second:.3g}'} tok/s"
 
 
 def duration(seconds: float) -> str:

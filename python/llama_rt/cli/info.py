@@ -13,7 +13,7 @@ from pathlib import Path
 from llama_rt import Plan, plan
 from llama_rt.benchmark import stored_formats
 from llama_rt.chat import checkpoint_templates
-from llama_rt.cli.console import Console, plural, size
+from llama_rt.cli.console import Console, plural, rate, size
 from llama_rt.cli.options import positive
 from llama_rt.errors import LlamaRtError
 from llama_rt.loading import Checkpoint, open_checkpoint
@@ -33,6 +33,7 @@ _KINDS = {
     "gguf": "GGUF",
     "safetensors": "safetensors",
 }
+_TOKENIZERS = {"SpmTokenizer": "SentencePiece", "BpeTokenizer": "byte-level BPE"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -134,10 +135,9 @@ def _tokenizer_words(tokenizer: Tokenizer | None, why_not: str) -> str:
     if tokenizer is None:
         return f"none: {why_not}"
     ends = ", ".join(str(i) for i in sorted(tokenizer.stop_ids)) or "none"
-    return (
-        f"{type(tokenizer).__name__} of {tokenizer.vocab_size:,}, "
-        f"begins with id {tokenizer.bos_id}, ends with {ends}"
-    )
+    kind = _TOKENIZERS.get(type(tokenizer).__name__, type(tokenizer).__name__)
+    begin = "" if tokenizer.bos_id is None else f"; a text begins with id {tokenizer.bos_id}"
+    return f"{kind}, {plural(tokenizer.vocab_size, 'piece')}{begin}, ends with {ends}"
 
 
 def _template_words(checkpoint: Checkpoint) -> str:
@@ -157,8 +157,8 @@ def _plan_rows(estimate: Plan) -> dict[str, str]:
         "context are used; taken as it fills",
         "  workspace": size(estimate.workspace_bytes),
         "runs on": f"{estimate.device}, {estimate.isa}, {plural(estimate.threads, 'thread')}",
-        "speed": f"writes about {estimate.decode_tok_s:.3g} tokens/s, reads prompts at about "
-        f"{estimate.prefill_tok_s:.3g} tokens/s (an estimate from memory and matrix speed)",
+        "speed": f"writes about {rate(estimate.decode_tok_s)}, reads prompts at about "
+        f"{rate(estimate.prefill_tok_s)} (estimated from memory and matrix speed)",
     }
 
 
@@ -168,7 +168,7 @@ def _object(
     known: Mapping[str, object] | None = None
     if tokenizer is not None:
         known = {
-            "kind": type(tokenizer).__name__,
+            "kind": _TOKENIZERS.get(type(tokenizer).__name__, type(tokenizer).__name__),
             "vocab_size": tokenizer.vocab_size,
             "bos_id": tokenizer.bos_id,
             "eos_id": tokenizer.eos_id,

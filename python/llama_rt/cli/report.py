@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llama_rt import Completion
-from llama_rt.cli.console import plural
+from llama_rt.cli.console import plural, rate
 
 __all__ = ["as_json", "summary"]
 
@@ -16,10 +16,10 @@ def summary(done: Completion) -> str:
     reused = f", {usage.cached_tokens} of them from the cache" if usage.cached_tokens else ""
     parts = [f"prompt {plural(usage.prompt_tokens, 'token')}{reused}"]
     if timings.prompt_tokens_per_second:
-        parts[0] += f", {timings.prompt_tokens_per_second:.1f} tok/s"
+        parts[0] += f", {rate(timings.prompt_tokens_per_second)}"
     parts.append(f"generated {plural(usage.completion_tokens, 'token')}")
     if timings.generation_tokens_per_second:
-        parts[1] += f", {timings.generation_tokens_per_second:.1f} tok/s"
+        parts[1] += f", {rate(timings.generation_tokens_per_second)}"
     return " · ".join([*parts, _ENDINGS[done.finish_reason], f"seed {done.seed}"])
 
 
