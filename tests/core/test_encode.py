@@ -50,20 +50,29 @@ def test_denormal_and_tiny_blocks(dtype):
 
 @pytest.mark.parametrize("dtype", ENCODABLE)
 def test_decoding_gives_back_the_values(dtype):
-    """Relative RMS error of normal values stays under what a format of these bits can reach."""
-    bits = 8 * FORMATS[dtype].bytes / FORMATS[dtype].elements
+    """Relative RMS error of normal values, in units of 2^-(stored bits per value).
+
+    Plain blocks reach 1.9 to 2.5 of it, super-blocks with a searched scale 1.6 to 1.7.
+    """
     x = np.random.default_rng(5).standard_normal((32, 1024)).astype(np.float32)
     back = _native.decode(_native.encode(x, dtype), dtype, x.size).reshape(x.shape)
-    assert np.linalg.norm(back - x) <= 2.2 * 2.0 ** (1 - min(bits, 9)) * np.linalg.norm(x)
+    row = FORMATS[dtype]
+    unit = {1: 2.0**-8, 32: 2.7, 256: 1.9}[row.elements]
+    if row.elements > 1:
+        unit *= 2.0 ** (-8 * row.bytes / row.elements)
+    assert np.linalg.norm(back - x) <= unit * np.linalg.norm(x)
 
 
 @pytest.mark.parametrize("dtype", ENCODABLE)
-def test_decoded_values_encode_to_themselves(dtype):
+def test_encoding_again_loses_next_to_nothing(dtype):
     x = np.random.default_rng(6).standard_normal((8, 256)).astype(np.float32)
     once = _native.decode(_native.encode(x, dtype), dtype, x.size).reshape(x.shape)
     twice = _native.decode(_native.encode(once, dtype), dtype, x.size).reshape(x.shape)
-    # Half a step may come back through the rounding of the scale, never more.
-    assert np.abs(twice - once).max() <= 2.0**-10 * np.abs(x).max()
+    if dtype in EXACT:
+        # The scale is rounded to a half once more, nothing else.
+        assert np.abs(twice - once).max() <= 2.0**-10 * np.abs(x).max()
+    else:
+        assert np.linalg.norm(twice - x) <= 1.15 * np.linalg.norm(once - x)
 
 
 def test_shape_is_rows_of_bytes():
