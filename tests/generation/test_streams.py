@@ -141,7 +141,7 @@ def test_closing_the_model_ends_its_streams(slow_file, long_prompt):
 
 def test_a_failure_reaches_every_caller_and_passes(llm, monkeypatch):
     """A fault in the native module must not leave anybody waiting."""
-    engine = llm._loaded.engine
+    scheduler = llm._loaded.engine._scheduler
 
     class Broken:
         def __getattr__(self, name):
@@ -150,8 +150,8 @@ def test_a_failure_reaches_every_caller_and_passes(llm, monkeypatch):
                 raise ValueError(msg)
             return getattr(runner, name)
 
-    runner = engine._runner
-    monkeypatch.setattr(engine, "_runner", Broken())
+    runner = scheduler._runner
+    monkeypatch.setattr(scheduler, "_runner", Broken())
     with pytest.raises(ValueError, match="broken"):
         llm.generate(["a", "b"])
     with pytest.raises(ValueError, match="broken"):

@@ -1,6 +1,7 @@
 """Generation: requests become batches, batches become tokens, tokens become text.
 
-`engine` decides what runs next and drives the native runner; `work` is what callers hand in;
+`engine` takes work from any thread; `scheduler` decides what runs next and calls the native runner;
+`gate` cancels; `work` is what callers hand in;
 `transcript` and `stopping` turn tokens into text; `prefix` reuses the cache; `streams` is how
 callers wait; `results` is what they get.
 """

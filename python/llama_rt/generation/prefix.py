@@ -11,15 +11,19 @@ from llama_rt.errors import CapacityError
 if TYPE_CHECKING:
     from llama_rt import _native
 
-__all__ = ["Held", "PrefixStore", "common_length"]
+__all__ = ["Held", "Mix", "PrefixStore", "common_length"]
+
+Mix = tuple[tuple["_native.Adapter", float], ...]
+"""Adapters and their weights, in order of loading: what else but tokens decides keys and values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """A sequence and the tokens in its cache."""
+    """A sequence, the tokens in its cache, and the adapters that computed it."""
 
     sequence: int
     tokens: list[int]
+    mix: Mix = ()
 
 
 class PrefixStore:
@@ -41,18 +45,21 @@ class PrefixStore:
         """Tokens held; pages shared between sequences count once for each."""
         return sum(len(kept.tokens) for kept in self._kept)
 
-    def take(self, ids: Sequence[int], running: Iterable[Held] = ()) -> tuple[int, int]:
+    def take(
+        self, ids: Sequence[int], running: Iterable[Held] = (), mix: Mix = ()
+    ) -> tuple[int, int]:
         """Makes a sequence for `ids` from the longest common beginning.
 
         Args:
             ids: Tokens that the sequence is for.
             running: Sequences of others that may be shared but not taken over.
+            mix: Adapters in use; what others computed is of no use.
 
         Returns:
             The sequence and how many tokens it holds; always fewer than `len(ids)`, because the
             last token must be computed to know what follows it.
         """
-        best, length = self._best(ids, running)
+        best, length = self._best(ids, running, mix)
         if best is None:
             return self._runner.create(), 0
         try:
@@ -68,31 +75,35 @@ class PrefixStore:
             self._kept.append(best)
         return forked, length
 
-    def reusable(self, ids: Sequence[int], running: Iterable[Held] = ()) -> int:
+    def reusable(self, ids: Sequence[int], running: Iterable[Held] = (), mix: Mix = ()) -> int:
         """Number of tokens that `take` would find."""
-        return self._best(ids, running)[1]
+        return self._best(ids, running, mix)[1]
 
-    def _best(self, ids: Sequence[int], running: Iterable[Held]) -> tuple[Held | None, int]:
+    def _best(
+        self, ids: Sequence[int], running: Iterable[Held], mix: Mix
+    ) -> tuple[Held | None, int]:
         best, length = None, 0
         for held in (*self._kept, *running):
+            if held.mix != mix:
+                continue
             common = min(common_length(held.tokens, ids), len(ids) - 1)
             if common > length:
                 best, length = held, common
         return best, length
 
-    def keep(self, sequence: int, tokens: list[int]) -> None:
-        """Takes over a finished sequence that holds `tokens`."""
+    def keep(self, sequence: int, tokens: list[int], mix: Mix = ()) -> None:
+        """Takes over a finished sequence that holds `tokens`, computed with the adapters `mix`."""
         if not tokens or len(tokens) > self._max_tokens:
             self._runner.release(sequence)
             return
-        for kept in list(self._kept):
+        for kept in [other for other in self._kept if other.mix == mix]:
             shared = common_length(kept.tokens, tokens)
             if shared == len(tokens):  # nothing new
                 self._runner.release(sequence)
                 return
             if shared == len(kept.tokens):
                 self._drop(kept)
-        self._kept.append(Held(sequence, tokens))
+        self._kept.append(Held(sequence, tokens, mix))
         while len(self._kept) > self._max_sequences or self.tokens > self._max_tokens:
             self.drop_oldest()
 

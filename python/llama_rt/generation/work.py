@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_rt.errors import LlamaRtError
-from llama_rt.generation.prefix import Held
+from llama_rt.generation.prefix import Held, Mix
 from llama_rt.generation.results import Chunk, Completion, FinishReason, Timings, Usage
 from llama_rt.generation.transcript import Transcript
 
@@ -37,9 +37,10 @@ class Work:
     The engine's thread calls `deliver`; every work hears exactly one last event.
     """
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        """Puts `ids` in front of the model; the calling thread is its owner."""
+    def __init__(self, ids: Sequence[int], mix: Mix = ()) -> None:
+        """Puts `ids` in front of the model under the adapters `mix`; the thread is its owner."""
         self.history: list[int] = list(ids)
+        self.mix = mix
         self.sequence: int | None = None
         self.fed = 0  # tokens of `history` in the cache
         self.cancelled = False
@@ -89,6 +90,7 @@ class Forward(Work):
         *,
         states: bool,
         chunk: int,
+        mix: Mix = (),
     ) -> None:
         """Prepares the pass.
 
@@ -98,8 +100,9 @@ class Forward(Work):
                 in the engine's thread.
             states: Give normed states of the last layer instead of logits.
             chunk: Most tokens in one step.
+            mix: Adapters in use.
         """
-        super().__init__(ids)
+        super().__init__(ids, mix)
         self.consume = consume
         self.states = states
         self.chunk = chunk
@@ -117,6 +120,7 @@ class Request(Work):
         max_new: int,
         seed: int,
         streaming: bool,
+        mix: Mix = (),
     ) -> None:
         """Prepares the request.
 
@@ -127,8 +131,9 @@ class Request(Work):
             max_new: Most tokens to draw.
             seed: Seed of the sampler, for the report.
             streaming: The caller wants chunks.
+            mix: Adapters in use.
         """
-        super().__init__(prompt)
+        super().__init__(prompt, mix)
         self.sampler = sampler
         self.transcript = transcript
         self.max_new = max_new
@@ -160,7 +165,7 @@ class Request(Work):
 
     def held(self) -> Held:
         """What this request has in the cache."""
-        return Held(self.cache_sequence, self.history[: self.fed])
+        return Held(self.cache_sequence, self.history[: self.fed], self.mix)
 
     def start(self, sequence: int, cached: int) -> None:
         """Takes a cache sequence that already holds the first `cached` tokens."""
