@@ -48,22 +48,30 @@ struct LinesBF16 : FloatInputs {
 
 template <class Lines>
 struct FloatKernel {
+  static constexpr int kMostTokens = kFloatTokens;
+  static constexpr int kPanels = 4;
+  static constexpr int64_t kChunk = 512;    // lines: 32 KiB
   static constexpr int64_t kAhead = 2048;  // bytes of prefetch, in each panel
+  static int64_t steps(const PackedTask& task) { return task.panel_bytes / kLine; }
 
-  // `kPanels` panels from `panel` on, T tokens from `token` on.
-  template <int T, int kPanels>
-  static LLAMA_RT_INLINE void run(const PackedTask& task, int64_t panel, int64_t token) {
-    constexpr int P = kPanels * kParts;
+  // `kCount` panels from `panel` on, T tokens from `token` on.
+  template <int T, int kCount>
+  static LLAMA_RT_INLINE void run(const PackedTask& task, const Chunk& chunk, int64_t panel,
+                                  int64_t token) {
+    constexpr int P = kCount * kParts;
     const int64_t panel_bytes = task.panel_bytes;
     const int64_t stride = Lines::row_bytes(task.k);
-    const std::byte* w = task.weight + panel * panel_bytes;
-    const std::byte* x = task.x + token * stride;
+    const std::byte* w = task.weight + panel * panel_bytes + chunk.begin * kLine;
+    const std::byte* x = task.x + token * stride + chunk.begin * Lines::kInputBytes;
     F sum[P][T];
 #pragma GCC unroll 64
-    for (int i = 0; i < P * T; ++i) sum[i / T][i % T] = f_zero();
-    for (int64_t lines = panel_bytes / kLine; lines > 0; --lines) {
+    for (int i = 0; i < P * T; ++i) {
+      const int p = i / T;
+      sum[p][i % T] = take(chunk, panel + p / kParts, p % kParts, token + i % T);
+    }
+    for (int64_t line = chunk.begin; line < chunk.end; ++line) {
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
+      for (int p = 0; p < kCount; ++p) {
         _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_bytes + kAhead), _MM_HINT_T0);
       }
       step<0, T, P>(w, panel_bytes, x, stride, sum);
@@ -74,7 +82,7 @@ struct FloatKernel {
 #pragma GCC unroll 64
     for (int i = 0; i < P * T; ++i) {
       const int p = i / T;
-      put(task, panel + p / kParts, p % kParts, token + i % T, sum[p][i % T]);
+      put(task, chunk, panel + p / kParts, p % kParts, token + i % T, sum[p][i % T]);
     }
   }
   template <int kStep, int T, int P>
@@ -95,17 +103,16 @@ struct FloatKernel {
 
   // Few tokens make few chains, so several panels run side by side (and as several streams).
   template <int T>
-  static void tile(const PackedTask& task, int64_t panel, int64_t panels, int64_t token) noexcept {
+  static void tile(const PackedTask& task, const Chunk& chunk, int64_t panel, int64_t panels,
+                   int64_t token) noexcept {
     constexpr int kAtOnce = T == 1 ? 4 / kParts : T == 2 ? 2 : 1;
     int64_t p = 0;
-    for (; p + kAtOnce <= panels; p += kAtOnce) run<T, kAtOnce>(task, panel + p, token);
+    for (; p + kAtOnce <= panels; p += kAtOnce) run<T, kAtOnce>(task, chunk, panel + p, token);
     if constexpr (kAtOnce > 1) {
-      for (; p < panels; ++p) run<T, 1>(task, panel + p, token);
+      for (; p < panels; ++p) run<T, 1>(task, chunk, panel + p, token);
     }
   }
-  static void multiply(const PackedTask& task) noexcept {
-    multiply_panels<FloatKernel, kFloatTokens, 4>(task, Lines::row_bytes(task.k));
-  }
+  static void multiply(const PackedTask& task) noexcept { multiply_panels<FloatKernel>(task); }
 };
 
 template <class Lines>

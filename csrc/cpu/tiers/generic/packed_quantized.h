@@ -338,9 +338,8 @@ struct QuantizedTile {
     }
   }
 
+  // `units` more units, from w and x on; `sum` holds what came before.
   LLAMA_RT_INLINE void run(const std::byte* w, Inputs x, int64_t units) {
-#pragma GCC unroll 16
-    for (int i = 0; i < P * T; ++i) sum[i / T][i % T] = f_zero();
     for (int64_t u = 0; u < units; u += Shape::kUnitsPerHeader) {
       header[0] = Scales::template header<kFirst>(w);
       if constexpr (P == 2) header[1] = Scales::template header<kFirst + 1>(w);

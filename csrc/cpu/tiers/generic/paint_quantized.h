@@ -8,30 +8,44 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 template <class Format>
 struct QuantizedKernel {
+  using Shape = typename Format::Shape;
+  static constexpr int kMostTokens = kTokens;
+  static constexpr int kPanels = 1;
+  static constexpr int64_t kChunk = 32;  // units: 2048 k, whole super-blocks
+  static int64_t steps(const PackedTask& task) { return Shape::units(task.k); }
+
   template <int T, int P, int kFirst>
-  static LLAMA_RT_INLINE void parts(const PackedTask& task, int64_t panel, int64_t token) {
+  static LLAMA_RT_INLINE void parts(const PackedTask& task, const Chunk& chunk, int64_t panel,
+                                    int64_t token) {
     const int64_t row_bytes = q8_row_bytes(task.k);
+    const std::byte* weight = task.weight + panel * task.panel_bytes + Shape::offset(chunk.begin);
+    const std::byte* x = task.x + token * row_bytes +
+                         chunk.begin * 2 * static_cast<int64_t>(sizeof(Q8Record));
     QuantizedTile<Format, T, P, kFirst> tile;
-    tile.run(task.weight + panel * task.panel_bytes, {task.x + token * row_bytes, row_bytes},
-             Format::Shape::units(task.k));
 #pragma GCC unroll 16
     for (int i = 0; i < P * T; ++i) {
-      put(task, panel, kFirst + i / T, token + i % T, tile.sum[i / T][i % T]);
+      tile.sum[i / T][i % T] = take(chunk, panel, kFirst + i / T, token + i % T);
+    }
+    tile.run(weight, {x, row_bytes}, chunk.end - chunk.begin);
+#pragma GCC unroll 16
+    for (int i = 0; i < P * T; ++i) {
+      put(task, chunk, panel, kFirst + i / T, token + i % T, tile.sum[i / T][i % T]);
     }
   }
   template <int T>
-  static void tile(const PackedTask& task, int64_t panel, int64_t, int64_t token) noexcept {
+  static void tile(const PackedTask& task, const Chunk& chunk, int64_t panel, int64_t,
+                   int64_t token) noexcept {
     if constexpr (kParts == 1) {
-      parts<T, 1, 0>(task, panel, token);
+      parts<T, 1, 0>(task, chunk, panel, token);
     } else if constexpr (T <= kTokens / 2) {
-      parts<T, 2, 0>(task, panel, token);
+      parts<T, 2, 0>(task, chunk, panel, token);
     } else {
-      parts<T, 1, 0>(task, panel, token);
-      parts<T, 1, 1>(task, panel, token);
+      parts<T, 1, 0>(task, chunk, panel, token);
+      parts<T, 1, 1>(task, chunk, panel, token);
     }
   }
   static void multiply(const PackedTask& task) noexcept {
-    multiply_panels<QuantizedKernel, kTokens, 1>(task, q8_row_bytes(task.k));
+    multiply_panels<QuantizedKernel>(task);
   }
 };
 

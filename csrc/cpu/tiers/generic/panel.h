@@ -60,9 +60,10 @@ struct PanelShape {
   static constexpr int kCodes = kGroupLines * kLine;  // of one group
   static constexpr int kUnit = kScales + 2 * kCodes;
   static int64_t units(int64_t k) { return (k + 2 * kGroup - 1) / (2 * kGroup); }
-  static int64_t bytes(int64_t k) {
-    return units(k) / kUnits * (kHeader + int64_t{kUnits} * kUnit);
+  static int64_t offset(int64_t unit) {  // of a unit that starts a header's stretch
+    return unit / kUnits * (kHeader + int64_t{kUnits} * kUnit);
   }
+  static int64_t bytes(int64_t k) { return offset(units(k)); }
 };
 using ShapeQ4_0 = PanelShape<0, 1, 1, 4>;
 using ShapeQ4_1 = PanelShape<0, 1, 2, 4>;
