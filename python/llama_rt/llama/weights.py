@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_rt import _native
-from llama_rt.plan import target_dtype
+from llama_rt.plan import row_bytes, target_dtype
 
 if TYPE_CHECKING:
     from llama_rt.config import ModelConfig
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["build_model", "native_options", "requantize"]
 
-# Float32 elements held at a time while a tensor is re-encoded.
-_CHUNK_ELEMENTS = 4 << 20
+# Float32 elements that a thread holds while a tensor is re-encoded.
+_CHUNK_ELEMENTS = 1 << 20
 
 Repack = Literal["auto", "never", "always"]
 
@@ -49,7 +49,11 @@ def build_model(
     with _bar(checkpoint.nbytes, checkpoint.path.name, progress) as advance:
         for record in checkpoint.tensors.values():
             dtype = target_dtype(record, quantize)
-            data = record.read() if dtype == record.dtype else requantize(record, dtype)
+            data = (
+                record.read()
+                if dtype == record.dtype
+                else requantize(record, dtype, backend.threads)
+            )
             model.add(record.name, data.data, dtype, record.shape)
             del data
             advance(record.nbytes)
@@ -57,26 +61,28 @@ def build_model(
     return model
 
 
-def requantize(record: TensorRecord, dtype: str) -> npt.NDArray[np.uint8]:
-    """Decodes a stored matrix and encodes it as `dtype`, a few rows at a time.
+def requantize(record: TensorRecord, dtype: str, threads: int) -> npt.NDArray[np.uint8]:
+    """Decodes a stored matrix and encodes it as `dtype`, a few rows at a time on each thread.
 
     Returns:
         uint8 `[bytes]`, row by row.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     rows, width = record.shape
     stored = record.read().reshape(rows, -1)
+    out = np.empty((rows, row_bytes(width, dtype)), np.uint8)
     step = max(1, _CHUNK_ELEMENTS // width)
-    out: npt.NDArray[np.uint8] | None = None
-    for start in range(0, rows, step):
-        part = np.ascontiguousarray(stored[start : start + step]).reshape(-1)
-        values = _native.decode(part.data, record.dtype, part.nbytes // stored.shape[1] * width)
-        encoded = _native.encode(values.reshape(-1, width), dtype).reshape(-1)
-        if out is None:
-            row_bytes = encoded.nbytes // min(step, rows)
-            out = np.empty(rows * row_bytes, np.uint8)
-        at = start * row_bytes
-        out[at : at + encoded.nbytes] = encoded
-    return np.empty(0, np.uint8) if out is None else out
+
+    def encode(start: int) -> None:
+        part = stored[start : start + step]
+        values = _native.decode(part.reshape(-1).data, record.dtype, len(part) * width)
+        encoded = _native.encode(values.reshape(-1, width), dtype)
+        out[start : start + step] = encoded.reshape(len(part), -1)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(encode, range(0, rows, step)))
+    return out.reshape(-1)
 
 
 def native_options(config: ModelConfig) -> dict[str, Any]:

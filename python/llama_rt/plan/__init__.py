@@ -13,6 +13,7 @@ from llama_rt.plan.needs import (
     find,
     needs,
     resolve_context,
+    row_bytes,
     target_dtype,
 )
 from llama_rt.plan.report import Plan, plan
@@ -28,5 +29,6 @@ __all__ = [
     "needs",
     "plan",
     "resolve_context",
+    "row_bytes",
     "target_dtype",
 ]

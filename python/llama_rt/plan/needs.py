@@ -213,9 +213,14 @@ def target_bytes(record: TensorRecord, quantize: str | None) -> int:
     dtype = target_dtype(record, quantize)
     if dtype == record.dtype:
         return record.nbytes
-    row = dtype_table()[dtype]
     rows, width = record.shape
-    return rows * width // row.block_elements * row.block_bytes
+    return rows * row_bytes(width, dtype)
+
+
+def row_bytes(width: int, dtype: str) -> int:
+    """Bytes of a row of `width` elements, which is a whole number of blocks."""
+    row = dtype_table()[dtype]
+    return width // row.block_elements * row.block_bytes
 
 
 @lru_cache(maxsize=1)
