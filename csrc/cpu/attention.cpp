@@ -14,6 +14,8 @@ namespace {
 
 constexpr int64_t kCut = 512;       // positions of one range; whole pages
 constexpr int64_t kTaskVectors = 32;  // query vectors (rows x grouped heads) of one task
+// Multiplications below which waking another thread costs more than it saves.
+constexpr int64_t kSerialWork = 65536;
 
 // One KV head of a block of one segment's rows.
 struct Unit {
@@ -162,11 +164,15 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
     return reinterpret_cast<float*>(worker_[static_cast<size_t>(worker)].get(scratch_bytes));
   };
 
-  int64_t cuts = 0;
-  for (const Unit& u : units) cuts = std::max(cuts, u.cuts);
+  int64_t cuts = 0, work = 0;
+  for (const Unit& u : units) {
+    cuts = std::max(cuts, u.cuts);
+    work += u.rows * group * p.e * last_visible(p, *u.segment, u.row + u.rows);
+  }
   const auto count = static_cast<int64_t>(units.size());
   if (cuts == 1 || count >= 2 * threads_) {  // enough units: each folds its own ranges
-    parallel_for_dynamic(threads_, count, 1, [&](int64_t begin, int64_t end, int worker) {
+    const int threads = work < kSerialWork ? 1 : threads_;
+    parallel_for_dynamic(threads, count, 1, [&](int64_t begin, int64_t end, int worker) {
       float* scratch = scratch_of(worker);
       const State total(scratch, p.vectors), next(scratch + p.state_floats(), p.vectors);
       float* rest = scratch + 2 * p.state_floats();
