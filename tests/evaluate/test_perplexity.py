@@ -87,7 +87,7 @@ def test_progress_ends_with_the_whole_and_knows_its_error() -> None:
     run = list(evaluate.perplexity(Model(), "a" * 99, ctx=20))
     assert [state.window for state in run] == [1, 2, 3, 4, 5]
     assert {state.windows for state in run} == {5}
-    single = list(evaluate.score(Model(), np.array(ids_of(20)), ctx=20))[0]
+    single = next(evaluate.score(Model(), np.array(ids_of(20)), ctx=20))
     losses = [-surprise(ids_of(20)[: j + 1], ids_of(20)[j + 1]) for j in range(10, 19)]
     spread = np.std(losses) / math.sqrt(len(losses) - 1)
     assert single.error == pytest.approx(single.perplexity * spread, rel=1e-5)
