@@ -146,8 +146,9 @@ def _report(
         speed = statistics.median(result.decode_tok_s)
         share = speed / settings.batch * result.weight_bytes / result.read_bytes_s
         rows["generation"] = (
-            f"{_median(result.decode_tok_s)}, {plural(settings.batch, 'sequence')} from "
-            f"{plural(settings.context, 'token')} of context, weights at {share:.0%} of that rate"
+            f"{_median(result.decode_tok_s)}, {plural(settings.batch, 'sequence')} with "
+            f"{plural(settings.context, 'token')} in the cache; reads weights at {share:.0%} of "
+            "the memory's speed"
         )
     console.table(rows)
     for phase, ops in result.profile.items():
@@ -158,8 +159,12 @@ def _report(
 
 
 def _median(figures: list[float]) -> str:
-    spread = f" ({rate(min(figures))} to {rate(max(figures))})" if len(figures) > 1 else ""
-    return f"{rate(statistics.median(figures))}{spread}"
+    if len(figures) == 1:
+        return rate(figures[0])
+    spread = " to ".join(
+        rate(figure).removesuffix(" tok/s") for figure in (min(figures), max(figures))
+    )
+    return f"{rate(statistics.median(figures))} ({spread})"
 
 
 def _save(checkpoint: Checkpoint, path: Path, console: Console) -> None:
