@@ -17,7 +17,8 @@ from llama_rt.loading.synthetic import synthetic_checkpoint
 from llama_rt.plan import find
 
 NAME = "bench"
-SUMMARY = "measure tokens per second; with --shape no file is needed"
+USAGE = "[-m MODEL | --shape S --format F] [options]"
+SUMMARY = "measure tokens per second; a shape needs no file"
 EXAMPLES = """\
   llama-rt bench -m model.gguf
   llama-rt bench --shape 7B --format q4_0

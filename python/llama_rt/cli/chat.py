@@ -20,6 +20,7 @@ from llama_rt.cli.options import (
 from llama_rt.cli.session import Session
 
 NAME = "chat"
+USAGE = "[-m MODEL] [options]"
 SUMMARY = "hold a conversation in the terminal"
 EXAMPLES = """\
   llama-rt chat -m path/to/model

@@ -11,7 +11,8 @@ from llama_rt.errors import ConfigError
 from llama_rt.loading.convert import convert
 
 NAME = "convert"
-SUMMARY = "write any readable checkpoint as GGUF or safetensors, quantized or not"
+USAGE = "SRC DST --format F [options]"
+SUMMARY = "write any checkpoint as GGUF or safetensors"
 EXAMPLES = """\
   llama-rt convert path/to/llama-7b llama-7b-q8_0.gguf --format q8_0
   llama-rt convert model-f16.gguf model-q4_0.gguf --format q4_0

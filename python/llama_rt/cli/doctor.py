@@ -11,7 +11,8 @@ from llama_rt.cli.console import Console, plural, size
 from llama_rt.cli.options import positive
 
 NAME = "doctor"
-SUMMARY = "show the CPU tier, threads, bandwidth, GPU or why not, and versions"
+USAGE = "[options]"
+SUMMARY = "show CPU tier, threads, bandwidth, GPU, versions"
 EXAMPLES = """\
   llama-rt doctor
   llama-rt doctor --threads 1

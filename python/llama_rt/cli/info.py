@@ -20,7 +20,8 @@ from llama_rt.loading import Checkpoint, open_checkpoint
 from llama_rt.tokenizer import Tokenizer, load_tokenizer
 
 NAME = "info"
-SUMMARY = "tell what is in a checkpoint, and whether and how fast it runs here"
+USAGE = "MODEL [options]"
+SUMMARY = "tell what a checkpoint is, and how it would run here"
 EXAMPLES = """\
   llama-rt info path/to/model
   llama-rt info model.gguf --quantize q4_0 --ctx 8192

@@ -31,8 +31,8 @@ _LOADING = ("device", "quantize", "kv_dtype", "threads", "isa", "repack", "base"
 _SAMPLING: dict[str, tuple[type, str]] = {
     "temperature": (float, "0 is greedy; higher is wilder"),
     "top_k": (int, "draw from the K most likely tokens only; 0 is off"),
-    "top_p": (float, "draw from the most likely tokens that sum to P; 1 is off"),
-    "min_p": (float, "leave out tokens less likely than P times the best; 0 is off"),
+    "top_p": (float, "draw from the most likely tokens that sum to X; 1 is off"),
+    "min_p": (float, "leave out tokens less likely than X times the best; 0 is off"),
     "typical_p": (float, "locally typical sampling; 1 is off"),
     "repetition_penalty": (float, "divide the logits of seen tokens; 1 is off"),
     "presence_penalty": (float, "subtract from the logits of generated tokens; 0 is off"),
@@ -67,14 +67,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_loading(parser: argparse.ArgumentParser) -> None:
-    """The options of `Llama.load`."""
+def add_loading(
+    parser: argparse.ArgumentParser, *, ctx: str = "context in tokens; the model's own by default"
+) -> None:
+    """The options of `Llama.load`; `ctx` says what that one means to the command."""
     group = parser.add_argument_group("loading")
     group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
     group.add_argument("--quantize", metavar="F", help="weights in this format, such as q8_0")
-    group.add_argument(
-        "--ctx", type=positive, metavar="N", help="context in tokens; the model's own by default"
-    )
+    group.add_argument("--ctx", type=positive, metavar="N", help=ctx)
     group.add_argument("--kv-dtype", metavar="T", help="cache type: f16 (default), bf16, f32, q8_0")
     group.add_argument("--threads", type=positive, metavar="N", help="threads to compute with")
     group.add_argument("--isa", metavar="TIER", help="highest instruction set to use, such as avx2")
@@ -103,7 +103,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=kind,
-            metavar=name[0].upper() if kind is float else "K",
+            metavar="X" if kind is float else "K",
             help=f"{text} (default {getattr(defaults, name)})",
         )
     group.add_argument(

@@ -57,6 +57,13 @@ class Parser(argparse.ArgumentParser):
         return [word for action in self._actions for word in action.option_strings]
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help with room for long option names beside their explanations."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
 def _helpful(message: str) -> str:
     """The sentence about a wrong choice, with the nearest right one first."""
     wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
@@ -64,9 +71,9 @@ def _helpful(message: str) -> str:
         return message
     choices = re.findall(r"[\w.\-]+", wrong[2])
     close = difflib.get_close_matches(wrong[1], choices, n=1, cutoff=0.5)
-    meant = f"; did you mean {close[0]}?" if close else ""
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(choices)}"
     name = message.split(":")[0].removeprefix("argument ").strip("<>")
-    return f"unknown {name} '{wrong[1]}'{meant} There are: {', '.join(choices)}"
+    return f"unknown {name} '{wrong[1]}'; {hint}"
 
 
 def build_parser() -> Parser:
@@ -77,18 +84,22 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="llama-rt",
         description=_SUMMARY,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
+        usage="llama-rt COMMAND [options]",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"llama-rt {__version__}")
-    commands = parser.add_subparsers(metavar="command", parser_class=Parser)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", prog="llama-rt", parser_class=Parser
+    )
     for room in (run, chat, info, convert, bench, perplexity, doctor):
         child = commands.add_parser(
             room.NAME,
             help=room.SUMMARY,
             description=f"{room.SUMMARY[0].upper()}{room.SUMMARY[1:]}.",
             epilog=f"examples:\n{room.EXAMPLES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
+            usage=f"llama-rt {room.NAME} {room.USAGE}",
             allow_abbrev=False,
         )
         room.add_options(child)

@@ -12,7 +12,8 @@ from llama_rt.cli.options import add_loading, add_model, load, positive, read_te
 from llama_rt.cli.parser import UsageError
 
 NAME = "perplexity"
-SUMMARY = "measure how well a model predicts a text (lower is better)"
+USAGE = "[-m MODEL] FILE [options]"
+SUMMARY = "measure how well a model predicts a text"
 EXAMPLES = """\
   llama-rt perplexity -m model.gguf wiki.test.raw
       as llama.cpp does: windows of 512 tokens, the second half of each scored
@@ -41,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read wiki.test.raw as the rows of the data set, joined by blank lines",
     )
-    add_loading(parser)
+    add_loading(parser, ctx=f"tokens of a window (default {_DEFAULT_WINDOW})")
     parser.set_defaults(ctx=_DEFAULT_WINDOW)
 
 

@@ -22,7 +22,8 @@ from llama_rt.cli.parser import UsageError
 from llama_rt.cli.report import as_json, summary
 
 NAME = "run"
-SUMMARY = "continue a text from a prompt, a file or standard input"
+USAGE = "[-m MODEL] [options] [PROMPT ...]"
+SUMMARY = "continue a text: argument, file or standard input"
 EXAMPLES = """\
   llama-rt run "Once upon a time"
   llama-rt run -m path/to/model --temperature 0 --max-tokens 32 "The capital of France is"
