@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +20,8 @@ __all__ = ["Constant", "OutTensor", "Rewritten", "to_halves", "to_interleaved"]
 
 Order = npt.NDArray[np.int64]
 
-_CHUNK_ELEMENTS = 4 << 20  # 16 MiB as float32
+_CHUNK_ELEMENTS = 1 << 20  # 4 MiB as float32
+_MOST_WORKERS = 8
 _F16_MAX = 65504.0
 
 
@@ -79,7 +83,7 @@ class Rewritten:
         return stored_bytes(self.dtype, self.shape, what=self.name, file=self.record.file)
 
     def chunks(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """Bytes of a few rows at a time.
+        """Bytes of a few rows at a time; the native module works on several pieces at once.
 
         Raises:
             CheckpointError: a number does not fit the new type.
@@ -90,10 +94,25 @@ class Rewritten:
         width = int(np.prod(self.shape[1:], dtype=np.int64))
         data = self.record.read().reshape(rows, -1)
         step = max(1, _CHUNK_ELEMENTS // max(1, width))
-        for start in range(0, rows, step):
+
+        def piece(start: int) -> npt.NDArray[np.uint8]:
             stop = min(start + step, rows)
-            piece = data[start:stop] if self.order is None else data[self.order[start:stop]]
-            yield self._convert(np.ascontiguousarray(piece), stop - start, width)
+            chosen = data[start:stop] if self.order is None else data[self.order[start:stop]]
+            return self._convert(np.ascontiguousarray(chosen), stop - start, width)
+
+        starts = range(0, rows, step)
+        if self.dtype == self.record.dtype or len(starts) == 1:
+            yield from map(piece, starts)
+            return
+        workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(workers) as pool:
+            waiting: deque[Future[npt.NDArray[np.uint8]]] = deque()
+            for start in starts:
+                waiting.append(pool.submit(piece, start))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def _convert(
         self, piece: npt.NDArray[np.uint8], rows: int, width: int
