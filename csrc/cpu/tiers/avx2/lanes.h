@@ -13,7 +13,7 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 inline constexpr int kLanes = 8;   // rows of a register
 inline constexpr int kParts = 2;   // registers of a panel's rows
-inline constexpr int kTokens = 4;  // inputs of a tile of quantized weights
+inline constexpr int kTokens = 3;  // inputs of a tile of quantized weights
 inline constexpr int kFloatTokens = 4;
 
 using F = __m256;
@@ -97,6 +97,11 @@ LLAMA_RT_INLINE I dot_close(I, I sum) { return sum; }
 inline constexpr bool kSignedBytes = true;
 template <int kBits>
 inline constexpr int kSection = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+// Keeps a chain of sums as written: reassociated, its terms fill and overflow the registers.
+LLAMA_RT_INLINE I in_order(I a) {
+  asm("" : "+x"(a));
+  return a;
+}
 LLAMA_RT_INLINE I dot_open(I) { return _mm256_setzero_si256(); }
 template <int kBits>
 LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
@@ -105,14 +110,11 @@ LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
     const I weight = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
     return _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(quad, weight));
   } else {
-    I next = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad));
-    // Keeps the chain as written: reassociated, its terms fill and overflow the registers.
-    asm("" : "+x"(next));
-    return next;
+    return in_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad)));
   }
 }
 LLAMA_RT_INLINE I dot_close(I total, I sum) {
-  return _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+  return in_order(_mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1))));
 }
 #endif
 

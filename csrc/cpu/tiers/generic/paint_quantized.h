@@ -37,7 +37,7 @@ struct QuantizedKernel {
                    int64_t token) noexcept {
     if constexpr (kParts == 1) {
       parts<T, 1, 0>(task, chunk, panel, token);
-    } else if constexpr (T <= kTokens / 2) {
+    } else if constexpr (T <= 3) {
       parts<T, 2, 0>(task, chunk, panel, token);
     } else {
       parts<T, 1, 0>(task, chunk, panel, token);
