@@ -22,7 +22,7 @@ def build_model(
     *,
     stored: Mapping[str, tuple[str, np.ndarray]] | None = None,
     isa: str | None = None,
-    threads: int = 2,
+    threads: int = 1,
     repack: str = "auto",
 ):
     """A finished native model; `stored` replaces weights by `(dtype, bytes)` under their names."""
@@ -40,7 +40,7 @@ def build_runner(
     *,
     stored: Mapping[str, tuple[str, np.ndarray]] | None = None,
     isa: str | None = None,
-    threads: int = 2,
+    threads: int = 1,
     repack: str = "auto",
     n_ctx: int = 256,
     kv_dtype: str = "f32",
