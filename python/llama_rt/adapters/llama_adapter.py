@@ -64,7 +64,9 @@ def open_llama_adapter(
     if not patches:
         msg = f"{path}: no tensors of a LLaMA-Adapter (adapter_query.weight, *_scale, *_bias)"
         raise CheckpointError(msg)
-    return AdapterFile(path, f"LLaMA-Adapter V{version}", "interleaved", tuple(patches))
+    layers = 1 + max([*gates, *(patch.layer for patch in patches)])
+    kind = f"LLaMA-Adapter V{version}"
+    return AdapterFile(path, kind, "interleaved", tuple(patches), base_layers=layers)
 
 
 def _vectors(

@@ -6,6 +6,7 @@ where the base keeps the other one, and hands everything to the native adapter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
 from llama_rt.loading.rewrite import to_halves, to_interleaved
 
 __all__ = [
+    "SIZES",
     "AdapterFile",
     "Bias",
     "Floats",
@@ -34,6 +36,9 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float32]
+# Sizes of the family by width.
+SIZES = {4096: "7B or 8B", 5120: "13B", 6656: "33B", 8192: "65B or 70B"}
+
 NormName = Literal["attention_norm", "ffn_norm"]
 
 
@@ -101,18 +106,60 @@ class AdapterFile:
         kind: what it is, for people: `"LoRA of rank 8"`.
         rope_style: rotary order of its wq and wk rows; None where it has none.
         patches: scales and biases come before the prefixes they act on.
-        n_layers: layers of the base that it speaks of: the highest layer number and one.
+        base_layers: layers of the model that it was made for; None where the file does not tell.
     """
 
     path: Path
     kind: str
     rope_style: Literal["interleaved", "halves"] | None
     patches: tuple[Patch, ...]
+    base_layers: int | None = None
 
     @property
     def n_layers(self) -> int:
         """The highest layer that is patched, and one."""
         return 1 + max(patch.layer for patch in self.patches)
+
+    @property
+    def dim(self) -> int | None:
+        """Width of the model that it was made for; None if nothing in it tells."""
+        return next((width for patch in self.patches if (width := _width(patch))), None)
+
+    @property
+    def scalable(self) -> bool:
+        """Whether half of it means something: norms and input scales do not add up."""
+        return not any(isinstance(patch, (InputScale, NormGain)) for patch in self.patches)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory, as float32."""
+        return 4 * sum(_elements(patch) for patch in self.patches)
+
+
+def _elements(patch: Patch) -> int:
+    if isinstance(patch, Lora):
+        return math.prod(patch.a.shape) + math.prod(patch.b.shape)
+    if isinstance(patch, Bias):
+        return math.prod(patch.bias.shape)
+    if isinstance(patch, InputScale):
+        return math.prod(patch.scale.shape)
+    if isinstance(patch, NormGain):
+        return math.prod(patch.gain.shape)
+    return 2 * (patch.stop - patch.start) * patch.rows.shape[-1]  # keys and values
+
+
+def _width(patch: Patch) -> int | None:
+    """The model's width where a patch shows it; projections may be of any other."""
+    if isinstance(patch, Lora):
+        sides = (patch.b.shape[0], patch.a.shape[1])
+        return {"wo": sides[0], "w2": sides[0]}.get(patch.slot, sides[1])
+    if isinstance(patch, InputScale):
+        return None if patch.slot in ("wo", "w2") else math.prod(patch.scale.shape)
+    if isinstance(patch, Bias):
+        return math.prod(patch.bias.shape) if patch.slot in ("wo", "w2") else None
+    if isinstance(patch, NormGain):
+        return math.prod(patch.gain.shape)
+    return patch.rows.shape[-1]
 
 
 def floats(record: TensorRecord) -> Floats:
@@ -135,12 +182,7 @@ def attach(
     Raises:
         CheckpointError: it was made for a model of other sizes; both shapes are named.
     """
-    if file.n_layers > config.n_layers:
-        msg = (
-            f"{file.path}: patches layer {file.n_layers - 1}, but the model has "
-            f"{config.n_layers} layers: it was made for another model"
-        )
-        raise CheckpointError(msg)
+    _check_pairing(file, config)
     adapter = _native.Adapter(model)
     for patch in file.patches:
         try:
@@ -149,6 +191,33 @@ def attach(
             msg = f"{file.path}: made for a model of other sizes: {error}"
             raise CheckpointError(msg) from None
     return adapter
+
+
+def _check_pairing(file: AdapterFile, config: ModelConfig) -> None:
+    width = file.dim
+    if width is not None and width != config.dim:
+        msg = (
+            f"{file.path}: {file.kind} for a model of width {width}{_size(width)}, but the model's "
+            f"is {config.dim}{_size(config.dim)}"
+        )
+        raise CheckpointError(msg)
+    if file.base_layers not in (None, config.n_layers):
+        msg = (
+            f"{file.path}: {file.kind} for a model of {file.base_layers} layers, but the model has "
+            f"{config.n_layers}"
+        )
+        raise CheckpointError(msg)
+    if file.n_layers > config.n_layers:
+        msg = (
+            f"{file.path}: {file.kind} that patches layer {file.n_layers - 1}, but the model has "
+            f"{config.n_layers} layers: it was made for another model"
+        )
+        raise CheckpointError(msg)
+
+
+def _size(width: int) -> str:
+    name = SIZES.get(width)
+    return f" ({name})" if name else ""
 
 
 _Turn = Callable[[Floats, str], Floats]

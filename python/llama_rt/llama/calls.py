@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from llama_rt.generation import Request, Transcript, parse_stop
-from llama_rt.llama.adapters import ALL, Adapter, check_adapter
+from llama_rt.llama.adapters import ALL, Adapter, LoadedAdapter, choose_mix
 from llama_rt.llama.prompts import fit
 from llama_rt.sampling import (
     SamplingFields,
@@ -22,6 +21,7 @@ from llama_rt.sampling import (
 )
 
 if TYPE_CHECKING:
+    from llama_rt.generation.prefix import Mix
     from llama_rt.tokenizer import Tokenizer
 
 __all__ = ["CallOptions", "Settings", "Stop", "check_options"]
@@ -49,6 +49,7 @@ class Settings:
     stop: tuple[str, ...]
     stop_ids: frozenset[int]
     logprobs: int
+    mix: Mix
 
     def request(
         self,
@@ -86,10 +87,20 @@ class Settings:
         )
         sampler.observe(np.array(prompt, dtype=np.int32))
         transcript = Transcript(tokenizer, prompt, self.stop, logprobs=self.logprobs > 0)
-        return Request(prompt, sampler, transcript, max_new=max_new, seed=seed, streaming=streaming)
+        return Request(
+            prompt,
+            sampler,
+            transcript,
+            max_new=max_new,
+            seed=seed,
+            streaming=streaming,
+            mix=self.mix,
+        )
 
 
-def check_options(caller: str, options: CallOptions, adapters: Mapping[str, Path]) -> Settings:
+def check_options(
+    caller: str, options: CallOptions, adapters: Mapping[str, LoadedAdapter]
+) -> Settings:
     """Checks the keywords of a call.
 
     Args:
@@ -102,11 +113,11 @@ def check_options(caller: str, options: CallOptions, adapters: Mapping[str, Path
         ConfigError: A value is out of range.
     """
     rest = cast("dict[str, object]", dict(options))
-    check_adapter(rest.pop("adapter", ALL), adapters)
+    mix = choose_mix(rest.pop("adapter", ALL), adapters)
     max_tokens = cast("int | None", rest.pop("max_tokens", None))
     strings, ids = parse_stop(rest.pop("stop", ()))
     logprobs = check_logprobs(rest.pop("logprobs", 0))
     params = cast("SamplingParams | None", rest.pop("params", None))
     seed = cast("int | None", rest.pop("seed", None))
     resolved = resolve(params, rest, seed, caller)
-    return Settings(resolved, max_tokens, strings, ids, logprobs)
+    return Settings(resolved, max_tokens, strings, ids, logprobs, mix)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from llama_rt.errors import CapacityError, ConfigError
 from llama_rt.generation import Engine, Forward, run_forward
+from llama_rt.generation.prefix import Mix
 from llama_rt.machine import available_memory
 
 __all__ = ["embed", "logits", "score"]
@@ -23,7 +24,7 @@ _CHUNK = 512
 _CHUNK_LOGITS = 16 << 20
 
 
-def logits(engine: Engine, ids: Sequence[int], vocab_size: int) -> Floats:
+def logits(engine: Engine, ids: Sequence[int], mix: Mix, vocab_size: int) -> Floats:
     """Logits of every position, float32 `[n, vocab]`.
 
     Raises:
@@ -41,11 +42,12 @@ def logits(engine: Engine, ids: Sequence[int], vocab_size: int) -> Floats:
     def consume(start: int, rows: Floats) -> None:
         out[start : start + len(rows)] = rows
 
-    run_forward(engine, Forward(ids, consume, states=False, chunk=_chunk(vocab_size)))
+    chunk = _chunk(vocab_size)
+    run_forward(engine, Forward(ids, consume, states=False, chunk=chunk, mix=mix))
     return out
 
 
-def score(engine: Engine, ids: Sequence[int], vocab_size: int) -> Floats:
+def score(engine: Engine, ids: Sequence[int], mix: Mix, vocab_size: int) -> Floats:
     """Log-probability of every id after the first, float32 `[n-1]`."""
     out = np.zeros(len(ids) - 1, np.float32)
     following = np.array(ids[1:], dtype=np.int64)
@@ -59,11 +61,14 @@ def score(engine: Engine, ids: Sequence[int], vocab_size: int) -> Floats:
         out[start : start + len(targets)] = chosen - peak[:, 0] - np.log(total)
 
     if len(ids) > 1:  # the last id is only predicted, never fed
-        run_forward(engine, Forward(ids[:-1], consume, states=False, chunk=_chunk(vocab_size)))
+        chunk = _chunk(vocab_size)
+        run_forward(engine, Forward(ids[:-1], consume, states=False, chunk=chunk, mix=mix))
     return out
 
 
-def embed(engine: Engine, ids: Sequence[int], dim: int, pooling: str, normalize: bool) -> Floats:
+def embed(
+    engine: Engine, ids: Sequence[int], mix: Mix, dim: int, pooling: str, normalize: bool
+) -> Floats:
     """One vector for a text, float32 `[dim]`, from the last layer's normed states.
 
     Raises:
@@ -80,7 +85,7 @@ def embed(engine: Engine, ids: Sequence[int], dim: int, pooling: str, normalize:
         else:
             pooled[:] = rows[-1]
 
-    run_forward(engine, Forward(ids, consume, states=True, chunk=_CHUNK))
+    run_forward(engine, Forward(ids, consume, states=True, chunk=_CHUNK, mix=mix))
     length = float(np.linalg.norm(pooled))
     return (pooled / length if normalize and length > 0 else pooled).astype(np.float32)
 

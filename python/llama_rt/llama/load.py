@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_rt import _native
 from llama_rt.errors import ConfigError, LlamaRtError, MissingExtraError, TokenizerError
 from llama_rt.generation import Engine
-from llama_rt.llama.adapters import open_adapters, refuse_base
+from llama_rt.llama.adapters import LoadedAdapter, attach_adapters, open_adapters
 from llama_rt.llama.weights import Repack, build_model
 from llama_rt.machine import available_memory
 from llama_rt.plan import (
@@ -62,7 +62,7 @@ class Loaded:
     engine: Engine
     n_ctx: int
     cache_tokens: int
-    adapters: Mapping[str, Path]
+    adapters: Mapping[str, LoadedAdapter]
     seconds: float
 
 
@@ -83,16 +83,16 @@ def load(
 ) -> Loaded:
     """Loads a model; the arguments are those of `Llama.load`."""
     start = time.perf_counter()
-    refuse_base(base)
-    opened_adapters = open_adapters(adapters)
+    files = open_adapters(adapters)
     check_quantize(quantize)
     if repack not in _REPACK:
         msg = f"repack: expected one of {', '.join(_REPACK)}, got {repack!r}"
         raise ConfigError(msg)
-    checkpoint = find(path)
+    checkpoint = _find(path, base)
     context = resolve_context(checkpoint.config, n_ctx)
     backend = _native.open_backend(device, isa=isa, threads=threads)
     needed = needs(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype)
+    needed = replace(needed, weights=needed.weights + sum(file.nbytes for file in files.values()))
     room = check_memory(
         needed,
         available_memory()[1],
@@ -102,6 +102,7 @@ def load(
     )
     opened_tokenizer = _open_tokenizer(checkpoint, tokenizer)
     model = build_model(checkpoint, backend, quantize=quantize, repack=repack, progress=progress)
+    opened_adapters = attach_adapters(files, model, checkpoint)
     # Every running request as long as the context, and as much again for what is kept of old ones.
     cache_tokens = min(room, 2 * MAX_SEQUENCES * (context + 64))
     runner = _native.Runner(
@@ -129,6 +130,18 @@ def load(
         adapters=opened_adapters,
         seconds=time.perf_counter() - start,
     )
+
+
+def _find(path: str | Path | None, base: str | Path | None) -> Checkpoint:
+    """The checkpoint at `path`, or the sum of the delta there and its base."""
+    if base is None:
+        return find(path)
+    if path is None:
+        msg = "base: the built-in model is no delta; give the delta as `path`"
+        raise ConfigError(msg)
+    from llama_rt.loading.delta import open_delta
+
+    return open_delta(path, find(base))
 
 
 def _open_tokenizer(

@@ -21,7 +21,7 @@ from llama_rt.generation import (
     collect_async,
 )
 from llama_rt.llama import forward
-from llama_rt.llama.adapters import ALL, Adapter
+from llama_rt.llama.adapters import ALL, Adapter, choose_mix
 from llama_rt.llama.calls import CallOptions, Settings, Stop, check_options
 from llama_rt.llama.load import Loaded, load
 from llama_rt.llama.prompts import Prompt, check_ids, split_prompts, to_ids
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from llama_rt.chat import Template
     from llama_rt.config import ModelConfig
+    from llama_rt.generation.prefix import Mix
     from llama_rt.tokenizer import Tokenizer
 
 __all__ = ["Llama"]
@@ -188,8 +189,10 @@ class Llama:
         return self._templates[wanted]
 
     def memory(self) -> dict[str, int]:
-        """Bytes held: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`."""
-        return dict(self._open().runner.memory())
+        """Bytes: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`, `adapters`."""
+        loaded = self._open()
+        adapters = sum(one.native.bytes for one in loaded.adapters.values())
+        return dict(loaded.runner.memory()) | {"adapters": adapters}
 
     def close(self) -> None:
         """Cancels what is running and frees the model; may be called twice."""
@@ -371,11 +374,12 @@ class Llama:
 
     # Numbers.
 
-    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    def logits(self, ids: Sequence[int], *, adapter: Adapter = ALL) -> npt.NDArray[np.float32]:
         """Logits of every position in a fresh context, with no begin-of-text added.
 
         Args:
             ids: Token ids, `[n]`.
+            adapter: As in `generate`.
 
         Returns:
             float32 `[n, vocab]`; row i is about the token after `ids[i]`.
@@ -384,24 +388,27 @@ class Llama:
             CapacityError: More ids than the context holds, or a result too large for the memory.
             ConfigError: An id is not in the vocabulary, or there is none.
         """
-        return forward.logits(*self._for_numbers(ids), self._config.vocab_size)
+        return forward.logits(*self._for_numbers(ids, adapter), self._config.vocab_size)
 
-    def score(self, text_or_ids: Prompt) -> npt.NDArray[np.float32]:
+    def score(self, text_or_ids: Prompt, *, adapter: Adapter = ALL) -> npt.NDArray[np.float32]:
         """Log-probability of every token after the first, float32 `[n-1]`.
 
         Args:
             text_or_ids: Text (begin-of-text is put in front) or ids as they are.
+            adapter: As in `generate`.
 
         Raises:
             CapacityError: More tokens than the context holds.
         """
-        return forward.score(*self._for_numbers(text_or_ids), self._config.vocab_size)
+        return forward.score(*self._for_numbers(text_or_ids, adapter), self._config.vocab_size)
 
     def embed(
         self,
         text_or_ids: Prompt,
         pooling: Literal["mean", "last"] = "mean",
         normalize: bool = True,
+        *,
+        adapter: Adapter = ALL,
     ) -> npt.NDArray[np.float32]:
         """One vector for a text, float32 `[dim]`, from the last layer's normed states.
 
@@ -409,13 +416,14 @@ class Llama:
             text_or_ids: Text (begin-of-text is put in front) or ids as they are.
             pooling: The mean over all tokens, or the last one's state.
             normalize: Scale to length 1.
+            adapter: As in `generate`.
 
         Raises:
             CapacityError: More tokens than the context holds.
             ConfigError: Another `pooling`.
         """
-        engine, ids = self._for_numbers(text_or_ids)
-        return forward.embed(engine, ids, self._config.dim, pooling, normalize)
+        engine, ids, mix = self._for_numbers(text_or_ids, adapter)
+        return forward.embed(engine, ids, mix, self._config.dim, pooling, normalize)
 
     # Behind the calls.
 
@@ -430,14 +438,15 @@ class Llama:
             return to_ids(prompt, self.tokenizer, self._config.vocab_size)
         return check_ids(prompt, self._config.vocab_size)
 
-    def _for_numbers(self, text_or_ids: object) -> tuple[Engine, list[int]]:
+    def _for_numbers(self, text_or_ids: object, adapter: object) -> tuple[Engine, list[int], Mix]:
         loaded = self._open()
+        mix = choose_mix(adapter, loaded.adapters)
         ids = self._ids(text_or_ids)
         room = min(self.n_ctx, loaded.cache_tokens)
         if len(ids) > room:
             msg = f"{len(ids)} tokens do not fit in the context of {room}"
             raise CapacityError(msg)
-        return loaded.engine, ids
+        return loaded.engine, ids, mix
 
     def _settings(self, caller: str, options: CallOptions) -> Settings:
         return check_options(caller, options, self._open().adapters)
