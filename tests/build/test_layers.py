@@ -53,7 +53,7 @@ PYTHON_ROOMS = {
     },
     "plan": {"_native", "config", "errors", "loading", "machine"},
     "machine": {"_native", "errors"},
-    "benchmark": {"_native", "errors", "llama", "loading", "machine", "plan"},
+    "benchmark": {"_native", "config", "errors", "llama", "loading", "machine", "plan"},
     "evaluate": {"errors", "llama"},
     "cli": {
         *("__init__", "benchmark", "chat", "errors", "evaluate", "loading", "machine", "plan"),

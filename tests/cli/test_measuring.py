@@ -98,6 +98,14 @@ def test_profile_names_the_ops(call, tiny_gguf_file) -> None:
         assert all(seconds >= 0 for seconds in ops.values())
 
 
+def test_lora_is_run_and_named(call, tiny_gguf_file) -> None:
+    words = ("--lora-rank", "4", "--batch", "2", "--profile", "--json", *QUICK)
+    report = call("bench", "-m", tiny_gguf_file, *words).object
+    assert set(report) == BENCH_KEYS | {"profile", "lora_rank"}
+    assert report["lora_rank"] == 4
+    assert all(speed > 0 for speed in report["decode"]["tok_s"])
+
+
 def test_people_get_a_table(call, tiny_gguf_file) -> None:
     done = call("bench", "-m", tiny_gguf_file, "--profile", *QUICK)
     assert "tok/s" in done.out

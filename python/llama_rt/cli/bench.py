@@ -10,7 +10,6 @@ from llama_rt import benchmark
 from llama_rt.cli.console import Console, duration, plural, rate, size
 from llama_rt.cli.options import add_model, model_path, natural, positive
 from llama_rt.cli.parser import UsageError
-from llama_rt.errors import LlamaRtError
 from llama_rt.loading import Checkpoint
 from llama_rt.loading.convert import write_gguf
 from llama_rt.loading.synthetic import synthetic_checkpoint
@@ -57,7 +56,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--{name}", type=kind, metavar="N", default=value, help=f"{text} (default {value})"
         )
     group.add_argument("--profile", action="store_true", help="also show the time of each op")
-    group.add_argument("--lora-rank", type=positive, metavar="R", help=argparse.SUPPRESS)
+    group.add_argument(
+        "--lora-rank", type=positive, metavar="R", help="with a random LoRA of rank R"
+    )
     how = parser.add_argument_group("how to run it")
     how.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
     how.add_argument("--quantize", metavar="F", help="re-encode a model's weights")
@@ -69,16 +70,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    if args.lora_rank is not None:
-        msg = "--lora-rank: this version does not run adapters yet"
-        raise LlamaRtError(msg)
     checkpoint, name = _checkpoint(args)
     if args.save is not None:
         _save(checkpoint, args.save, console)
     given = {
         name: getattr(args, name)
         for name in (
-            *("prompt", "generate", "context", "batch", "repeat", "profile"),
+            *("prompt", "generate", "context", "batch", "repeat", "profile", "lora_rank"),
             *("device", "isa", "threads", "quantize", "repack", "kv_dtype"),
         )
     }
@@ -127,6 +125,8 @@ def _object(name: str, result: benchmark.Result, settings: benchmark.Settings) -
             "tok_s": result.decode_tok_s,
         },
     }
+    if settings.lora_rank:
+        report["lora_rank"] = settings.lora_rank
     if settings.profile:
         report["profile"] = result.profile
     return report

@@ -1,0 +1,109 @@
+"""The timed passes: a prompt from an empty cache, and decoding from a filled one."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from llama_rt import _native
+from llama_rt.benchmark.settings import Settings
+
+__all__ = ["CHUNK", "PAGE", "Passes"]
+
+# Prompts are fed in pieces of this many tokens, as the engine does.
+CHUNK = 512
+# No page of the cache holds more tokens: what a sequence may take beyond its own.
+PAGE = 64
+
+Profile = dict[str, dict[str, float]]
+
+
+class Passes:
+    """Runs the passes of one measurement over one runner."""
+
+    def __init__(
+        self,
+        runner: _native.Runner,
+        vocab: int,
+        settings: Settings,
+        adapter: _native.Adapter | None,
+    ) -> None:
+        """Uses `adapter` in every pass if there is one."""
+        self._runner = runner
+        self._vocab = vocab
+        self._settings = settings
+        self._mix = [] if adapter is None else [(adapter, 1.0)]
+
+    def prefill(self, profile: Profile) -> list[float]:
+        """Prompt tokens per second; a first pass warms up and is not counted."""
+        prompt = self._random_tokens(self._settings.prompt, seed=1)
+        self._timed_prompt(prompt)
+        figures = [len(prompt) / self._timed_prompt(prompt) for _ in range(self._settings.repeat)]
+        if self._settings.profile:
+            self._runner.profile(True)
+            self._timed_prompt(prompt)
+            profile["prefill"] = self._runner.profile(False)
+        return figures
+
+    def decode(self, profile: Profile) -> list[float]:
+        """Generated tokens per second of the whole batch, greedy, from a filled cache."""
+        settings, runner = self._settings, self._runner
+        sequences = [runner.create() for _ in range(settings.batch)]
+        for index, sequence in enumerate(sequences):
+            self._feed(sequence, self._random_tokens(settings.context, seed=2 + index))
+        self._timed_decode(sequences, min(4, settings.generate))  # warm up
+        figures = [
+            settings.batch * settings.generate / self._timed_decode(sequences, settings.generate)
+            for _ in range(settings.repeat)
+        ]
+        if settings.profile:
+            runner.profile(True)
+            self._timed_decode(sequences, settings.generate)
+            profile["decode"] = runner.profile(False)
+        for sequence in sequences:
+            runner.release(sequence)
+        return figures
+
+    def _timed_prompt(self, prompt: npt.NDArray[np.int32]) -> float:
+        """Seconds to read a prompt into a fresh sequence."""
+        sequence = self._runner.create()
+        began = time.perf_counter()
+        self._feed(sequence, prompt)
+        seconds = time.perf_counter() - began
+        self._runner.release(sequence)
+        return seconds
+
+    def _timed_decode(self, sequences: list[int], steps: int) -> float:
+        """Seconds to draw `steps` tokens for each sequence; the cache is as before afterwards.
+
+        The samplers have no stop tokens, so that all steps are taken.
+        """
+        first = self._random_tokens(len(sequences), seed=3).tolist()
+        samplers = [_native.Sampler(self._vocab, temperature=0.0) for _ in sequences]
+        began = time.perf_counter()
+        self._runner.decode(
+            sequences, first, samplers, steps=steps, adapters=self._adapters(sequences)
+        )
+        seconds = time.perf_counter() - began
+        for sequence in sequences:
+            self._runner.truncate(sequence, self._settings.context)
+        return seconds
+
+    def _feed(self, sequence: int, tokens: npt.NDArray[np.int32]) -> None:
+        """Appends tokens in chunks; the logits of the last one are computed, as for a prompt."""
+        for start in range(0, len(tokens), CHUNK):
+            chunk = tokens[start : start + CHUNK]
+            self._runner.forward(
+                [sequence],
+                [chunk],
+                outputs="last" if start + CHUNK >= len(tokens) else "none",
+                adapters=self._adapters([sequence]),
+            )
+
+    def _adapters(self, sequences: list[int]) -> list[list[tuple[_native.Adapter, float]]]:
+        return [self._mix for _ in sequences] if self._mix else []
+
+    def _random_tokens(self, count: int, *, seed: int) -> npt.NDArray[np.int32]:
+        return np.random.default_rng(seed).integers(0, self._vocab, count, dtype=np.int32)
