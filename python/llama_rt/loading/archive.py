@@ -21,6 +21,7 @@ _LOCATOR = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 65535
+_MAX_DIRECTORY = 64 << 20  # a million entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ def read_entries(file: MappedFile) -> dict[str, Entry]:
     file.check(start, size, "the zip directory")
     if count * _CENTRAL.size > size:
         msg = f"{file.path}: a zip directory of {size} bytes cannot hold {count} entries"
+        raise CheckpointError(msg)
+    if size > _MAX_DIRECTORY:
+        msg = f"{file.path}: a zip directory of {size} bytes; at most {_MAX_DIRECTORY} are read"
         raise CheckpointError(msg)
     directory = file.copy(start, size, "the zip directory")
     entries: dict[str, Entry] = {}

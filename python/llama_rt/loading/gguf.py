@@ -34,6 +34,7 @@ _ARRAY_DTYPES = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: 
                  10: "<u8", 11: "<i8", 12: "<f8"}  # fmt: skip
 _SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MAX_SPLITS = 4096
+_MAX_HEADER = 256 << 20  # keys and tensor table; vocabularies take some 10 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class _Reader:
     def count(self, what: str, item_bytes: int) -> int:
         """A 64-bit count of items, each of which needs at least `item_bytes`."""
         value = int.from_bytes(self.take(8, what), "little")
-        left = self.file.size - self.position
+        left = min(self.file.size, _MAX_HEADER) - self.position
         if value * item_bytes > left:
             self.refuse(f"{what} is {value}, which the remaining {left} bytes cannot hold")
         return value

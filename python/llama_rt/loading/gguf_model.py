@@ -31,12 +31,15 @@ def open_gguf(path: Path) -> Checkpoint:
         msg = f"{path}: general.type is {str(kind)[:40]!r}; {what}"
         raise CheckpointError(msg)
     embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        msg = f"{path}: missing tensors: token_embd.weight"
+        raise CheckpointError(msg)
     biased = [name for name in file.tensors if name.endswith(".bias")]
     gate = file.tensors.get("blk.0.ffn_gate.weight")
     config = from_gguf(
         file.metadata,
         source=path,
-        vocab_size=embedding.shape[0] if embedding is not None and embedding.shape else None,
+        vocab_size=embedding.shape[0] if embedding.shape else None,
         ffn_dim=gate.shape[0] if gate is not None and gate.shape else None,
         tied="output.weight" not in file.tensors,
         attention_bias=any(".attn_" in name for name in biased),

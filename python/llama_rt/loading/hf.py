@@ -5,7 +5,7 @@ q and k stay in their order: the configuration says `rope_style="halves"`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from llama_rt.config import ModelConfig, from_hf
@@ -112,12 +112,8 @@ def _with_prefix(raw: Mapping[str, TensorRecord]) -> Mapping[str, TensorRecord]:
             for name, tensor in raw.items()}  # fmt: skip
 
 
-def _reader(path: Path) -> Callable[[Path], Mapping[str, TensorRecord]]:
-    return read_pth if path.suffix == ".bin" else lambda file: read_safetensors(file).tensors
-
-
 def _read_file(path: Path) -> Mapping[str, TensorRecord]:
-    return _reader(path)(path)
+    return read_safetensors(path).tensors if path.suffix == ".safetensors" else read_pth(path)
 
 
 def _read_index(index: Path) -> tuple[dict[str, TensorRecord], tuple[Path, ...]]:
@@ -138,9 +134,7 @@ def _read_index(index: Path) -> tuple[dict[str, TensorRecord], tuple[Path, ...]]
             if not path.is_file():
                 msg = f"{index}: shard {shard!r} is missing"
                 raise CheckpointError(msg)
-            suffix = ".bin" if index.name.startswith("pytorch_model") else ".safetensors"
-            reader = read_pth if suffix == ".bin" and path.suffix != ".safetensors" else None
-            opened[shard] = reader(path) if reader else read_safetensors(path).tensors
+            opened[shard] = _read_file(path)
         record = opened[shard].get(name)
         if record is None:
             msg = f"{path}: tensor {name[:200]!r} is missing; the index says that it is there"

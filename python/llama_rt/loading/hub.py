@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError, MissingExtraError
+from llama_rt.loading.hf import hf_weights
 
 __all__ = ["fetch", "is_hub_name"]
 
@@ -39,7 +40,6 @@ def fetch(name: str, *, revision: str | None = None) -> Path:
             "pip install 'llama-rt[hf]'"
         )
         raise MissingExtraError(msg) from None
-    from llama_rt.loading.hf import hf_weights
 
     def snapshot(patterns: list[str]) -> Path:
         folder = huggingface_hub.snapshot_download(

@@ -9,7 +9,7 @@ from llama_rt.errors import CheckpointNotFoundError, ConfigError
 
 __all__ = ["read_json"]
 
-_MAX_BYTES = 256 << 20  # an index of a million tensors; nothing real comes near
+_MAX_BYTES = 64 << 20  # an index of half a million tensors; nothing real comes near
 
 
 def read_json(path: Path) -> dict[str, object]:

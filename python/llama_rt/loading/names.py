@@ -29,7 +29,7 @@ _OUTER = {
 }
 DIVISORS = "rope.divisors"
 
-_CANONICAL = set(_LAYER)
+_FROM_META = {ours: ours for ours in _LAYER}
 _FROM_HF = {hf: ours for ours, (hf, _) in _LAYER.items()}
 _FROM_GGUF = {gguf: ours for ours, (_, gguf) in _LAYER.items()}
 _OUTER_HF = {hf: ours for ours, (hf, _) in _OUTER.items()}
@@ -64,7 +64,7 @@ def from_meta_name(name: str) -> str | None:
     """The name itself if it is one of Meta's, else None."""
     if name in _OUTER:
         return name
-    return _translate(_META, dict.fromkeys(_CANONICAL, "") | {n: n for n in _CANONICAL}, name)
+    return _translate(_META, _FROM_META, name)
 
 
 def from_hf_name(name: str) -> str | None:

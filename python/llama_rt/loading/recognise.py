@@ -8,6 +8,7 @@ from typing import Literal
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
 from llama_rt.loading.hf import hf_weights
 from llama_rt.loading.meta import is_meta_folder
+from llama_rt.loading.pth import read_pth
 
 __all__ = ["Kind", "recognise"]
 
@@ -106,8 +107,6 @@ def _adapter(path: Path) -> str:
 
 def _llama_adapter(path: Path) -> str:
     """A message if the file's tensors are those of LLaMA-Adapter, else nothing."""
-    from llama_rt.loading.pth import read_pth
-
     try:
         names = read_pth(path)
     except CheckpointError:

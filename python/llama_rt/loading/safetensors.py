@@ -22,6 +22,8 @@ SAFETENSORS_NAMES = {
     "BOOL": "bool", "F8_E4M3": "f8_e4m3", "F8_E5M2": "f8_e5m2",
 }  # fmt: skip
 
+_MAX_HEADER = 100_000_000  # the library's own limit
+
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsFile:
@@ -51,6 +53,10 @@ def read_safetensors(path: Path) -> SafetensorsFile:
 
 
 def _parse_header(file: MappedFile, length: int) -> dict[str, object]:
+    file.check(8, length, "the header")
+    if length > _MAX_HEADER:
+        msg = f"{file.path}: a header of {length} bytes; the format allows {_MAX_HEADER}"
+        raise CheckpointError(msg)
     raw = file.copy(8, length, "the header")
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
