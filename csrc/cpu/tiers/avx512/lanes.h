@@ -2,11 +2,6 @@
 // the same names with 8 rows to a register.
 #pragma once
 
-// GCC 12 reports the deliberately undefined operands inside its own intrinsics (GCC bug 105593).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
 #include <immintrin.h>
 
 #include <cstddef>

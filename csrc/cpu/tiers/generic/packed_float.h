@@ -50,8 +50,7 @@ template <class Lines>
 struct FloatKernel {
   static constexpr int kMostTokens = kFloatTokens;
   static constexpr int kPanels = 4;
-  static constexpr int64_t kChunk = 512;    // lines: 32 KiB
-  static constexpr int64_t kAhead = 2048;  // bytes of prefetch, in each panel
+  static constexpr int64_t kChunk = 512;   // lines: 32 KiB
   static int64_t steps(const PackedTask& task) { return task.panel_bytes / kLine; }
 
   // `kCount` panels from `panel` on, T tokens from `token` on.
@@ -59,6 +58,7 @@ struct FloatKernel {
   static LLAMA_RT_INLINE void run(const PackedTask& task, const Chunk& chunk, int64_t panel,
                                   int64_t token) {
     constexpr int P = kCount * kParts;
+    constexpr int64_t kAhead = kWeightsAhead / kCount;
     const int64_t panel_bytes = task.panel_bytes;
     const int64_t stride = Lines::row_bytes(task.k);
     const std::byte* w = task.weight + panel * panel_bytes + chunk.begin * kLine;

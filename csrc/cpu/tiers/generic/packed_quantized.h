@@ -179,8 +179,6 @@ using FormatQ4_K = QuantizedFormat<ShapeQ4_K, NibbleCodes, SixthScalesMins, kNon
 using FormatQ5_K = QuantizedFormat<ShapeQ5_K, FiveBitCodes, SixthScalesMins, kNone>;
 using FormatQ6_K = QuantizedFormat<ShapeQ6_K, SixBitCodes, SixteenScales, 2>;
 
-inline constexpr int64_t kWeightsAhead = 2048;  // bytes of prefetch
-
 // The inputs of a tile: token t's record at first + t * row_bytes.
 struct Inputs {
   const std::byte* first;
