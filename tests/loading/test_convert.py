@@ -1,5 +1,6 @@
 """Conversions: exact where the formats allow, within the format's step elsewhere, and atomic."""
 
+import base64
 import errno
 import json
 from dataclasses import replace
@@ -256,13 +257,48 @@ def test_byte_level_vocabulary(tmp_path):
     assert keys["tokenizer.ggml.merges"] == joined
 
 
-@pytest.mark.parametrize("kind", ["sentencepiece", "byte level"])
+def rank_file(path):
+    """Meta's tokenizer.model of Llama 3: base64 bytes and rank; here 256 bytes and some words."""
+    words = [b"th", b"he", b"the", b" the", b"in", b"ing", b" d", b"og", b" dog", b"\xc3\xa9"]
+    tokens = [bytes([byte]) for byte in range(256)] + words
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
+    path.write_text("\n".join(lines) + "\n")
+    return len(tokens)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_metas_rank_file(tmp_path, scaled):
+    from llama_rt.tokenizer import load_tokenizer
+
+    config = replace(CONFIG, vocab_size=266 + 256)
+    folder = write_meta(tmp_path / "meta", config, random_weights(config, seed=1))
+    count = rank_file(folder / "tokenizer.model")
+    params = json.loads((folder / "params.json").read_text()) | {"use_scaled_rope": scaled}
+    (folder / "params.json").write_text(json.dumps(params))
+    old = open_checkpoint(folder)
+    new = open_checkpoint(convert(folder, tmp_path / "out.gguf", "f16").path)
+    keys = new.metadata
+    assert keys["tokenizer.ggml.bos_token_id"] == count
+    assert keys["tokenizer.ggml.eos_token_id"] == count + 1
+    assert keys["tokenizer.ggml.eot_token_id"] == count + 9
+    assert keys.get("tokenizer.ggml.eom_token_id") == (count + 8 if scaled else None)
+    before = load_tokenizer(old.tokenizer_source, old.metadata, old.kind)
+    after = load_tokenizer(new.tokenizer_source, new.metadata, new.kind)
+    assert after.stop_ids == before.stop_ids
+    for text in ("the dog sings the thing", "é 😀\n\n  x 1234", ""):
+        assert after.encode(text) == before.encode(text)
+        assert after.decode(after.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "rewritten", "byte level"])
 def test_the_new_file_speaks_the_same_ids(tmp_path, tokenizer, kind):
     from llama_rt.tokenizer import load_tokenizer
 
     folder = write_hf(tmp_path / "hf", CONFIG, random_weights(CONFIG, seed=1))
     if kind == "sentencepiece":
         (folder / "tokenizer.model").write_bytes(tokenizer.read_bytes())
+    elif kind == "rewritten":
+        rewritten(folder, tokenizer)
     else:
         byte_level(folder, 320)
     old = open_checkpoint(folder)
@@ -271,6 +307,30 @@ def test_the_new_file_speaks_the_same_ids(tmp_path, tokenizer, kind):
     after = load_tokenizer(new.tokenizer_source, new.metadata, new.kind)
     for text in ("the quick brown fox", " the  dog's\n\n 12", "naïve 😀", ""):
         assert after.encode(text) == before.encode(text)
+
+
+def rewritten(folder, tokenizer):
+    """The sentencepiece model as a tokenizer.json, without tokenizer.model."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
+    vocab = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
+    plain = {
+        t for t, i in vocab.items() if not (pieces.is_control(i) or pieces.is_byte(i) or i == 0)
+    }
+    merges = [
+        (text[:at], text[at:])
+        for text in sorted(plain, key=lambda t: -pieces.get_score(vocab[t]))
+        for at in range(1, len(text))
+        if text[:at] in plain and text[at:] in plain
+    ]
+    library = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
+    library.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    library.add_special_tokens([AddedToken(t, special=True) for t in ("<unk>", "<s>", "</s>")])
+    library.save(str(folder / "tokenizer.json"))
 
 
 def test_no_tokenizer_is_reported(tmp_path):

@@ -16,6 +16,7 @@ from llama_rt.loading.gguf_writer import Value, array, flag, string, unsigned
 from llama_rt.tokenizer.bpe import BYTE_TO_CHAR
 from llama_rt.tokenizer.bpe_ranks import parse_ranks, rank_merges, special_texts, uses_scaled_rope
 from llama_rt.tokenizer.spm_folder import added_tokens, end_ids, json_object, read_bytes
+from llama_rt.tokenizer.spm_json import model_from_json
 from llama_rt.tokenizer.spm_model import (
     PieceKind,
     SpmModel,
@@ -144,17 +145,20 @@ def _from_json(file: Path, rows: int, metadata: Mapping[str, object]) -> dict[st
     if not isinstance(vocab, dict) or not isinstance(merges, list):
         msg = f"{file}: its model has no vocabulary and merges of byte-pair encoding"
         raise TokenizerError(msg)
-    if "\u0120" not in vocab and model.get("byte_fallback"):
-        msg = (
-            f"{file}: a sentencepiece vocabulary rewritten for another library; converting to "
-            "GGUF needs its tokenizer.model"
-        )
+    if not all(isinstance(id, int) and 0 <= id < rows for id in vocab.values()):
+        msg = f"{file}: its vocabulary has ids beyond the {rows} rows of the embedding"
         raise CheckpointError(msg)
-    table = _Rows()
-    for text, id in sorted(vocab.items(), key=lambda item: str(item[1])):
-        if not isinstance(id, int) or not 0 <= id < rows:
-            msg = f"{file}: token {text[:60]!r} has the id {id!r}; the embedding has {rows} rows"
+    if model.get("byte_fallback") and "\u0120" not in vocab:
+        pieces = model_from_json(document, file)
+        if pieces is None:
+            msg = (
+                f"{file}: byte-pair encoding with merges that no sentencepiece model has, which "
+                "GGUF's llama vocabulary cannot hold"
+            )
             raise CheckpointError(msg)
+        return _spm_keys(file, pieces, rows)
+    table = _Rows()
+    for text, id in vocab.items():
         table.place(id, text, 0.0, PieceKind.NORMAL)
     for id, token in added_tokens(file.parent, document).items():
         if id < rows:

@@ -15,7 +15,7 @@ from llama_rt.tokenizer.spm_folder import added_tokens, end_ids, vocab_rows
 from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.spm_rebuild import encodable
 
-__all__ = ["spm_from_json"]
+__all__ = ["model_from_json", "spm_from_json"]
 
 _SPACE = "▁"
 _BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>")
@@ -42,11 +42,7 @@ def spm_from_json(
         MissingExtraError: The `tokenizers` package is needed and not installed.
     """
     vocab: dict[str, int] = document["model"]["vocab"]
-    listed = document["model"].get("merges") or []
-    if not isinstance(listed, list):
-        msg = f"{file}: model.merges: expected a list, got {type(listed).__name__}"
-        raise TokenizerError(msg)
-    merges = [_pair(merge, vocab, file) for merge in listed]
+    merges = _merges(document, file)
     found = added_tokens(file.parent, document)
     model = _model(document, merges, found, file)
     added = {id: token for id, token in found.items() if id >= len(model.texts)}
@@ -64,6 +60,30 @@ def spm_from_json(
         vocab_size=vocab_rows(metadata),
         stop_ids=[id for id in ends if id in added],
     )
+
+
+def model_from_json(document: dict[str, Any], file: Path) -> SpmModel | None:
+    """The sentencepiece model that a `tokenizer.json` rewrites, or None if it is of another make.
+
+    Args:
+        document: The parsed file, its `model.vocab` a map of token to id.
+        file: Its path, for errors and for the JSON files beside it.
+
+    Raises:
+        TokenizerError: The file contradicts itself or normalises text in another way.
+    """
+    merges = _merges(document, file)
+    found = added_tokens(file.parent, document)
+    rewritten = _is_rewritten(document["model"]["vocab"], merges, found)
+    return _model(document, merges, found, file) if rewritten else None
+
+
+def _merges(document: dict[str, Any], file: Path) -> list[tuple[str, str]]:
+    listed = document["model"].get("merges") or []
+    if not isinstance(listed, list):
+        msg = f"{file}: model.merges: expected a list, got {type(listed).__name__}"
+        raise TokenizerError(msg)
+    return [_pair(merge, document["model"]["vocab"], file) for merge in listed]
 
 
 def _pair(merge: object, vocab: Mapping[str, int], file: Path) -> tuple[str, str]:
