@@ -131,15 +131,33 @@ def test_truncating_forgets(at):
     np.testing.assert_array_equal(got, expected)
 
 
-def test_truncating_a_fork_leaves_the_other():
+@pytest.mark.parametrize("at", [30, 64, 70])
+@pytest.mark.parametrize("cut", ["parent", "child"])
+def test_writing_into_a_shared_page_leaves_the_other(cut, at):
+    """Cut back into what both share, then go on: the other must not see it."""
     runner = runner_of()
     parent = runner.create()
     runner.forward([parent], [IDS[:100]], outputs="none")
     child = runner.fork(parent, 100)
-    runner.truncate(child, 70)
-    runner.forward([child], [IDS[120:150]], outputs="none")
-    got = runner.forward([parent], [IDS[100:110]], outputs="all")
+    shortened, whole = (parent, child) if cut == "parent" else (child, parent)
+    runner.truncate(shortened, at)
+    own = runner.forward([shortened], [IDS[105:150]], outputs="all")
+    got = runner.forward([whole], [IDS[100:110]], outputs="all")
     np.testing.assert_array_equal(got, logits(runner, IDS[:110])[100:])
+    expected = logits(runner, np.concatenate([IDS[:at], IDS[105:150]]))[at:]
+    np.testing.assert_array_equal(own, expected)
+
+
+def test_both_may_go_on_in_a_shared_page_at_once():
+    runner = runner_of()
+    parent = runner.create()
+    runner.forward([parent], [IDS[:64]], outputs="none")
+    child = runner.fork(parent, 64)
+    for sequence in (parent, child):
+        runner.truncate(sequence, 20)
+    rows = runner.forward([parent, child], [IDS[20:30], IDS[90:110]], outputs="all")
+    other = logits(runner, np.concatenate([IDS[:20], IDS[90:110]]))[20:]
+    np.testing.assert_array_equal(rows, np.concatenate([logits(runner, IDS[:30])[20:], other]))
 
 
 def test_sequences_in_random_order():
@@ -165,7 +183,7 @@ def test_sequences_in_random_order():
             del held[one]
         else:
             some = [s for s in held if s == one or rng.random() < 0.3]
-            tokens = [rng.integers(0, 320, int(rng.integers(1, 24))).astype(np.int32) for _ in some]
+            tokens = [rng.integers(0, 320, int(rng.integers(1, 40))).astype(np.int32) for _ in some]
             some, tokens = zip(
                 *((s, t) for s, t in zip(some, tokens, strict=True) if len(held[s]) < 200),
                 strict=True,
