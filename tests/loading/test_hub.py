@@ -69,7 +69,7 @@ def test_names(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "/a/b", "a/b/c", "../x", "a/..", "./a", "a/", "~/model", "a b/c"]
+    "name", ["a", "/a/b", "a/b/c", "../x", "a/..", "./a", "a/", "~/model", "a b/c", "models/x.gguf"]
 )
 def test_other_texts(name):
     assert not is_hub_name(name)

@@ -11,6 +11,7 @@ from llama_rt.loading.hf import hf_weights
 __all__ = ["fetch", "is_hub_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_ENDINGS = (".gguf", ".safetensors", ".pth", ".pt", ".bin", ".json")
 _FILES = ["*.json", "*.model", "*.safetensors", "*.jinja", "tokenizer*"]
 _PICKLED = ["pytorch_model*.bin"]
 _DUPLICATES = ["consolidated*", "original/*"]  # the same weights in the makers' own layout
@@ -18,7 +19,12 @@ _DUPLICATES = ["consolidated*", "original/*"]  # the same weights in the makers'
 
 def is_hub_name(path: str) -> bool:
     """True if the text could be `org/name`."""
-    return _NAME.fullmatch(path) is not None and ".." not in path and "--" not in path
+    return (
+        _NAME.fullmatch(path) is not None
+        and ".." not in path
+        and "--" not in path
+        and not path.endswith(_FILE_ENDINGS)
+    )
 
 
 def fetch(name: str, *, revision: str | None = None) -> Path:
