@@ -129,7 +129,7 @@ def test_forms_of_a_prompt(llm):
     ids = llm.tokenizer.encode(TEXT)
     options = {"max_tokens": 6, "seed": 2}
     one = llm.generate(TEXT, **options)
-    for prompt in (ids, tuple(ids), np.array(ids), np.array(ids, np.int32)):
+    for prompt in (ids, tuple(ids), np.array(ids), list(np.array(ids, np.int32)), iter(ids)):
         assert llm.generate(prompt, **options).tokens == one.tokens
     for many in ([TEXT], (TEXT,), [ids], np.array([ids]), [np.array(ids)]):
         result = llm.generate(many, **options)
@@ -141,7 +141,22 @@ def test_forms_of_a_prompt(llm):
 
 
 @pytest.mark.parametrize(
-    "prompt", [[], 5, None, b"text", {"a": 1}, [1, "a"], [1.5], [True], [[]], [["a"]]], ids=repr
+    "prompt",
+    [
+        [],
+        5,
+        None,
+        np.array(5),
+        [np.True_],
+        b"text",
+        {"a": 1},
+        [1, "a"],
+        [1.5],
+        [True],
+        [[]],
+        [["a"]],
+    ],
+    ids=repr,
 )
 def test_what_is_no_prompt(llm, prompt):
     with pytest.raises((TypeError, ValueError), match=r"prompt|ids"):

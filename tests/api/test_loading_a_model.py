@@ -85,7 +85,7 @@ def test_quantizing_in_small_pieces(tiny_hf_folder, monkeypatch):
         ({"n_ctx": 257}, CapacityError, "257.*256"),
         ({"n_ctx": 0}, ConfigError, "n_ctx"),
         ({"n_ctx": "many"}, TypeError, "n_ctx"),
-        ({"base": "somewhere"}, ConfigError, "base"),
+        ({"base": "somewhere"}, CheckpointNotFoundError, "somewhere"),
         ({"adapters": ["nowhere"]}, CheckpointNotFoundError, "nowhere"),
         ({"chat_template": "no such template"}, TemplateError, "alpaca"),
         ({"tokenizer": "nowhere.model"}, TokenizerError, "nowhere.model"),
@@ -130,11 +130,6 @@ def test_paths_that_are_no_model(tmp_path):
 
 
 def test_adapters_are_named_by_their_stems(tiny_hf_folder, tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="a, b"):
-        Llama.load(tiny_hf_folder, adapters=[tmp_path / "a", tmp_path / "b"])
     with pytest.raises(ConfigError, match="two are named 'a'"):
         Llama.load(tiny_hf_folder, adapters=[tmp_path / "a", tmp_path / "a"])
 

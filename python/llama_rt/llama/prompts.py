@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llama_rt.errors import CapacityError, ConfigError
 
 if TYPE_CHECKING:
@@ -125,4 +127,6 @@ def _as_list(value: object) -> list[object]:
 
 
 def _is_index(item: object) -> bool:
-    return hasattr(item, "__index__") and not isinstance(item, bool) and not hasattr(item, "ndim")
+    """An int, of Python's or of an array library; arrays of one element also pass for an index."""
+    is_scalar = getattr(item, "ndim", 0) == 0
+    return hasattr(item, "__index__") and is_scalar and not isinstance(item, (bool, np.bool_))
