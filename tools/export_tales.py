@@ -77,7 +77,7 @@ def convert_folder(folder: Path, target: Path, fmt: str) -> None:
     from llama_rt.loading.convert import convert
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    convert(folder, target, fmt)
+    convert(folder, target, fmt, overwrite=True, progress=False)
 
 
 if __name__ == "__main__":
