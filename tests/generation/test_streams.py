@@ -160,3 +160,22 @@ def test_a_failure_reaches_every_caller_and_passes(llm, monkeypatch):
         list(llm.stream("a"))
     monkeypatch.undo()
     assert llm.generate("a", max_tokens=3, seed=1).usage.completion_tokens <= 3
+
+
+def test_text_that_cannot_be_made_is_its_own_callers_failure(llm, monkeypatch):
+    from llama_rt.generation.work import Request
+
+    accept = Request.accept
+
+    def picky(self, sampled):
+        if self.history[1] == 77:
+            msg = "no text for this"
+            raise ValueError(msg)
+        return accept(self, sampled)
+
+    monkeypatch.setattr(Request, "accept", picky)
+    good, bad = llm.stream([1, 50], seed=1, max_tokens=20), llm.stream([1, 77], max_tokens=20)
+    with pytest.raises(ValueError, match="no text"):
+        list(bad)
+    tokens = good.completion.tokens
+    assert tokens == llm.generate([1, 50], seed=1, max_tokens=20).tokens

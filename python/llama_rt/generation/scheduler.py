@@ -210,7 +210,12 @@ class Scheduler:
             self._accept(request, sampled)
 
     def _accept(self, request: Request, sampled: _native.Sampled) -> None:
-        reason = request.accept(sampled)
+        try:
+            reason = request.accept(sampled)
+        except Exception as error:  # its tokens could not be decoded; the others' can
+            self._end_request(request)
+            request.deliver(error)
+            return
         if reason is None:
             request.report()
         else:
