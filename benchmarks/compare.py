@@ -141,7 +141,7 @@ def streamed_bytes(model: Path) -> int:
 def table(rows: list[Row]) -> str:
     """Medians, the share of the read bandwidth that decoding reaches, and our ratio to each."""
     lines = [
-        "| model | engine | prompt tok/s | decode tok/s | of bandwidth | ours / its: prompt, decode |",
+        "| model | engine | prompt tok/s | decode tok/s | of bandwidth | ours to its |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

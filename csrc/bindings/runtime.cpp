@@ -30,10 +30,12 @@ std::vector<int> pool_split(int threads, int64_t chunks, bool dynamic, int repea
     throw ConfigError("pool_split: chunks must be in [0, 2^20], got " + std::to_string(chunks));
   }
   std::vector<int> worker_of(static_cast<size_t>(chunks), -1);
+  std::vector<int> times(static_cast<size_t>(chunks), 0);
   const auto body = [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) {
       if (i == fail_at) throw Error("pool_split: failed at chunk " + std::to_string(i));
       worker_of[static_cast<size_t>(i)] = worker;
+      ++times[static_cast<size_t>(i)];
     }
   };
   const ThreadPool::Lease lease(threads);
@@ -43,6 +45,11 @@ std::vector<int> pool_split(int threads, int64_t chunks, bool dynamic, int repea
     } else {
       parallel_for(threads, chunks, body);
     }
+  }
+  for (const int count : times) {
+    if (count == repeats) continue;
+    throw Error("pool_split: a chunk was done " + std::to_string(count) + " times, not " +
+                std::to_string(repeats));
   }
   return worker_of;
 }

@@ -28,6 +28,8 @@ constexpr auto kSpinIdle = std::chrono::microseconds(50);
 constexpr auto kSpinHeld = std::chrono::milliseconds(2);
 constexpr auto kSpinCaller = std::chrono::microseconds(200);
 constexpr int kChecksPerClockRead = 64;
+// Pieces of one thread's range: what another can still take over when this one is held up.
+constexpr int64_t kPiecesOfRange = 8;
 constexpr int kMaxThreads = 1024;
 
 void pause() {
@@ -183,28 +185,46 @@ void ThreadPool::dispatch(int threads, int64_t chunks, int64_t grain, Body body)
   }
 }
 
+// Writes down a job; nobody is inside.
+void ThreadPool::open_job(int threads, int64_t chunks, int64_t grain, const Body& body) {
+  const int ranges = grain > 0 ? 1 : threads;
+  if (range_capacity_ < ranges) {
+    ranges_ = std::make_unique<Range[]>(static_cast<size_t>(ranges));
+    range_capacity_ = ranges;
+  }
+  const int64_t each = chunks / ranges, rest = chunks % ranges;
+  int64_t begin = 0;
+  for (int i = 0; i < ranges; ++i) {
+    Range& range = ranges_[static_cast<size_t>(i)];
+    range.next.store(begin, std::memory_order_relaxed);
+    begin += each + (i < rest ? 1 : 0);
+    range.end = begin;
+  }
+  const int64_t piece = (each + kPiecesOfRange - 1) / kPiecesOfRange;
+  job_ = Job{.body = &body,
+             .grain = grain > 0 ? grain : std::max<int64_t>(piece, 1),
+             .ranges = ranges,
+             .threads = threads,
+             .fp_control = fp_control()};
+  open_.store(true, std::memory_order_seq_cst);
+}
+
 void ThreadPool::run_job(int threads, int64_t chunks, int64_t grain, const Body& body) {
   grow(threads);
   const int participants = std::min(threads, static_cast<int>(workers_.size()) + 1);
   spin_.store(may_spin(threads), std::memory_order_relaxed);
-  job_ = Job{.body = &body,
-             .chunks = chunks,
-             .grain = grain,
-             .parts = threads,
-             .threads = participants,
-             .fp_control = fp_control()};
-  next_chunk_.store(0, std::memory_order_relaxed);
-  pending_.store(participants - 1, std::memory_order_relaxed);
-  // Each store of a signal publishes the job. Store then look at `parked`, against the worker's
-  // set `parked` then look at the signal: sequential consistency lets no wake-up fall between.
+  open_job(threads, chunks, grain, body);
+  // Store then look at `parked`, against the worker's set `parked` then look at the signal:
+  // sequential consistency lets no wake-up fall between.
   for (int i = 0; i < participants - 1; ++i) {
     Worker& worker = *workers_[static_cast<size_t>(i)];
     worker.signal.fetch_add(1, std::memory_order_seq_cst);
     if (worker.parked.load(std::memory_order_seq_cst)) worker.signal.notify_one();
   }
   t_state.in_body = true;
-  run_parts(job_, 0);
+  take_pieces(0);
   t_state.in_body = false;
+  open_.store(false, std::memory_order_seq_cst);
   wait_for_workers();
   if (failed_.load(std::memory_order_relaxed)) {
     failed_.store(false, std::memory_order_relaxed);
@@ -212,29 +232,20 @@ void ThreadPool::run_job(int threads, int64_t chunks, int64_t grain, const Body&
   }
 }
 
-void ThreadPool::run_parts(const Job& job, int participant) noexcept {
+// Pieces of the participant's own range, then of the others'.
+void ThreadPool::take_pieces(int participant) noexcept {
+  const Job& job = job_;
   try {
-    if (job.grain > 0) {
-      take_chunks(job, participant);
-      return;
-    }
-    for (int64_t part = participant; part < job.parts; part += job.threads) {
-      // chunks * part / parts, without leaving 64 bits
-      const int64_t each = job.chunks / job.parts;
-      const int64_t rest = job.chunks % job.parts;
-      const int64_t begin = each * part + std::min(part, rest);
-      (*job.body)(begin, begin + each + (part < rest ? 1 : 0), static_cast<int>(part));
+    for (int i = 0; i < job.ranges; ++i) {
+      Range& range = ranges_[static_cast<size_t>((participant + i) % job.ranges)];
+      while (!failed_.load(std::memory_order_relaxed)) {
+        const int64_t begin = range.next.fetch_add(job.grain, std::memory_order_relaxed);
+        if (begin >= range.end) break;
+        (*job.body)(begin, std::min(begin + job.grain, range.end), participant);
+      }
     }
   } catch (...) {
     keep_error();
-  }
-}
-
-void ThreadPool::take_chunks(const Job& job, int participant) {
-  while (!failed_.load(std::memory_order_relaxed)) {
-    const int64_t begin = next_chunk_.fetch_add(job.grain, std::memory_order_relaxed);
-    if (begin >= job.chunks) return;
-    (*job.body)(begin, std::min(begin + job.grain, job.chunks), participant);
   }
 }
 
@@ -243,12 +254,12 @@ void ThreadPool::keep_error() noexcept {
 }
 
 void ThreadPool::wait_for_workers() {
-  const auto done = [this] { return pending_.load(std::memory_order_acquire) == 0; };
+  const auto done = [this] { return inside_.load(std::memory_order_seq_cst) == 0; };
   if (done()) return;
   if (spin_.load(std::memory_order_relaxed) && spin_until(done, [] { return kSpinCaller; })) return;
   caller_parked_.store(true, std::memory_order_seq_cst);
-  for (int left; (left = pending_.load(std::memory_order_seq_cst)) != 0;) {
-    pending_.wait(left, std::memory_order_acquire);
+  for (int left; (left = inside_.load(std::memory_order_seq_cst)) != 0;) {
+    inside_.wait(left, std::memory_order_acquire);
   }
   caller_parked_.store(false, std::memory_order_relaxed);
 }
@@ -273,14 +284,16 @@ void ThreadPool::grow(int threads) {
 void ThreadPool::work(Worker& self) {
   pthread_setname_np(pthread_self(), ("llama_rt-" + std::to_string(self.index)).c_str());
   t_state.in_body = true;  // a parallel_for from inside a body runs inline
-  for (uint32_t seen = 0;; ++seen) {
+  for (uint32_t seen = 0;;) {
     wait_for_job(self, seen);
-    set_fp_control(job_.fp_control);
-    run_parts(job_, self.index);
-    if (pending_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
-        caller_parked_.load(std::memory_order_seq_cst)) {
-      pending_.notify_one();
+    seen = self.signal.load(std::memory_order_acquire);
+    inside_.fetch_add(1, std::memory_order_seq_cst);
+    if (open_.load(std::memory_order_seq_cst) && self.index < job_.threads) {
+      set_fp_control(job_.fp_control);
+      take_pieces(self.index);
     }
+    inside_.fetch_sub(1, std::memory_order_seq_cst);
+    if (caller_parked_.load(std::memory_order_seq_cst)) inside_.notify_one();
   }
 }
 

@@ -38,16 +38,18 @@ class ThreadPool {
 
   static ThreadPool& instance();
 
-  // Cuts `chunks` into min(threads, chunks) contiguous, nearly equal ranges; worker w always gets
-  // the w-th, so memory first touched by a split is later read by the same thread. Returns when
-  // all are done; rethrows the first exception of a body. Runs inline, as one call for worker 0,
-  // when threads <= 1 and when called from within a body.
+  // Cuts `chunks` into min(threads, chunks) contiguous, nearly equal ranges; worker w starts on the
+  // w-th and takes it in a few pieces, so memory first touched by a split is mostly read by the
+  // same thread later. Who is done takes pieces from the others: a thread that the system does not
+  // run holds nobody up before it starts, and threads of unequal speed finish together. Returns
+  // when all is done; rethrows the first exception of a body. Runs inline, as one call for worker
+  // 0, when threads <= 1 and when called from within a body.
   //
   // threads: may exceed the number of CPUs. chunks: <= 0 does nothing.
   void parallel_for(int threads, int64_t chunks, Body body);
 
   // The same for uneven chunks: workers take `grain` chunks at a time until none is left. Which
-  // worker gets which is not defined; after an exception no new chunks are handed out.
+  // worker gets which is not defined in either form; after an exception nothing new is handed out.
   void parallel_for_dynamic(int threads, int64_t chunks, int64_t grain, Body body);
 
   // Threads that exist now, the caller included.
@@ -58,12 +60,15 @@ class ThreadPool {
 
  private:
   struct Worker;
+  struct alignas(64) Range {
+    std::atomic<int64_t> next{0};  // first chunk that nobody took yet
+    int64_t end = 0;
+  };
   struct Job {
     const Body* body = nullptr;
-    int64_t chunks = 0;
-    int64_t grain = 0;  // 0: static split
-    int parts = 0;      // ranges of a static split, takers of a dynamic one
-    int threads = 0;    // participants, at most `parts`: fewer if threads could not be created
+    int64_t grain = 1;  // chunks of one piece
+    int ranges = 0;     // one per thread asked for, or a single one that all take from
+    int threads = 0;    // workers of a higher index keep out
     uint32_t fp_control = 0;
   };
 
@@ -74,8 +79,8 @@ class ThreadPool {
 
   void dispatch(int threads, int64_t chunks, int64_t grain, Body body);
   void run_job(int threads, int64_t chunks, int64_t grain, const Body& body);
-  void run_parts(const Job& job, int participant) noexcept;
-  void take_chunks(const Job& job, int participant);
+  void open_job(int threads, int64_t chunks, int64_t grain, const Body& body);
+  void take_pieces(int participant) noexcept;
   void keep_error() noexcept;
   void wait_for_workers();
   void grow(int threads);
@@ -92,17 +97,21 @@ class ThreadPool {
 
   // Touched only by the thread whose turn it is, or (job_) by the participants of a running job.
   std::vector<std::unique_ptr<Worker>> workers_;
+  std::unique_ptr<Range[]> ranges_;
+  int range_capacity_ = 0;
   Job job_;
 
   std::atomic<int> size_{1};
   std::atomic<bool> spin_{false};  // waiting threads may spin before they park
   std::atomic<bool> held_{false};  // a lease is out: spin for longer
 
-  alignas(64) std::atomic<int> pending_{0};  // workers still busy with the job
+  // A worker enters, then looks whether a job is open; the caller closes the job, then waits until
+  // nobody is inside. So a job is never rewritten under a worker, and a late one finds it closed.
+  alignas(64) std::atomic<int> inside_{0};
+  std::atomic<bool> open_{false};
   std::atomic<bool> caller_parked_{false};
-  alignas(64) std::atomic<int64_t> next_chunk_{0};
   alignas(64) std::atomic<bool> failed_{false};
-  std::exception_ptr error_;  // written by the one that set failed_, read when pending_ is 0
+  std::exception_ptr error_;  // written by the one that set failed_, read when nobody is inside
 };
 
 // ThreadPool::instance().parallel_for and its dynamic form.
