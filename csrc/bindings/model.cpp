@@ -274,14 +274,14 @@ void bind_model(py::module_& m) {
   m.def(
       "open_backend",
       [](const std::string& device, const std::optional<std::string>& isa,
-         std::optional<int> threads) {
+         std::optional<int> threads, bool reproducible) {
         if (threads && *threads < 1) {
           throw ConfigError("threads must be at least 1, got " + std::to_string(*threads));
         }
-        return open_backend(device, isa.value_or(""), threads.value_or(0));
+        return open_backend(device, isa.value_or(""), threads.value_or(0), reproducible);
       },
       py::arg("device") = "auto", py::kw_only(), py::arg("isa") = py::none(),
-      py::arg("threads") = py::none());
+      py::arg("threads") = py::none(), py::arg("reproducible") = false);
   py::class_<CancelFlag>(m, "CancelFlag", py::is_final())
       .def(py::init<>())
       .def("set", &CancelFlag::set)

@@ -24,14 +24,14 @@ int cuda_index(const std::string& device) {
 }  // namespace
 
 std::shared_ptr<Backend> open_backend(const std::string& device, const std::string& isa,
-                                      int threads) {
-  if (device == "cpu") return cpu::open_cpu(isa, threads);
+                                      int threads, bool reproducible) {
+  if (device == "cpu") return cpu::open_cpu(isa, threads, reproducible);
   if (device != "auto") return open_cuda(cuda_index(device));
-  if (!isa.empty()) return cpu::open_cpu(isa, threads);
+  if (!isa.empty()) return cpu::open_cpu(isa, threads, reproducible);
   try {
     return open_cuda(0);
   } catch (const BackendUnavailable&) {
-    return cpu::open_cpu(isa, threads);
+    return cpu::open_cpu(isa, threads, reproducible);
   }
 }
 

@@ -22,8 +22,11 @@ std::byte* Scratch::get(size_t bytes) {
   return storage_->data();
 }
 
-CpuBackend::CpuBackend(Isa isa, int threads)
-    : kernels_(kernels_for(isa)), threads_(threads), worker_(static_cast<size_t>(threads)) {}
+CpuBackend::CpuBackend(Isa isa, int threads, bool reproducible)
+    : kernels_(kernels_for(isa)),
+      threads_(threads),
+      reproducible_(reproducible),
+      worker_(static_cast<size_t>(threads)) {}
 
 std::shared_ptr<Storage> CpuBackend::allocate(size_t bytes) {
   auto buffer = std::make_shared<HostBuffer>(bytes);
@@ -99,12 +102,12 @@ void CpuBackend::do_matmul(View x, std::span<const Linear> jobs) {
   multiply_stored(x, jobs);
 }
 
-std::shared_ptr<Backend> open_cpu(const std::string& isa, int threads) {
+std::shared_ptr<Backend> open_cpu(const std::string& isa, int threads, bool reproducible) {
   if (threads < 0 || threads > 4096) {
     throw ConfigError("threads must be between 1 and 4096, got " + std::to_string(threads));
   }
   const int count = threads > 0 ? threads : cpu_info().default_threads;
-  return std::make_shared<CpuBackend>(choose_isa(isa), count);
+  return std::make_shared<CpuBackend>(choose_isa(isa), count, reproducible);
 }
 
 }  // namespace llama_rt::cpu

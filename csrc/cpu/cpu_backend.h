@@ -31,7 +31,7 @@ class Scratch {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(Isa isa, int threads);
+  CpuBackend(Isa isa, int threads, bool reproducible);
 
   std::string name() const override { return "cpu"; }
   std::string isa() const override { return std::string(isa_name(kernels_.isa)); }
@@ -59,19 +59,28 @@ class CpuBackend final : public Backend {
   void do_add_gated(View x, const float* gates, float factor, View out) override;
 
  private:
+  // A kernel for packed weights, chosen by the number of inputs.
+  struct PackedProduct {
+    void (*multiply)(const PackedTask& task) noexcept;
+    Activation activation;
+    int64_t scratch_bytes;
+  };
+  PackedProduct product_of(const Linear& job, int64_t n) const;
   const std::byte* convert(View x, Activation activation);
   void multiply_packed(const View& x, std::span<const Linear> jobs);
   void multiply_stored(const View& x, std::span<const Linear> jobs);
 
   const Kernels& kernels_;
   int threads_;
+  bool reproducible_;
   std::mutex turn_;                   // scratch below serves one step at a time
-  std::array<Scratch, 3> converted_;  // by Activation
+  std::array<Scratch, kActivations> converted_;
   Scratch partial_;                   // attention: states of every range
   std::vector<Scratch> worker_;       // one per thread
 };
 
-// A backend on tier `isa` ("" for the best) with `threads` (0 for the default).
-std::shared_ptr<Backend> open_cpu(const std::string& isa, int threads);
+// A backend on tier `isa` ("" for the best) with `threads` (0 for the default). `reproducible`:
+// a token's bits do not depend on what it is computed with, so the kernels do not either.
+std::shared_ptr<Backend> open_cpu(const std::string& isa, int threads, bool reproducible);
 
 }  // namespace llama_rt::cpu

@@ -50,6 +50,15 @@ struct PackedTask {
   float* out = nullptr;
   int64_t out_stride = 0;  // floats
   bool accumulate = false;
+  std::byte* scratch = nullptr;  // WideForm::scratch_bytes, 64-aligned, this thread's own
+};
+
+// A second way to multiply panels, for many inputs at once, which may round differently.
+struct WideForm {
+  void (*multiply)(const PackedTask& task) noexcept = nullptr;
+  Activation activation = Activation::kF32;
+  int64_t min_tokens = 0;
+  int64_t scratch_bytes = 0;
 };
 
 // How a tier stores and multiplies one dtype in panels; `multiply` null: it has no packed form.
@@ -60,12 +69,16 @@ struct PackedFormat {
                std::byte* panel) noexcept = nullptr;
   void (*multiply)(const PackedTask& task) noexcept = nullptr;
   Activation activation = Activation::kF32;
+  WideForm wide;
 };
 
-// How a tier rounds inputs for packed kernels, once for all products that share them.
+// How a tier rounds inputs for packed kernels, once for all products that share them. Lines (of 64
+// bytes) of `block` tokens alternate: line j of token i is line (i / block * lines + j) * block +
+// i % block, where a token has `lines`. The number of tokens is rounded up to whole blocks.
 struct ActivationFormat {
   int64_t (*row_bytes)(int64_t k) noexcept = nullptr;  // of one token; a multiple of 64
   void (*convert)(const float* x, int64_t k, std::byte* out) noexcept = nullptr;  // one token
+  int64_t block = 1;
 };
 
 struct NormTask {
@@ -142,7 +155,7 @@ struct Kernels {
   Isa isa = Isa::kScalar;
   std::array<void (*)(const StoredTask&) noexcept, kDTypes> stored{};
   std::array<PackedFormat, kDTypes> packed{};
-  std::array<ActivationFormat, 3> activations{};  // by Activation
+  std::array<ActivationFormat, kActivations> activations{};  // by Activation
   std::array<void (*)(const std::byte* row, int64_t k, float* out) noexcept, kDTypes> decode{};
   std::array<KvFormat, 4> kv{};  // by KvType
   void (*rms_norm)(const NormTask& task) noexcept = nullptr;

@@ -8,6 +8,8 @@
 namespace llama_rt::cpu {
 namespace {
 
+constexpr int64_t kLine = 64;  // bytes
+
 // Rounds up to whole cache lines.
 size_t lines(int64_t bytes) { return (static_cast<size_t>(bytes) + 63) / 64 * 64; }
 
@@ -18,31 +20,50 @@ const std::byte* CpuBackend::convert(View x, Activation activation) {
   const ActivationFormat& format = kernels_.activations[static_cast<size_t>(activation)];
   const int64_t n = x.shape.rows(), k = x.shape.row();
   const int64_t row = format.row_bytes(k);
-  std::byte* out = converted_[static_cast<size_t>(activation)].get(lines(n * row));
+  const int64_t block = format.block;
+  const int64_t tokens = (n + block - 1) / block * block;
+  std::byte* out = converted_[static_cast<size_t>(activation)].get(lines(tokens * row));
   constexpr int64_t kSerialTokens = 4;
   parallel_for(n < kSerialTokens ? 1 : threads_, n, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) format.convert(x.f32(i), k, out + i * row);
+    for (int64_t i = begin; i < end; ++i) {
+      format.convert(x.f32(i), k, out + i / block * block * row + i % block * kLine);
+    }
   });
   return out;
 }
 
+CpuBackend::PackedProduct CpuBackend::product_of(const Linear& job, int64_t n) const {
+  const PackedFormat& format = kernels_.packed[static_cast<size_t>(job.weight->dtype)];
+  const WideForm& wide = format.wide;
+  if (wide.multiply && n >= wide.min_tokens && !reproducible_) {
+    return {wide.multiply, wide.activation, wide.scratch_bytes};
+  }
+  return {format.multiply, format.activation, 0};
+}
+
 void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
-  std::array<const std::byte*, 3> inputs{};
+  std::array<const std::byte*, kActivations> inputs{};
+  const int64_t n = x.shape.rows();
   int64_t panels = 0;
+  size_t scratch_bytes = 0;
   for (const Linear& job : jobs) {
     if (!job.weight->packed) continue;
-    const auto form = kernels_.packed[static_cast<size_t>(job.weight->dtype)].activation;
-    const std::byte*& input = inputs[static_cast<size_t>(form)];
-    if (!input) input = convert(x, form);
+    const PackedProduct product = product_of(job, n);
+    const std::byte*& input = inputs[static_cast<size_t>(product.activation)];
+    if (!input) input = convert(x, product.activation);
+    scratch_bytes = std::max(scratch_bytes, static_cast<size_t>(product.scratch_bytes));
     panels += static_cast<const PanelWeight&>(*job.weight->packed).panels;
   }
   if (panels == 0) return;
-  parallel_for(threads_, panels, [&](int64_t begin, int64_t end, int) {
+  if (scratch_bytes > 0) {
+    for (Scratch& scratch : worker_) scratch.get(scratch_bytes);
+  }
+  parallel_for(threads_, panels, [&](int64_t begin, int64_t end, int worker) {
     int64_t first = 0;  // of the job, among all jobs' panels
     for (const Linear& job : jobs) {
       if (!job.weight->packed) continue;
       const auto& weight = static_cast<const PanelWeight&>(*job.weight->packed);
-      const PackedFormat& format = kernels_.packed[static_cast<size_t>(job.weight->dtype)];
+      const PackedProduct product = product_of(job, n);
       PackedTask task;
       task.first_panel = std::max<int64_t>(begin - first, 0);
       task.last_panel = std::min(end - first, weight.panels);
@@ -52,13 +73,16 @@ void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
       task.panel_bytes = weight.panel_bytes;
       task.k = job.weight->cols;
       task.rows = job.weight->rows;
-      task.x = inputs[static_cast<size_t>(format.activation)];
-      task.n = x.shape.rows();
+      task.x = inputs[static_cast<size_t>(product.activation)];
+      task.n = n;
       task.bias = job.bias;
       task.out = job.out.f32();
       task.out_stride = job.out.row_stride / static_cast<int64_t>(sizeof(float));
       task.accumulate = job.accumulate;
-      format.multiply(task);
+      if (product.scratch_bytes > 0) {
+        task.scratch = worker_[static_cast<size_t>(worker)].get(scratch_bytes);
+      }
+      product.multiply(task);
     }
   });
 }

@@ -1,0 +1,225 @@
+#include "cpu/tiers/amx/sweep.h"
+
+namespace llama_rt::cpu::LLAMA_RT_TIER {
+namespace {
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A pair of panels (or one) over a stretch of k. Pairs follow each other fastest, then stretches,
+// then groups of panels, so that the inputs of a stretch serve a whole group.
+struct Piece {
+  int64_t group = 0;  // its first panel
+  int64_t group_end = 0;
+  int64_t panel = 0;
+  int64_t tile = 0;  // the stretch's first
+
+  int64_t panels() const { return least(group_end - panel, 2); }
+};
+
+// Expands one piece while another is multiplied.
+struct Feeder {
+  void (*work)(const HalfTile& half) noexcept = nullptr;
+  HalfTile next{};
+  int64_t halves = 0;  // of a panel
+  int64_t panels = 0;  // left
+  int64_t panel_bytes = 0;
+
+  LLAMA_RT_INLINE void feed(int64_t count) {
+    for (; count > 0 && panels > 0; --count) {
+      work(next);
+      next.out += kTileBytes / 2;
+      if (++next.index < halves) continue;
+      next.index = 0;
+      next.out += kExpandedPanelBytes - halves * (kTileBytes / 2);
+      next.source += panel_bytes;
+      next.end += panel_bytes;
+      --panels;
+    }
+  }
+};
+
+// What to prefetch of the next stretch's inputs after each step.
+struct InputsAhead {
+  const std::byte* at = nullptr;
+  int64_t stride = 0;  // to the second block of tokens
+  int64_t lines = 0;
+
+  LLAMA_RT_INLINE void step() {
+    for (int64_t i = 0; i < lines; ++i, at += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(at + stride), _MM_HINT_T1);
+    }
+  }
+};
+
+// All of a task's panels times some of its tokens.
+class Sweep {
+ public:
+  Sweep(const PackedTask& task, const Expansion& expansion, int64_t first, int64_t tokens)
+      : task_(task),
+        expansion_(expansion),
+        first_token_(first),
+        tokens_(tokens),
+        blocks_(divide_up(tokens, kTileTokens)),
+        tiles_(divide_up(task.k, kTileK)),
+        block_bytes_(tile_row_bytes(task.k) * kTileTokens),
+        inputs_(task.x + first / kTileTokens * block_bytes_),
+        sums_(reinterpret_cast<float*>(task.scratch)),
+        staging_(reinterpret_cast<float*>(task.scratch + kSumsBytes)) {
+    const int64_t panels = task.last_panel - task.first_panel;
+    const int64_t groups = divide_up(panels, kSweepPanels);
+    group_panels_ = divide_up(divide_up(panels, groups), 2) * 2;
+  }
+
+  void run() {
+    Piece piece;
+    piece.panel = piece.group = task_.first_panel;
+    piece.group_end = least(piece.group + group_panels_, task_.last_panel);
+    int buffer = 0;
+    Feeder feeder = feeder_of(piece, buffer);
+    feeder.feed(feeder.panels * feeder.halves);
+    for (bool more = true; more; buffer ^= 1) {
+      Piece next = piece;
+      more = advance(next);
+      feeder = more ? feeder_of(next, buffer ^ 1) : Feeder();
+      multiply(piece, buffer, feeder);
+      feeder.feed(feeder.panels * feeder.halves);
+      piece = next;
+    }
+  }
+
+ private:
+  int64_t steps(const Piece& piece) const { return least(tiles_ - piece.tile, kStretch); }
+  bool last_stretch(const Piece& piece) const { return piece.tile + kStretch >= tiles_; }
+
+  // Whether there is another piece.
+  bool advance(Piece& piece) const {
+    piece.panel += 2;
+    if (piece.panel < piece.group_end) return true;
+    piece.panel = piece.group;
+    piece.tile += kStretch;
+    if (piece.tile < tiles_) return true;
+    piece.tile = 0;
+    piece.panel = piece.group = piece.group_end;
+    piece.group_end = least(piece.group + group_panels_, task_.last_panel);
+    return piece.panel < task_.last_panel;
+  }
+
+  const std::byte* source(const Piece& piece) const {
+    return task_.weight + piece.panel * task_.panel_bytes + expansion_.offset(piece.tile);
+  }
+  // Whether the panels' own lines serve as tiles.
+  bool in_place(const Piece& piece) const {
+    return expansion_.touch && (piece.tile + steps(piece)) * kTileK <= task_.k;
+  }
+  std::byte* expanded(int buffer) const {
+    return task_.scratch + kSumsBytes + 4 * kTileBytes + buffer * kExpandedBytes;
+  }
+
+  Feeder feeder_of(const Piece& piece, int buffer) const {
+    Feeder feeder;
+    feeder.work = in_place(piece) ? expansion_.touch : expansion_.expand;
+    feeder.next.source = source(piece);
+    feeder.next.end = task_.weight + (piece.panel + 1) * task_.panel_bytes;
+    Piece later = piece;
+    feeder.next.ahead = advance(later) ? source(later) - source(piece) : 0;
+    feeder.next.out = expanded(buffer);
+    feeder.halves = 2 * steps(piece);
+    feeder.panels = piece.panels();
+    feeder.panel_bytes = task_.panel_bytes;
+    return feeder;
+  }
+
+  // The share of the next stretch's inputs that this piece prefetches, for two blocks of tokens.
+  InputsAhead inputs_ahead(const Piece& piece, int64_t block) const {
+    InputsAhead ahead;
+    if (tiles_ <= kStretch) return ahead;
+    const int64_t tile = last_stretch(piece) ? 0 : piece.tile + kStretch;
+    const int64_t count = least(tiles_ - tile, kStretch);
+    const int64_t share = divide_up(count, divide_up(piece.group_end - piece.group, 2));
+    const int64_t begin = (piece.panel - piece.group) / 2 * share;
+    if (begin >= count) return ahead;
+    ahead.at = inputs_ + block * block_bytes_ + (tile + begin) * kTileBytes;
+    ahead.stride = block + 1 < blocks_ ? block_bytes_ : 0;
+    ahead.lines = divide_up(share * kTileTokens, steps(piece));
+    return ahead;
+  }
+
+  void multiply(const Piece& piece, int buffer, Feeder& feeder) {
+    memory_barrier();
+    TileTask tiles{};
+    tiles.inputs_stride = block_bytes_;
+    tiles.weights = in_place(piece) ? source(piece) : expanded(buffer);
+    tiles.weights_stride = in_place(piece) ? task_.panel_bytes : kExpandedPanelBytes;
+    tiles.steps = steps(piece);
+    const int64_t pairs = divide_up(blocks_, 2);
+    const int64_t quota = divide_up(feeder.panels * feeder.halves, pairs * tiles.steps);
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const int64_t block = 2 * pair;
+      float* slot = sums_ + ((piece.panel - piece.group) / 2 * pairs + pair) * 4 * kTileFloats;
+      tiles.inputs = inputs_ + block * block_bytes_ + piece.tile * kTileBytes;
+      tiles.from = piece.tile > 0 ? slot : nullptr;
+      tiles.to = last_stretch(piece) ? staging_ : slot;
+      InputsAhead ahead = inputs_ahead(piece, block);
+      auto between = [&] {
+        ahead.step();
+        feeder.feed(quota);
+      };
+      const bool two_blocks = block + 1 < blocks_;
+      if (piece.panels() == 2) {
+        two_blocks ? multiply_tile_block<2, 2>(tiles, between)
+                   : multiply_tile_block<1, 2>(tiles, between);
+      } else {
+        two_blocks ? multiply_tile_block<2, 1>(tiles, between)
+                   : multiply_tile_block<1, 1>(tiles, between);
+      }
+      if (!last_stretch(piece)) continue;
+      for (int64_t tile = 0; tile < 4; ++tile) put(block + tile / 2, piece.panel + tile % 2, tile);
+    }
+  }
+
+  // A tile of finished sums: those of tokens and rows that exist.
+  void put(int64_t block, int64_t panel, int64_t tile) const {
+    const int64_t token = block * kTileTokens, row = panel * kPanelRows;
+    const int64_t count = least(tokens_ - token, kTileTokens);
+    if (panel >= task_.last_panel || count <= 0) return;
+    const int64_t rows = least(task_.rows - row, kPanelRows);
+    const auto lanes = static_cast<__mmask16>((1u << rows) - 1);
+    const __m512 bias =
+        task_.bias ? _mm512_maskz_loadu_ps(lanes, task_.bias + row) : _mm512_setzero_ps();
+    const float* from = staging_ + tile * kTileFloats;
+    float* out = task_.out + (first_token_ + token) * task_.out_stride + row;
+    for (int64_t i = 0; i < count; ++i, from += kPanelRows, out += task_.out_stride) {
+      __m512 sum = _mm512_add_ps(_mm512_load_ps(from), bias);
+      if (task_.accumulate) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, out));
+      _mm512_mask_storeu_ps(out, lanes, sum);
+    }
+  }
+
+  const PackedTask& task_;
+  const Expansion& expansion_;
+  int64_t first_token_;
+  int64_t tokens_;
+  int64_t blocks_;  // of 16 tokens
+  int64_t tiles_;   // of k
+  int64_t block_bytes_;
+  const std::byte* inputs_;
+  float* sums_;     // [pair of panels][pair of blocks][4] tiles of a group
+  float* staging_;  // [4] tiles
+  int64_t group_panels_ = 0;
+};
+
+}  // namespace
+
+void multiply_tiles(const PackedTask& task, const Expansion& expansion) noexcept {
+  _tile_loadconfig(&kTileConfig);
+  const int64_t sweeps = divide_up(task.n, kSweepTokens);
+  const int64_t tokens = divide_up(divide_up(task.n, sweeps), 2 * kTileTokens) * 2 * kTileTokens;
+  for (int64_t first = 0; first < task.n; first += tokens) {
+    Sweep(task, expansion, first, least(task.n - first, tokens)).run();
+  }
+  _tile_release();
+}
+
+}  // namespace llama_rt::cpu::LLAMA_RT_TIER

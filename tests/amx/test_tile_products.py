@@ -1,0 +1,191 @@
+"""The amx tier's products, with the matrix unit's instructions done by `tiles.h`.
+
+The tier's own sources are compiled with the compiler at hand; the processor must have the rest of
+what they use (AVX-512 with bfloat16).
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llama_rt import _native
+from reference.blocks import FORMATS, decode, random_bytes
+from reference.bounds import dot
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+TIERS = CSRC / "cpu" / "tiers"
+DTYPES = [name for name in FORMATS if name not in ("f32", "f16")]
+WITH_MINS = {"q4_1", "q5_1", "q2_k", "q4_k", "q5_k"}
+WIDTHS = {  # k: one tile or less, an odd number of tiles, several stretches
+    1: [1, 31, 33, 256, 1031, 2080],
+    32: [32, 224, 1056, 2080],
+    256: [256, 1280, 2304],
+}
+AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
+AVX512 = [f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni", "bf16")]
+
+
+def compiler():
+    found = [os.environ.get("CXX"), "c++", "g++", "clang++"]
+    path = next((p for p in map(shutil.which, filter(None, found)) if p), None)
+    if path is None:
+        pytest.skip("no C++ compiler on this machine")
+    return path
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    if "avx512_bf16" not in _native.cpu_info().tiers:
+        pytest.skip("the processor has no AVX-512 with bfloat16")
+    folder = tmp_path_factory.mktemp("amx")
+    common = [compiler(), "-std=c++20", "-O2", "-fPIC", "-ffp-contract=off", f"-I{CSRC}", *AVX2]
+    common += os.environ.get("LLAMA_RT_TEST_FLAGS", "").split()
+
+    def build(tier, sources, flags):
+        command = [*common, f"-I{TIERS / tier}", f"-I{TIERS}", f"-DLLAMA_RT_TIER={tier}", *flags]
+        subprocess.run([*command, "-c", *map(str, sources)], check=True, cwd=folder)
+
+    build("avx2", [TIERS / "avx2" / f"pack_{kind}.cpp" for kind in ("float", "quantized")], [])
+    tile_sources = sorted((TIERS / "amx").glob("*.cpp"))
+    emulation = [*AVX512, "-O3", "-fno-math-errno", "-include", str(HERE / "tiles.h")]
+    build("amx", [*tile_sources, HERE / "product.cpp"], emulation)
+    built = folder / "amx.so"
+    subprocess.run(
+        [*common, "-shared", "-o", str(built), *map(str, sorted(folder.glob("*.o")))], check=True
+    )
+    return ctypes.CDLL(str(built))
+
+
+@pytest.fixture
+def product(library):
+    numbers = {row.name: i for i, row in enumerate(_native.dtypes())}
+
+    def run(dtype, data, x, *, bias=None, onto=None, parts=1, padding=3):
+        """`x [n, k]` times stored rows; what lies between the rows of the result must stay."""
+        rows, n = len(data), len(x)
+        x = np.ascontiguousarray(x, np.float32)
+        data = np.ascontiguousarray(data).view(np.uint8).reshape(rows, -1)
+        out = np.full((n, rows + padding), 1234.5, np.float32)
+        if onto is not None:
+            out[:, :rows] = onto
+        pointer = ctypes.c_void_p
+        released = library.product(
+            ctypes.c_int(numbers[dtype]),
+            pointer(data.ctypes.data),
+            ctypes.c_int64(data.shape[1]),
+            ctypes.c_int64(rows),
+            ctypes.c_int64(x.shape[1]),
+            pointer(x.ctypes.data),
+            ctypes.c_int64(n),
+            pointer(None if bias is None else bias.ctypes.data),
+            ctypes.c_bool(onto is not None),
+            ctypes.c_int64(parts),
+            pointer(out.ctypes.data),
+            ctypes.c_int64(out.shape[1]),
+        )
+        assert released & 1, "the tiles were not released"
+        assert (out[:, rows:] == 1234.5).all()
+        return out[:, :rows]
+
+    return run
+
+
+def bf16(values):
+    """Float32 rounded to bfloat16, to nearest even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    bits = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) & np.uint64(0xFFFF0000)
+    return bits.astype(np.uint32).view(np.float32)
+
+
+@cache
+def task(dtype, rows, k, n):
+    data = random_bytes(dtype, rows, k, seed=rows + k)
+    w = decode(data, dtype).reshape(rows, k)
+    rng = np.random.default_rng(k + n)
+    x = rng.standard_normal((n, k)).astype(np.float32)
+    x *= np.exp(rng.standard_normal((1, k)) * 0.5).astype(np.float32)
+    return data, w, x
+
+
+def allowed(dtype, x, w):
+    """Float32 sums; with a min a few weights may be rounded to the other side of a tie."""
+    room = dot(x, w)
+    if dtype in WITH_MINS:
+        room = room + 2.0**-8 * np.abs(x).max() * np.abs(w).max() * 2
+    return room
+
+
+def check(dtype, got, x, w, extra=0.0):
+    x, w = bf16(x).astype(np.float64), bf16(w).astype(np.float64)
+    expected = x @ w.T + extra
+    room = allowed(dtype, x, w) + np.finfo(np.float32).eps * np.abs(extra)
+    excess = np.abs(got - expected) - room
+    assert np.isfinite(got).all()
+    assert not (excess > 0).any(), f"{excess.max()} too much at {np.argwhere(excess > 0)[0]}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_weight_is_its_value_rounded_once(product, dtype):
+    """Inputs that are all zero but one 1 read the weights out, every code of every scale."""
+    rows, k = 80, 1280
+    data, w, _ = task(dtype, rows, k, 1)
+    got = product(dtype, data, np.eye(k, dtype=np.float32)).T
+    if dtype in WITH_MINS:
+        largest = np.abs(w).reshape(rows, -1, 32).max(axis=2).repeat(32, axis=1)
+        room = np.abs(bf16(w) - w) + 2.0**-16 * largest + 1e-30
+        np.testing.assert_array_less(np.abs(got - w), room)
+    else:
+        np.testing.assert_array_equal(got, bf16(w))
+
+
+@pytest.mark.parametrize("n", [1, 16, 17, 48, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_size(product, dtype, n):
+    for k in WIDTHS[FORMATS[dtype].elements]:
+        for rows in (1, 16, 45, 443):
+            data, w, x = task(dtype, rows, k, n)
+            check(dtype, product(dtype, data, x), x, w)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "q4_0", "q4_k", "q3_k"])
+def test_bits_depend_neither_on_the_split_nor_on_company(product, dtype):
+    rows, k = 443, WIDTHS[FORMATS[dtype].elements][-1]
+    data, _, x = task(dtype, rows, k, 300)
+    whole = product(dtype, data, x)
+    for parts in (2, 3, 7):
+        np.testing.assert_array_equal(product(dtype, data, x, parts=parts), whole)
+    for n in (1, 20, 33, 256, 257):
+        np.testing.assert_array_equal(product(dtype, data, x[:n]), whole[:n])
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "q8_0", "q6_k"])
+def test_bias_and_accumulation(product, dtype):
+    rng = np.random.default_rng(1)
+    for rows, k in ((45, 256), (33, 2304)):
+        data, w, x = task(dtype, rows, k, 37)
+        bias = rng.standard_normal(rows).astype(np.float32)
+        onto = rng.standard_normal((37, rows)).astype(np.float32)
+        check(dtype, product(dtype, data, x, bias=bias), x, w, bias)
+        check(dtype, product(dtype, data, x, onto=onto), x, w, onto)
+        check(dtype, product(dtype, data, x, bias=bias, onto=onto), x, w, bias + onto)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "q4_0", "q5_k"])
+def test_a_spoilt_row_spoils_only_itself(product, dtype):
+    data, _, x = task(dtype, 45, 1280, 37)
+    clean = product(dtype, data, x)
+    spoilt = x.copy()
+    spoilt[5, 7] = np.nan
+    spoilt[20, 1030] = np.inf
+    got = product(dtype, data, spoilt)
+    others = np.delete(np.arange(37), [5, 20])
+    np.testing.assert_array_equal(got[others], clean[others])
+    assert np.isnan(got[5]).all()
+    assert not np.isfinite(got[20]).any()
