@@ -49,7 +49,7 @@ def test_nothing_is_replaced_unasked(call, tiny_hf_folder, tmp_path) -> None:
     words = ("convert", tiny_hf_folder, target, "--format", "f16")
     done = call(*words)
     assert done.code == 1
-    assert "precious.gguf" in done.err
+    assert "precious.gguf: exists; --force" in done.err
     assert target.read_text() == "precious"
     assert call(*words, "--force").code == 0
     assert target.read_bytes()[:4] == b"GGUF"
@@ -83,8 +83,8 @@ def test_what_cannot_be_written_is_said_and_nothing_is_left(
 
 
 @pytest.mark.parametrize("option", ["--base", "--adapter"])
-def test_deltas_and_adapters_are_refused_by_name(call, tiny_hf_folder, tmp_path, option) -> None:
-    words = ("--format", "f16", option, tiny_hf_folder)
+def test_what_is_no_base_or_adapter_is_refused(call, tiny_hf_folder, tmp_path, option) -> None:
+    words = ("--format", "f16", option, tmp_path / "nowhere")
     done = call("convert", tiny_hf_folder, tmp_path / "x.gguf", *words)
     assert done.code == 1
-    assert option in done.err
+    assert "nowhere" in done.err

@@ -88,11 +88,10 @@ def test_a_prompt_file_that_is_not_text(call, tiny_hf_folder: Path, tmp_path: Pa
     assert "UTF-8" in said(call("run", "-m", tiny_hf_folder, "--file", path), 1)
 
 
-def test_adapters_and_deltas_are_refused_by_name(call, tiny_hf_folder: Path) -> None:
+def test_adapters_and_bases_are_refused_by_name(call, tiny_hf_folder: Path) -> None:
     folder = tiny_hf_folder
-    assert "adapter" in said(call("run", "-m", folder, "--adapter", folder, "Hi"), 1)
-    assert "base" in said(call("run", "-m", folder, "--base", folder, "Hi"), 1)
-    assert "lora-rank" in said(call("bench", "-m", folder, "--lora-rank", "8"), 1)
+    assert "no adapter" in said(call("run", "-m", folder, "--adapter", folder, "Hi"), 1)
+    assert "nowhere" in said(call("run", "-m", folder, "--base", "nowhere", "Hi"), 1)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +106,7 @@ def test_adapters_and_deltas_are_refused_by_name(call, tiny_hf_folder: Path) -> 
         (["bench", "--format", "q4_0"], "--shape"),
         (["perplexity", "x", "--ctx", "8", "--stride", "9"], "--stride"),
         (["run", "--adapter", "a=b", "--adapter", "c", "Hi"], "--adapter"),
+        (["chat"], "-m MODEL"),
         ([], "command"),
         (["fly"], "fly"),
     ],
@@ -131,7 +131,7 @@ def test_a_fault_of_ours_is_one_line_too(call, monkeypatch: pytest.MonkeyPatch) 
         msg = "two\nlines"
         raise ZeroDivisionError(msg)
 
-    monkeypatch.setattr("llama_rt.cli.info.open_checkpoint", broken)
+    monkeypatch.setattr("llama_rt.cli.info.find", broken)
     assert "--debug" in said(call("info", "x"), 1)
 
 

@@ -32,7 +32,10 @@ __all__ = [
     "Patch",
     "Prefix",
     "attach",
+    "check_pairing",
     "floats",
+    "group_of",
+    "turn_for",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -182,18 +185,23 @@ def attach(
     Raises:
         CheckpointError: it was made for a model of other sizes; both shapes are named.
     """
-    _check_pairing(file, config)
+    check_pairing(file, config)
     adapter = _native.Adapter(model)
     for patch in file.patches:
         try:
-            _add(adapter, patch, _order_for(file, config), config, base)
+            _add(adapter, patch, turn_for(file, config), config, base)
         except ShapeError as error:
             msg = f"{file.path}: made for a model of other sizes: {error}"
             raise CheckpointError(msg) from None
     return adapter
 
 
-def _check_pairing(file: AdapterFile, config: ModelConfig) -> None:
+def check_pairing(file: AdapterFile, config: ModelConfig) -> None:
+    """Refuses an adapter for a model of another width or depth.
+
+    Raises:
+        CheckpointError: both sizes are named.
+    """
     width = file.dim
     if width is not None and width != config.dim:
         msg = (
@@ -223,7 +231,7 @@ def _size(width: int) -> str:
 _Turn = Callable[[Floats, str], Floats]
 
 
-def _order_for(file: AdapterFile, config: ModelConfig) -> _Turn:
+def turn_for(file: AdapterFile, config: ModelConfig) -> _Turn:
     """Brings rows of wq and wk from the file's rotary order into the model's."""
     if file.rope_style in (None, config.rope_style):
         return lambda rows, _: rows
@@ -266,7 +274,11 @@ def _add(
         adapter.add_prefix(patch.layer, rows[patch.start : patch.stop], gate)
 
 
+def group_of(slot: str) -> str:
+    """The part of a layer that a linear belongs to, in canonical names."""
+    return "attention" if slot in ("wq", "wk", "wv", "wo") else "feed_forward"
+
+
 def _base_bias(patch: Bias, base: Checkpoint, shape: tuple[int, ...]) -> Floats:
-    group = "attention" if patch.slot in ("wq", "wk", "wv", "wo") else "feed_forward"
-    record = base.tensors.get(f"layers.{patch.layer}.{group}.{patch.slot}.bias")
+    record = base.tensors.get(f"layers.{patch.layer}.{group_of(patch.slot)}.{patch.slot}.bias")
     return np.zeros(shape, np.float32) if record is None else floats(record)

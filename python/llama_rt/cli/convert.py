@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from llama_rt.cli.console import Console, duration, plural, size
-from llama_rt.errors import ConfigError
+from llama_rt.errors import LlamaRtError
+from llama_rt.loading import Checkpoint, open_checkpoint
 from llama_rt.loading.convert import convert
 
 NAME = "convert"
@@ -17,6 +18,8 @@ EXAMPLES = """\
   llama-rt convert path/to/llama-7b llama-7b-q8_0.gguf --format q8_0
   llama-rt convert model-f16.gguf model-q4_0.gguf --format q4_0
   llama-rt convert path/to/meta-model hugging-face-folder --format bf16
+  llama-rt convert vicuna-7b-delta-v1.1 vicuna-7b --base path/to/llama-7b --format f16
+  llama-rt convert path/to/llama-7b alpaca.gguf --adapter alpaca-lora-7b --format q8_0
 """
 
 
@@ -41,13 +44,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    for option in ("base", "adapter"):
-        if getattr(args, option):
-            msg = f"--{option}: this version does not read deltas and adapters yet"
-            raise ConfigError(msg)
+    if args.target.is_file() and not args.force:
+        msg = f"{args.target}: exists; --force replaces it"
+        raise LlamaRtError(msg)
     began = time.perf_counter()
     progress = None if console.err.isatty() and not console.json else False
-    done = convert(args.source, args.target, args.format, overwrite=args.force, progress=progress)
+    done = convert(_source(args), args.target, args.format, overwrite=args.force, progress=progress)
     seconds = time.perf_counter() - began
     if console.json:
         console.object(
@@ -66,3 +68,18 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     what = f"{plural(done.tensors, 'tensor')}, {size(done.nbytes)}, {done.format}"
     console.line(f"wrote {done.path}: {what}, in {duration(seconds)}")
     return 0
+
+
+def _source(args: argparse.Namespace) -> Checkpoint:
+    """The checkpoint, with its base and adapters added."""
+    if args.base is None:
+        checkpoint = open_checkpoint(args.source)
+    else:
+        from llama_rt.loading.delta import open_delta
+
+        checkpoint = open_delta(args.source, open_checkpoint(args.base))
+    if args.adapter:
+        from llama_rt.adapters import merge, open_adapter
+
+        checkpoint = merge(checkpoint, [open_adapter(path) for path in args.adapter])
+    return checkpoint

@@ -55,6 +55,7 @@ def convert(
     dst: str | Path,
     format: str,
     *,
+    base: str | Path | None = None,
     overwrite: bool = False,
     max_context: int | None = None,
     progress: bool | None = None,
@@ -66,6 +67,7 @@ def convert(
         dst: a name ending in `.gguf`; any other is a Hugging Face folder to make.
         format: `"f32"`, `"f16"`, `"bf16"`; for GGUF also `"q8_0"`, `"q4_0"`. Matrices whose rows
             are not whole blocks become f16 then.
+        base: the model that `src`, a delta, is added to.
         overwrite: replace a GGUF file that exists; folders are never replaced.
         max_context: tokens that the new file promises, fewer than the source's.
         progress: a bar on standard error: None on a terminal, False never.
@@ -76,8 +78,12 @@ def convert(
         ConfigError: an unknown format, or a rule that the target cannot express.
     """
     from llama_rt.loading import open_checkpoint
+    from llama_rt.loading.delta import open_delta
 
-    checkpoint = src if isinstance(src, Checkpoint) else open_checkpoint(src)
+    if base is not None and not isinstance(src, Checkpoint):
+        checkpoint = open_delta(src, open_checkpoint(base))
+    else:
+        checkpoint = src if isinstance(src, Checkpoint) else open_checkpoint(src)
     target = Path(dst)
     to_gguf = target.suffix == ".gguf"
     known = GGUF_FORMATS if to_gguf else HF_FORMATS
