@@ -177,5 +177,8 @@ def test_text_that_cannot_be_made_is_its_own_callers_failure(llm, monkeypatch):
     good, bad = llm.stream([1, 50], seed=1, max_tokens=20), llm.stream([1, 77], max_tokens=20)
     with pytest.raises(ValueError, match="no text"):
         list(bad)
+    assert list(bad) == []
+    with pytest.raises(ValueError, match="no text"):
+        bad.completion  # noqa: B018 - it must not wait for ever
     tokens = good.completion.tokens
     assert tokens == llm.generate([1, 50], seed=1, max_tokens=20).tokens

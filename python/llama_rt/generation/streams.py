@@ -92,6 +92,7 @@ class Stream(Iterator[Chunk]):
         self._request = request
         self._heard: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._completion: Completion | None = None
+        self._failure: BaseException | None = None
         self._over = False
         request.listen(self._heard.put)
         engine.submit([request])
@@ -141,12 +142,16 @@ class Stream(Iterator[Chunk]):
             self.close()
 
     def _next_event(self) -> Event:
+        if self._failure is not None:
+            raise self._failure
         try:
             event = self._heard.get()
-            _raise_if_error(event)
-        except BaseException:
+        except BaseException:  # Ctrl-C
             self.close()
             raise
+        if isinstance(event, BaseException):
+            self._failure, self._over = event, True
+            raise event
         if isinstance(event, Completion):
             self._completion = event
         return event
