@@ -123,6 +123,22 @@ def test_the_driver_lives_only_while_there_is_work(llm):
             assert not thread.is_alive()
 
 
+def test_without_new_threads_the_caller_does_the_work(llm, monkeypatch):
+    """Python 3.12 starts none once its main thread has ended."""
+    expected = llm.generate(["a", "b"], seed=1, max_tokens=8)
+    test_the_driver_lives_only_while_there_is_work(llm)
+
+    def start(_):
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert [outcome(c) for c in llm.generate(["a", "b"], seed=1, max_tokens=8)] == [
+        outcome(c) for c in expected
+    ]
+    assert "".join(c.text for c in llm.stream("a", seed=1, max_tokens=8)) == expected[0].text
+
+
 @pytest.fixture
 def cramped(tiny_hf_folder, monkeypatch):
     """A model with so little free memory that its cache holds about two short sequences."""

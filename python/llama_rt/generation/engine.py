@@ -66,15 +66,19 @@ class Engine:
         with self._gate.lock:
             self.check_usable()
             self._arrivals.extend(works)
-            if self._driver is None:
-                driver = threading.Thread(target=self._drive, name="llama_rt", daemon=False)
-                self._driver = driver
-                try:
-                    driver.start()
-                except BaseException:
-                    self._driver = None
-                    self._arrivals.clear()
-                    raise
+            if self._driver is not None:
+                return
+            self._driver = threading.Thread(target=self._drive, name="llama_rt", daemon=False)
+            try:
+                self._driver.start()
+                return
+            except RuntimeError:  # no new threads: the interpreter is ending, or a limit is met
+                self._driver = threading.current_thread()
+            except BaseException:
+                self._driver = None
+                self._arrivals.clear()
+                raise
+        self._drive()
 
     def check_usable(self) -> None:
         """Raises what `submit` would raise."""
