@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
+from llama_rt.loading.ggml import open_ggml
 from llama_rt.loading.gguf_model import open_gguf
 from llama_rt.loading.hf import open_hf, open_safetensors
 from llama_rt.loading.hub import fetch, is_hub_name
@@ -22,6 +23,7 @@ _OPENERS: dict[Kind, Callable[[Path], Checkpoint]] = {
     "meta": open_meta,
     "hf": open_hf,
     "gguf": open_gguf,
+    "ggml": open_ggml,
     "safetensors": open_safetensors,
 }
 

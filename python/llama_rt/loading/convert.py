@@ -228,9 +228,11 @@ def _gguf_keys(
             "GGUF has no dynamic rope scaling; up to the context length written it is not needed"
         )
     vocabulary: dict[str, Value] = {}
-    if checkpoint.kind != "gguf":
-        from llama_rt.loading.gguf_vocabulary import vocabulary_keys
+    from llama_rt.loading.gguf_vocabulary import read_vocabulary, vocabulary_keys
 
+    if checkpoint.kind == "gguf":  # a file from before GGUF, read as one
+        vocabulary = read_vocabulary(checkpoint.metadata)
+    else:
         vocabulary = vocabulary_keys(checkpoint)
     if not vocabulary:
         vocabulary = {"tokenizer.ggml.model": string("no_vocab")}

@@ -25,7 +25,7 @@ from llama_rt.tokenizer.spm_model import (
     serialize_model,
 )
 
-__all__ = ["sentencepiece_model", "vocabulary_keys"]
+__all__ = ["read_vocabulary", "sentencepiece_model", "vocabulary_keys"]
 
 _PREFIX = "tokenizer.ggml."
 _STRING, _F32, _I32 = 8, 6, 5
@@ -55,6 +55,23 @@ class _Rows:
             self.texts.append(f"[PAD{id}]")
             self.scores.append(_PADDING_SCORE)
             self.kinds.append(int(PieceKind.UNUSED))
+
+
+def read_vocabulary(metadata: Mapping[str, object]) -> dict[str, Value]:
+    """The keys of a sentencepiece vocabulary that a reader made; none if there are none."""
+    kinds = {"tokens": _STRING, "scores": _F32, "token_type": _I32}
+    keys: dict[str, Value] = {}
+    for name, value in metadata.items():
+        kind = kinds.get(name.removeprefix(_PREFIX))
+        if not name.startswith(_PREFIX):
+            continue
+        if kind is not None and isinstance(value, list):
+            keys[name] = array(kind, value)
+        elif isinstance(value, str):
+            keys[name] = string(value)
+        elif isinstance(value, int):
+            keys[name] = unsigned(value)
+    return keys
 
 
 def vocabulary_keys(checkpoint: Checkpoint) -> dict[str, Value]:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
+from llama_rt.loading.ggml import MAGICS
 from llama_rt.loading.hf import hf_weights
 from llama_rt.loading.meta import is_meta_folder
 from llama_rt.loading.pth import read_pth
 
 __all__ = ["Kind", "recognise"]
 
-Kind = Literal["meta", "hf", "gguf", "safetensors"]
+Kind = Literal["meta", "hf", "gguf", "ggml", "safetensors"]
 
-_GGML_2023 = {b"lmgg": "GGML (March 2023)", b"fmgg": "GGMF (March 2023)", b"tjgg": "GGJT (2023)"}
 _MODEL_FORMS = (
     "a model folder holds params.json with consolidated.00.pth (Meta), or config.json with "
     "model.safetensors or pytorch_model.bin or their index (Hugging Face), or one .gguf file"
@@ -57,12 +57,8 @@ def _file(path: Path) -> tuple[Kind, Path]:
     if head[:4] == b"FUGG":
         msg = f"{path}: a big-endian GGUF file, which is not supported"
         raise CheckpointError(msg)
-    if head[:4] in _GGML_2023:
-        msg = (
-            f"{path}: a {_GGML_2023[head[:4]]} file, a format from before GGUF that is not read; "
-            "convert the original checkpoint instead"
-        )
-        raise CheckpointError(msg)
+    if head[:4] in MAGICS:
+        return "ggml", path
     if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[6:8] == b"\0\0"):
         return _safetensors(path)
     if head[:4] == b"PK\x03\x04" or head[:2] == b"\x80\x02":
