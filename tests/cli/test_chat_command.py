@@ -167,18 +167,33 @@ class Terminal:
         limit = time.monotonic() + seconds
         while text not in self.shown:
             assert time.monotonic() < limit, f"no {text!r} in {self.shown!r}"
-            if select.select([self.handle], [], [], 0.2)[0]:
-                self.shown += os.read(self.handle, 4096).decode(errors="replace")
+            self.read()
 
-    def code(self) -> int:
-        while True:  # the rest must be read, or the process may wait for its reader
-            try:
-                if not os.read(self.handle, 4096):
-                    break
-            except OSError:
-                break
+    def prompted(self) -> None:
+        """Waits for the next prompt: what is typed before it may go to nobody."""
+        _, _, self.shown = self.shown.rpartition("\n")
+        self.wait_for("> ")
+
+    def code(self, seconds: float = 60) -> int:
+        """The exit code, once all that is still shown has been read."""
+        limit = time.monotonic() + seconds
+        while self.read() and time.monotonic() < limit:
+            pass
+        if time.monotonic() >= limit:
+            os.kill(self.process, signal.SIGKILL)
         _, status = os.waitpid(self.process, 0)
         return os.waitstatus_to_exitcode(status)
+
+    def read(self) -> bool:
+        """Takes what is shown now; False at the end."""
+        if not select.select([self.handle], [], [], 0.2)[0]:
+            return True
+        try:
+            data = os.read(self.handle, 4096)
+        except OSError:  # the other side is closed
+            return False
+        self.shown += data.decode(errors="replace")
+        return bool(data)
 
 
 def test_at_a_terminal(long_folder, template_file) -> None:
@@ -187,12 +202,17 @@ def test_at_a_terminal(long_folder, template_file) -> None:
     terminal.wait_for("/help helps")
     terminal.wait_for("> ")
     terminal.type("Hello\n")
-    time.sleep(1.5)  # the answer is on its way, and would take long
+    terminal.wait_for("Hello\r\n")
+    seen = len(terminal.shown)
+    while len(terminal.shown) < seen + 20:  # the answer is on its way, and would take long
+        terminal.read()
     terminal.type("\x03")
     terminal.wait_for("cancelled")
     assert "\x1b[2m" in terminal.shown
+    terminal.prompted()
     terminal.type("/undo\n")
     terminal.wait_for("took back: Hello")
+    terminal.prompted()
     terminal.type("\x04")
     assert terminal.code() == 0
 
@@ -209,7 +229,7 @@ def test_asks_before_it_drops_turns(tiny_hf_folder, template_file) -> None:
     words = ("--template", template_file, "--max-tokens", "4", "--ctx", "128")
     terminal = Terminal("chat", "-m", tiny_hf_folder, *words)
     for turn in range(8):
-        terminal.wait_for("> ")
+        terminal.prompted()
         terminal.shown = ""
         terminal.type(f"{LONG}\n")
         terminal.wait_for("seed" if turn < 1 else "context")
@@ -218,12 +238,14 @@ def test_asks_before_it_drops_turns(tiny_hf_folder, template_file) -> None:
     terminal.wait_for("drop the oldest turns? [Y/n]")
     terminal.type("n\n")
     terminal.wait_for("nothing dropped")
+    terminal.prompted()
     terminal.shown = ""
     terminal.type(f"{LONG}\n")
     terminal.wait_for("[Y/n]")
     terminal.type("\n")
     terminal.wait_for("dropped 1 turn")
     terminal.wait_for("seed")
+    terminal.prompted()
     terminal.type("/quit\n")
     assert terminal.code() == 0
 

@@ -69,7 +69,7 @@ def test_bench_defaults() -> None:
         (["run", "--logit-bias", "7:1"], "ID=BIAS"),
         (["run", "--repack", "alway"], "always"),
         ([], "which command"),
-        (["info"], "MODEL"),
+        (["perplexity"], "FILE"),
         (["convert", "a", "b"], "--format"),
         (["doctor", "extra"], "extra"),
     ],

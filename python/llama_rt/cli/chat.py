@@ -17,6 +17,7 @@ from llama_rt.cli.options import (
     sampling_params,
     stop_texts,
 )
+from llama_rt.cli.parser import UsageError
 from llama_rt.cli.session import Session
 
 NAME = "chat"
@@ -49,6 +50,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
     params = sampling_params(args)
+    if args.model is None and args.template is None:
+        msg = "the built-in model tells tales (llama-rt run) but holds no conversations; -m MODEL"
+        raise UsageError(msg)
     with load(args, console) as llm:
         session = Session(
             llm,

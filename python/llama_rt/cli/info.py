@@ -16,11 +16,12 @@ from llama_rt.chat import checkpoint_templates
 from llama_rt.cli.console import Console, plural, rate, size
 from llama_rt.cli.options import positive
 from llama_rt.errors import LlamaRtError
-from llama_rt.loading import Checkpoint, open_checkpoint
+from llama_rt.loading import Checkpoint
+from llama_rt.plan import find
 from llama_rt.tokenizer import Tokenizer, load_tokenizer
 
 NAME = "info"
-USAGE = "MODEL [options]"
+USAGE = "[MODEL] [options]"
 SUMMARY = "tell what a checkpoint is, and how it would run here"
 EXAMPLES = """\
   llama-rt info path/to/model
@@ -39,7 +40,12 @@ _TOKENIZERS = {"SpmTokenizer": "SentencePiece", "BpeTokenizer": "byte-level BPE"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("model", metavar="MODEL", help="a folder, a file, or org/name on the Hub")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a folder, a file, or org/name on the Hub; the built-in model if left out",
+    )
     group = parser.add_argument_group("the plan")
     group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
     group.add_argument("--quantize", metavar="F", help="as if loaded in this format")
@@ -48,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    checkpoint = open_checkpoint(args.model)
+    checkpoint = find(args.model)
     estimate = plan(
         args.model, device=args.device or "auto", quantize=args.quantize, n_ctx=args.ctx
     )

@@ -71,11 +71,12 @@ class Session:
         self.conversation.ask(text)
         try:
             done = self._answer_within_context()
-        except TemplateError as error:
+        except (TemplateError, KeyboardInterrupt) as error:
             self.conversation.undo()
             if not self.console.interactive:
                 raise
-            self.console.note(str(error))
+            self.console.finish_line()
+            self.console.note(str(error) or "cancelled")
             return
         except BaseException:
             self.conversation.undo()
