@@ -1,6 +1,5 @@
 // Products with float panels.
-#include "cpu/tiers/avx2/lanes.h"
-// lanes.h first: the generic headers are written over it.
+#include "cpu/tiers/avx2/lanes.h"  // first: the generic headers are written over it
 #include "cpu/tiers/avx2/paint.h"
 #include "cpu/tiers/generic/packed_float.h"
 

@@ -14,7 +14,8 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 inline constexpr int kLanes = 8;   // rows of a register
 inline constexpr int kParts = 2;   // registers of a panel's rows
 inline constexpr int kTokens = 3;  // inputs of a tile of quantized weights
-inline constexpr int kFloatTokens = 4;
+inline constexpr int kFloatTokens = 6;
+inline constexpr int kPairTokens = 4;  // of bf16 weights, two of which are held at a time
 
 using F = __m256;
 using I = __m256i;
@@ -96,7 +97,10 @@ LLAMA_RT_INLINE I dot_close(I, I sum) { return sum; }
 // 2 * 128 * 127), so they are signed here and need no offset.
 inline constexpr bool kSignedBytes = true;
 template <int kBits>
-inline constexpr int kSection = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+inline constexpr int kSection = kBits <= 4   ? 8
+                                : kBits == 5 ? 4
+                                : kBits == 6 ? 2
+                                             : 1;
 // Keeps a chain of sums as written: reassociated, its terms fill and overflow the registers.
 LLAMA_RT_INLINE I in_order(I a) {
   asm("" : "+x"(a));

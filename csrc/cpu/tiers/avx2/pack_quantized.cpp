@@ -15,7 +15,6 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 namespace {
 
-
 // Codes travel as quads: the bytes of four consecutive k in one word, the first in its low byte.
 inline uint32_t word(const uint8_t* p) {
   uint32_t w;
@@ -233,8 +232,7 @@ void pack_super_blocks(const std::byte* rows, int64_t row_bytes, int count, int6
         put_scales(block, u, unit, row);
 #pragma GCC unroll 2
         for (int g = 0; g < 2; ++g) {
-          put_codes<kBits>(unit + Shape::kScales + g * Shape::kCodes, row,
-                           q + 8 * (2 * u + g));
+          put_codes<kBits>(unit + Shape::kScales + g * Shape::kCodes, row, q + 8 * (2 * u + g));
         }
       }
     }

@@ -1,5 +1,5 @@
-// The avx2 tier: generic kernels at 256 bits, packing and inputs for every packed format (tiers above
-// inherit those), products by 16-bit multiply-add.
+// The avx2 tier: generic kernels at 256 bits, packing and inputs for every packed format (tiers
+// above inherit those), products by 16-bit multiply-add.
 #include "cpu/tiers/avx2/paint.h"
 
 #include "cpu/tiers/generic/kernels.h"

@@ -1,8 +1,7 @@
 // Products with quantized panels.
-#include "cpu/tiers/avx2/lanes.h"
-// lanes.h first: the generic headers are written over it.
+#include "cpu/tiers/avx2/lanes.h"  // first: the generic headers are written over it
 #include "cpu/tiers/avx2/paint.h"
-#include "cpu/tiers/generic/paint_quantized.h"
+#include "cpu/tiers/generic/packed_quantized.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 

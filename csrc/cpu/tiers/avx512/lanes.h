@@ -15,6 +15,7 @@ inline constexpr int kLanes = 16;  // rows of a register
 inline constexpr int kParts = 1;   // registers of a panel's rows
 inline constexpr int kTokens = 8;  // inputs of a tile of quantized weights
 inline constexpr int kFloatTokens = 8;
+inline constexpr int kPairTokens = 8;
 inline constexpr bool kSignedBytes = false;  // whether 8-bit codes are multiplied as signed
 
 using F = __m512;

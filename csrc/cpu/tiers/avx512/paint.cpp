@@ -1,5 +1,5 @@
-// The avx512 tier: generic kernels at 512 bits and products with panels by the 8-bit dot instruction.
-// Packing and inputs are avx2's.
+// The avx512 tier: generic kernels at 512 bits and products with panels by the 8-bit dot
+// instruction. Packing and inputs are avx2's.
 #include "cpu/tiers/avx512/paint.h"
 
 #include "cpu/tiers/generic/kernels.h"

@@ -1,6 +1,5 @@
 // Products with bf16 panels by the pair dot product; inputs are rounded to bf16.
-#include "cpu/tiers/avx512/lanes.h"
-// lanes.h first: the generic headers are written over it.
+#include "cpu/tiers/avx512/lanes.h"  // first: the generic headers are written over it
 #include "cpu/tiers/avx512_bf16/paint.h"
 #include "cpu/tiers/generic/packed_float.h"
 
@@ -9,6 +8,7 @@ namespace {
 
 struct LinesBF16Pairs {
   static constexpr Activation kActivation = Activation::kBF16;
+  static constexpr int kMostTokens = kPairTokens;
   static constexpr int kSteps = 1;
   static constexpr int kInputBytes = 4;
   using Weight = I;

@@ -1,5 +1,6 @@
 // Products with float panels, written once over a tier's lanes.h. Each (row, token) is one chain of
-// fused multiply-adds in the order of k: its bits do not depend on the tile, the batch or the thread.
+// fused multiply-adds in the order of k: its bits do not depend on the tile, the batch or the
+// thread.
 #pragma once
 
 #include "cpu/tiers/generic/packed_multiply.h"
@@ -11,6 +12,7 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 // `input` for all of them, added by `multiply`. Inputs of a line take kInputBytes of a token's row.
 struct FloatInputs {
   static constexpr Activation kActivation = Activation::kF32;
+  static constexpr int kMostTokens = kFloatTokens;
   using Weight = F;
   using Input = F;
   static int64_t row_bytes(int64_t k) { return f32_row_bytes(k); }
@@ -37,6 +39,7 @@ struct LinesF16 : FloatInputs {
   }
 };
 struct LinesBF16 : FloatInputs {
+  static constexpr int kMostTokens = kPairTokens;
   static constexpr int kSteps = 2;
   static constexpr int kInputBytes = 8;
   template <int kStep>
@@ -48,9 +51,9 @@ struct LinesBF16 : FloatInputs {
 
 template <class Lines>
 struct FloatKernel {
-  static constexpr int kMostTokens = kFloatTokens;
+  static constexpr int kMostTokens = Lines::kMostTokens;
   static constexpr int kPanels = 4;
-  static constexpr int64_t kChunk = 512;   // lines: 32 KiB
+  static constexpr int64_t kChunk = 512;  // lines: 32 KiB
   static int64_t steps(const PackedTask& task) { return task.panel_bytes / kLine; }
 
   // `kCount` panels from `panel` on, T tokens from `token` on.

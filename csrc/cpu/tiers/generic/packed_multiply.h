@@ -69,7 +69,8 @@ LLAMA_RT_INLINE void tiles(const PackedTask& task, const Chunk& chunk, int64_t p
     Kernel::template tile<kMost>(task, chunk, panel, panels, token);
   }
   if constexpr (kMost > 1) {
-    tiles<Kernel, (kMost + 1) / 2>(task, chunk, panel, panels, token, token_end);
+    constexpr int kNext = kMost > 4 ? 4 : kMost > 2 ? 2 : 1;
+    tiles<Kernel, kNext>(task, chunk, panel, panels, token, token_end);
   }
 }
 template <class Kernel>
@@ -78,9 +79,8 @@ inline __attribute__((noinline)) void tiles_of_panels(const PackedTask& task, co
                                                       int64_t token, int64_t token_end) noexcept {
   for (; panel < panel_end; panel += Kernel::kPanels) {
     const int64_t left = panel_end - panel;
-    tiles<Kernel, Kernel::kMostTokens>(task, chunk, panel,
-                                       left < Kernel::kPanels ? left : Kernel::kPanels, token,
-                                       token_end);
+    tiles<Kernel, Kernel::kMostTokens>(
+        task, chunk, panel, left < Kernel::kPanels ? left : Kernel::kPanels, token, token_end);
   }
 }
 

@@ -1,360 +1,57 @@
-// Products with quantized panels, written once over a tier's lanes.h: how codes and scales of each
-// format are read from a panel, and the tile of rows x tokens that multiplies them.
-//
-// Each (row, token) has one float accumulator that takes the groups in the order of k, with the
-// same operations in every tile: its bits do not depend on the tile, the batch or the thread.
+// The products with quantized panels of one tier: tiles of each format in the loops around them.
 #pragma once
 
-#include "cpu/tiers/generic/panel.h"
+#include "cpu/tiers/generic/packed_multiply.h"
+#include "cpu/tiers/generic/quantized_tile.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
-// Codes of a group: quad kQuad (4 k) of part kPart (8 or 16 rows) as unsigned bytes.
-struct NibbleCodes {
-  static constexpr int kBits = 4;
-  template <int kQuad, int kPart>
-  static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    const I bytes = i_load(group + kLine * (kQuad % 4) + 4 * kLanes * kPart);
-    return i_bytes_and(i_move<(kQuad < 4 ? 0 : -4)>(bytes), 15);
-  }
-};
-struct FiveBitCodes {
-  static constexpr int kBits = 5;
-  template <int kQuad, int kPart>
-  static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    const I bits = i_load(group + 4 * kLine + 4 * kLanes * kPart);
-    return i_merge(NibbleCodes::quad<kQuad, kPart>(group), i_move<4 - kQuad>(bits), 16);
-  }
-};
-template <int kQuad, int kPart, int kAt>  // two bits of a quad, moved to bit kAt of dirty bytes
-LLAMA_RT_INLINE I two_bits(const std::byte* lines) {
-  return i_move<kAt - 2 * (kQuad % 4)>(i_load(lines + kLine * (kQuad / 4) + 4 * kLanes * kPart));
-}
-struct SixBitCodes {
-  static constexpr int kBits = 6;
-  template <int kQuad, int kPart>
-  static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_merge(NibbleCodes::quad<kQuad, kPart>(group),
-                   two_bits<kQuad, kPart, 4>(group + 4 * kLine), 48);
-  }
-};
-struct TwoBitCodes {
-  static constexpr int kBits = 2;
-  template <int kQuad, int kPart>
-  static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_bytes_and(two_bits<kQuad, kPart, 0>(group), 3);
-  }
-};
-struct ThreeBitCodes {
-  static constexpr int kBits = 3;
-  template <int kQuad, int kPart>
-  static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    const I bits = i_load(group + 2 * kLine + 4 * kLanes * kPart);
-    return i_merge(TwoBitCodes::quad<kQuad, kPart>(group), i_move<2 - kQuad>(bits), 4);
-  }
-};
-struct ByteCodes {
-  static constexpr int kBits = 8;
-  template <int kQuad, int kPart>
-  static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_load(group + kLine * kQuad + 4 * kLanes * kPart);
-  }
-};
-
-// Scales of group kInUnit (and half kHalf, where 16 k have their own), and what is added per input.
-struct NoHeader {};
-struct HalfScales {
-  static constexpr int kHalves = 1;
-  static constexpr bool kPaired = false;
-  static constexpr bool kMins = false;
-  using Header = NoHeader;
-  template <int kPart>
-  static LLAMA_RT_INLINE Header header(const std::byte*) {
-    return {};
-  }
-  template <int kInUnit, int kHalf, int kPart>
-  static LLAMA_RT_INLINE void read(const Header&, const std::byte* lines, F* scale, F*) {
-    *scale = f_half(lines + 32 * kInUnit + 2 * kLanes * kPart);
-  }
-};
-struct HalfScalesMins : HalfScales {
-  static constexpr bool kMins = true;
-  template <int kInUnit, int kHalf, int kPart>
-  static LLAMA_RT_INLINE void read(const Header&, const std::byte* lines, F* scale, F* min) {
-    *scale = f_half(lines + kLine * kInUnit + 2 * kLanes * kPart);
-    *min = f_half(lines + kLine * kInUnit + 32 + 2 * kLanes * kPart);
-  }
-};
-struct SixthScalesMins {
-  static constexpr int kHalves = 1;
-  static constexpr bool kPaired = false;
-  static constexpr bool kMins = true;
-  struct Header {
-    F d, negative_dmin;
-  };
-  template <int kPart>
-  static LLAMA_RT_INLINE Header header(const std::byte* line) {
-    return {f_half(line + 2 * kLanes * kPart),
-            f_mul(f_half(line + 32 + 2 * kLanes * kPart), f_set(-1.0f))};
-  }
-  template <int kInUnit, int kHalf, int kPart>
-  static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F* min) {
-    *scale = f_mul(header.d, f_u8(line + 32 * kInUnit + kLanes * kPart));
-    *min = f_mul(header.negative_dmin, f_u8(line + 32 * kInUnit + 16 + kLanes * kPart));
-  }
-};
-struct SixteenScales {
-  static constexpr int kHalves = 2;
-  static constexpr bool kPaired = false;
-  static constexpr bool kMins = false;
-  struct Header {
-    F d;
-  };
-  template <int kPart>
-  static LLAMA_RT_INLINE Header header(const std::byte* line) {
-    return {f_load(reinterpret_cast<const float*>(line) + kLanes * kPart)};
-  }
-  template <int kInUnit, int kHalf, int kPart>
-  static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F*) {
-    *scale = f_mul(header.d, f_i8(line + 32 * kInUnit + 16 * kHalf + kLanes * kPart));
-  }
-};
-// Whole-number scales of both halves of a group as 16-bit pairs, so that one multiply-add applies
-// them to both dot products: these are small enough (|dot| <= 16 * 127 * 4) for 16 bits.
-struct PairedScales {
-  static constexpr int kHalves = 2;
-  static constexpr bool kPaired = true;
-  static constexpr bool kMins = false;
-  struct Header {
-    F d;
-  };
-  template <int kPart>
-  static LLAMA_RT_INLINE Header header(const std::byte* line) {
-    return {f_load(reinterpret_cast<const float*>(line) + kLanes * kPart)};
-  }
-  template <int kInUnit, int kPart>
-  static LLAMA_RT_INLINE void read(const std::byte* line, I* scales, I*) {
-    const I bytes = i_load(line + 4 * kLanes * kPart);
-    *scales = i_high_bytes(kInUnit == 0 ? i_move<8>(bytes) : bytes);
-  }
-};
-struct PairedScalesMins {
-  static constexpr int kHalves = 2;
-  static constexpr bool kPaired = true;
-  static constexpr bool kMins = true;
-  struct Header {
-    F d, negative_dmin;
-  };
-  template <int kPart>
-  static LLAMA_RT_INLINE Header header(const std::byte* line) {
-    return {f_half(line + 2 * kLanes * kPart),
-            f_mul(f_half(line + 32 + 2 * kLanes * kPart), f_set(-1.0f))};
-  }
-  template <int kInUnit, int kPart>
-  static LLAMA_RT_INLINE void read(const std::byte* line, I* scales, I* mins) {
-    const I bytes = i_load(line + 4 * kLanes * kPart);
-    const I fifteen = i_set(0x000f000f);
-    *scales = i_and(i_move<-8 * kInUnit>(bytes), fifteen);
-    *mins = i_and(i_move<-8 * kInUnit - 4>(bytes), fifteen);
-  }
-};
-
-// kOffset8: log2(offset / 8) of the codes; kNone: they have mins instead.
-inline constexpr int kNone = 100;
-template <class PanelShapeOf, class CodesOf, class ScalesOf, int kOffset8>
-struct QuantizedFormat {
-  using Shape = PanelShapeOf;
-  using Codes = CodesOf;
-  using Scales = ScalesOf;
-  static constexpr int kOffset = kOffset8;
-};
-using FormatQ4_0 = QuantizedFormat<ShapeQ4_0, NibbleCodes, HalfScales, 0>;
-using FormatQ4_1 = QuantizedFormat<ShapeQ4_1, NibbleCodes, HalfScalesMins, kNone>;
-using FormatQ5_0 = QuantizedFormat<ShapeQ5_0, FiveBitCodes, HalfScales, 1>;
-using FormatQ5_1 = QuantizedFormat<ShapeQ5_1, FiveBitCodes, HalfScalesMins, kNone>;
-using FormatQ8_0 = QuantizedFormat<ShapeQ8_0, ByteCodes, HalfScales, 4>;
-using FormatQ2_K = QuantizedFormat<ShapeQ2_K, TwoBitCodes, PairedScalesMins, kNone>;
-using FormatQ3_K = QuantizedFormat<ShapeQ3_K, ThreeBitCodes, PairedScales, -1>;
-using FormatQ4_K = QuantizedFormat<ShapeQ4_K, NibbleCodes, SixthScalesMins, kNone>;
-using FormatQ5_K = QuantizedFormat<ShapeQ5_K, FiveBitCodes, SixthScalesMins, kNone>;
-using FormatQ6_K = QuantizedFormat<ShapeQ6_K, SixBitCodes, SixteenScales, 2>;
-
-// The inputs of a tile: token t's record at first + t * row_bytes.
-struct Inputs {
-  const std::byte* first;
-  int64_t row_bytes;
-  LLAMA_RT_INLINE const Q8Record& record(int t) const {
-    return *reinterpret_cast<const Q8Record*>(first + t * row_bytes);
-  }
-};
-
-LLAMA_RT_INLINE int32_t quad_of(const Q8Record& record, int quad) {
-  int32_t x;
-  __builtin_memcpy(&x, record.q + 4 * quad, sizeof(x));
-  return x;
-}
-
-// One tile: the rows of P parts from kFirst on, and T tokens.
-template <class Format, int T, int P, int kFirst>
-struct QuantizedTile {
-  using Scales = typename Format::Scales;
-  using Codes = typename Format::Codes;
+template <class Format>
+struct QuantizedKernel {
   using Shape = typename Format::Shape;
-  F sum[P][T];
-  typename Scales::Header header[P];
+  static constexpr int kMostTokens = kTokens;
+  static constexpr int kPanels = 1;
+  static constexpr int64_t kChunk = 32;  // units: 2048 k, whole super-blocks
+  static int64_t steps(const PackedTask& task) { return Shape::units(task.k); }
 
-  template <int p, int kQuad>
-  static LLAMA_RT_INLINE void step(const std::byte* codes, const Inputs& x, I (&dot)[P][T]) {
-    const I quad = Codes::template quad<kQuad, kFirst + p>(codes);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-      dot[p][t] = dot_step<Codes::kBits>(dot[p][t], quad, quad_of(x.record(t), kQuad));
-    }
-  }
-
-  // Quads [kQuad, kEnd) into whole-number sums.
-  template <int kQuad, int kEnd>
-  static LLAMA_RT_INLINE void sections(const std::byte* codes, const Inputs& x, I (&total)[P][T]) {
-    if constexpr (kQuad < kEnd) {
-      constexpr int kNext =
-          kQuad + kSection<Codes::kBits> < kEnd ? kQuad + kSection<Codes::kBits> : kEnd;
-      I dot[P][T];
-#pragma GCC unroll 16
-      for (int i = 0; i < P * T; ++i) dot[i / T][i % T] = dot_open(total[i / T][i % T]);
-      steps<kQuad, kNext>(codes, x, dot);
-#pragma GCC unroll 16
-      for (int i = 0; i < P * T; ++i) {
-        total[i / T][i % T] = dot_close(total[i / T][i % T], dot[i / T][i % T]);
-      }
-      sections<kNext, kEnd>(codes, x, total);
-    }
-  }
-  template <int kQuad, int kEnd>
-  static LLAMA_RT_INLINE void steps(const std::byte* codes, const Inputs& x, I (&dot)[P][T]) {
-    if constexpr (kQuad < kEnd) {
-      step<0, kQuad>(codes, x, dot);
-      if constexpr (P == 2) step<1, kQuad>(codes, x, dot);
-      steps<kQuad + 1, kEnd>(codes, x, dot);
-    }
-  }
-
-  // Where the whole-number sum of a group (or half of one) starts: minus the codes' offset.
-  static LLAMA_RT_INLINE I start(int32_t sum8) {
-    if constexpr (Format::kOffset == kNone || (Codes::kBits == 8 && kSignedBytes)) {
-      return i_zero();
-    } else {
-      return i_times<Format::kOffset>(i_set(sum8));
-    }
-  }
-
-  template <int kInUnit>
-  LLAMA_RT_INLINE void group(const std::byte* lines, const std::byte* codes, const Inputs& x) {
-    if constexpr (Scales::kHalves == 1) {
-      I total[P][T];
-#pragma GCC unroll 16
-      for (int i = 0; i < P * T; ++i) total[i / T][i % T] = start(x.record(i % T).sum8);
-      sections<0, 8>(codes, x, total);
-      add<0, kInUnit>(lines, x, total);
-      if constexpr (P == 2) add<1, kInUnit>(lines, x, total);
-    } else if constexpr (Scales::kPaired) {
-      I first[P][T], second[P][T];
-      half_dots<0>(codes, x, first);
-      half_dots<1>(codes, x, second);
-      add_pairs<0, kInUnit>(lines, x, first, second);
-      if constexpr (P == 2) add_pairs<1, kInUnit>(lines, x, first, second);
-    } else {
-      F scaled[P][T];
-      half<0, kInUnit>(lines, codes, x, scaled);
-      half<1, kInUnit>(lines, codes, x, scaled);
-#pragma GCC unroll 16
-      for (int i = 0; i < P * T; ++i) {
-        F& s = sum[i / T][i % T];
-        s = f_fma(scaled[i / T][i % T], f_set(x.record(i % T).d), s);
-      }
-    }
-  }
-
-  template <int p, int kInUnit>
-  LLAMA_RT_INLINE void add(const std::byte* lines, const Inputs& x, const I (&total)[P][T]) {
-    F scale, min;
-    Scales::template read<kInUnit, 0, kFirst + p>(header[p], lines, &scale, &min);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-      const Q8Record& record = x.record(t);
-      sum[p][t] = f_fma(f_of(total[p][t]), f_mul(scale, f_set(record.d)), sum[p][t]);
-      if constexpr (Scales::kMins) sum[p][t] = f_fma(min, f_set(record.scaled_sum), sum[p][t]);
-    }
-  }
-
-  template <int kHalf>
-  static LLAMA_RT_INLINE void half_dots(const std::byte* codes, const Inputs& x, I (&total)[P][T]) {
+  template <int T, int P, int kFirst>
+  static LLAMA_RT_INLINE void parts(const PackedTask& task, const Chunk& chunk, int64_t panel,
+                                    int64_t token) {
+    const int64_t row_bytes = q8_row_bytes(task.k);
+    const std::byte* weight = task.weight + panel * task.panel_bytes + Shape::offset(chunk.begin);
+    const std::byte* x =
+        task.x + token * row_bytes + chunk.begin * 2 * static_cast<int64_t>(sizeof(Q8Record));
+    QuantizedTile<Format, T, P, kFirst> tile;
 #pragma GCC unroll 16
     for (int i = 0; i < P * T; ++i) {
-      total[i / T][i % T] = start(x.record(i % T).half_sum8[kHalf]);
+      tile.sum[i / T][i % T] = take(chunk, panel, kFirst + i / T, token + i % T);
     }
-    sections<4 * kHalf, 4 * kHalf + 4>(codes, x, total);
-  }
-
-  template <int p, int kInUnit>
-  LLAMA_RT_INLINE void add_pairs(const std::byte* lines, const Inputs& x, const I (&first)[P][T],
-                                 const I (&second)[P][T]) {
-    I scales, mins;
-    Scales::template read<kInUnit, kFirst + p>(lines, &scales, &mins);
+    tile.run(weight, {x, row_bytes}, chunk.end - chunk.begin);
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-      const Q8Record& record = x.record(t);
-      const F d = f_set(record.d);
-      const I dots = i_multiply_add(i_pairs(first[p][t], second[p][t]), scales);
-      sum[p][t] = f_fma(f_of(dots), f_mul(header[p].d, d), sum[p][t]);
-      if constexpr (Scales::kMins) {
-        int32_t halves;
-        __builtin_memcpy(&halves, record.half_sum, sizeof(halves));
-        const I subtracted = i_multiply_add(mins, i_set(halves));
-        sum[p][t] = f_fma(f_of(subtracted), f_mul(header[p].negative_dmin, d), sum[p][t]);
-      }
+    for (int i = 0; i < P * T; ++i) {
+      put(task, chunk, panel, kFirst + i / T, token + i % T, tile.sum[i / T][i % T]);
     }
   }
-
-  template <int kHalf, int kInUnit>
-  LLAMA_RT_INLINE void half(const std::byte* lines, const std::byte* codes, const Inputs& x,
-                            F (&scaled)[P][T]) {
-    I total[P][T];
-    half_dots<kHalf>(codes, x, total);
-    scale_half<0, kHalf, kInUnit>(lines, total, scaled);
-    if constexpr (P == 2) scale_half<1, kHalf, kInUnit>(lines, total, scaled);
-  }
-  template <int p, int kHalf, int kInUnit>
-  LLAMA_RT_INLINE void scale_half(const std::byte* lines, const I (&total)[P][T],
-                                  F (&scaled)[P][T]) {
-    F scale;
-    Scales::template read<kInUnit, kHalf, kFirst + p>(header[p], lines, &scale, nullptr);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-      const F dot = f_of(total[p][t]);
-      F& s = scaled[p][t];
-      s = kHalf == 0 ? f_mul(dot, scale) : f_fma(dot, scale, s);
+  template <int T>
+  static void tile(const PackedTask& task, const Chunk& chunk, int64_t panel, int64_t,
+                   int64_t token) noexcept {
+    if constexpr (kParts == 1) {
+      parts<T, 1, 0>(task, chunk, panel, token);
+    } else if constexpr (T <= 3) {
+      parts<T, 2, 0>(task, chunk, panel, token);
+    } else {
+      parts<T, 1, 0>(task, chunk, panel, token);
+      parts<T, 1, 1>(task, chunk, panel, token);
     }
   }
-
-  // `units` more units, from w and x on; `sum` holds what came before.
-  LLAMA_RT_INLINE void run(const std::byte* w, Inputs x, int64_t units) {
-    for (int64_t u = 0; u < units; u += Shape::kUnitsPerHeader) {
-      header[0] = Scales::template header<kFirst>(w);
-      if constexpr (P == 2) header[1] = Scales::template header<kFirst + 1>(w);
-      w += Shape::kHeader;
-      for (int i = 0; i < Shape::kUnitsPerHeader; ++i) {
-#pragma GCC unroll 32
-        for (int line = 0; line < Shape::kUnit; line += kLine) {
-          _mm_prefetch(reinterpret_cast<const char*>(w + kWeightsAhead + line), _MM_HINT_T0);
-        }
-        group<0>(w, w + Shape::kScales, x);
-        x.first += sizeof(Q8Record);
-        group<1>(w, w + Shape::kScales + Shape::kCodes, x);
-        x.first += sizeof(Q8Record);
-        w += Shape::kUnit;
-      }
-    }
-  }
+  static void multiply(const PackedTask& task) noexcept { multiply_panels<QuantizedKernel>(task); }
 };
+
+template <class Format>
+inline void paint_quantized(Kernels& kernels, DType dtype) {
+  PackedFormat& slot = kernels.packed[static_cast<size_t>(dtype)];
+  slot.multiply = QuantizedKernel<Format>::multiply;
+  slot.activation = Activation::kQ8;
+}
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

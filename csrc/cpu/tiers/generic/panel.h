@@ -27,12 +27,12 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 inline constexpr int kLine = 64;
-inline constexpr int kGroup = 32;  // k that share an input scale
+inline constexpr int kGroup = 32;               // k that share an input scale
 inline constexpr int64_t kWeightsAhead = 4096;  // bytes of prefetch, in all streams together
 
 // A group of 32 inputs x ~ d * q, |q| <= 127. Offsets of codes are taken from whole-number sums, as
-// -8 * sum because most offsets are that times a power of two; mins from the scaled sum or, where they
-// are whole numbers, from the sums of 16.
+// -8 * sum because most offsets are that times a power of two; mins from the scaled sum or, where
+// they are whole numbers, from the sums of 16.
 struct Q8Record {
   int8_t q[kGroup];
   float d;
