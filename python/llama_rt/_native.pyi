@@ -32,7 +32,7 @@ def decode(data: Buffer, dtype: str, count: int) -> npt.NDArray[np.float32]:
     """`count` elements of stored `data` as float32 `[count]`."""
 
 def encode(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.uint8]:
-    """Float32 `[..., k]` rounded to `dtype`, as bytes row by row; `k` is a whole number of blocks."""
+    """Float32 `[..., k]` rounded to `dtype`, as bytes row by row; `k` is whole blocks."""
 
 @final
 class CpuInfo:
@@ -105,7 +105,9 @@ class Backend:
     @property
     def threads(self) -> int: ...
 
-def open_backend(device: str = "auto", *, isa: str | None = None, threads: int | None = None) -> Backend:
+def open_backend(
+    device: str = "auto", *, isa: str | None = None, threads: int | None = None
+) -> Backend:
     """Opens `"cpu"`, `"cuda"`, `"cuda:N"` or `"auto"`.
 
     Raises:
@@ -169,7 +171,7 @@ class Model:
             CheckpointError: the name is unknown or came twice.
         """
     def finish(self) -> None:
-        """Ties `output.weight` to the embedding when it never came; checks that all tensors are there."""
+        """Ties `output.weight` to the embedding when it never came; checks that all are there."""
     @property
     def weight_bytes(self) -> int:
         """Bytes held by weights, packed copies included."""
@@ -273,7 +275,7 @@ class Runner:
         max_batch_tokens: int = ...,
         cache_tokens: int = ...,
     ) -> None:
-        """`n_ctx`: longest sequence; `cache_tokens`: tokens of all sequences together (0: no cap)."""
+        """`n_ctx`: longest sequence; `cache_tokens`: of all together (0: one sequence's)."""
     def create(self) -> int: ...
     def fork(self, sequence: int, length: int) -> int:
         """A new sequence that shares the first `length` tokens."""
@@ -293,7 +295,8 @@ class Runner:
         """Appends `tokens[i]` to `sequences[i]`; float32 `[r, vocab]`, or `[r, dim]` normed states.
 
         Raises:
-            CapacityError: a sequence would outgrow its context, or the cache is full; nothing changed.
+            CapacityError: a sequence would outgrow its context, or the cache is full; nothing was
+                changed.
             CancelledError: the flag was set; every sequence is as before.
         """
     def step(
@@ -305,9 +308,10 @@ class Runner:
         cancel: CancelFlag | None = ...,
         adapters: Sequence[Sequence[tuple[Adapter, float]]] = ...,
     ) -> list[Sampled]:
-        """One mixed batch: appends and, where a sampler is given, draws the next token from the last row.
+        """One mixed batch: appends and, where a sampler is given, draws from the last row.
 
-        A sequence without a sampler (a prompt's chunk that is not its last) gets an empty `Sampled`.
+        A sequence without a sampler (a prompt's chunk that is not its last) gets an empty
+        `Sampled`.
         """
     def decode(
         self,
@@ -322,8 +326,8 @@ class Runner:
     ) -> list[Sampled]:
         """The native loop: feeds each sequence its token, samples, feeds that, up to `steps` times.
 
-        Ends early, after a whole step, when any sequence stopped, the time is over, or the flag is set
-        (no error then: what was drawn is returned). The last drawn token is not yet in the cache.
+        Ends early, after a whole step, when any sequence stopped, the time is over, or the flag is
+        set (no error then: what was drawn is returned). The last drawn token is not yet in the cache.
         """
     def memory(self) -> dict[str, int]:
         """Bytes: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`."""
@@ -376,7 +380,7 @@ def op_attention(
     kv_dtype: str,
     window: int = ...,
 ) -> npt.NDArray[np.float32]:
-    """One sequence: `q` `[n, h, e]` are the last n of t positions, `k`, `v` `[t, g, e]`; `[n, h, e]`."""
+    """One sequence: `q` `[n, h, e]` are the last n of t positions, `k`, `v` `[t, g, e]`."""
 
 def rope_table(
     model_options: Mapping[str, object], positions: int
