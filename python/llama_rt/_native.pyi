@@ -327,7 +327,8 @@ class Runner:
         """The native loop: feeds each sequence its token, samples, feeds that, up to `steps` times.
 
         Ends early, after a whole step, when any sequence stopped, the time is over, or the flag is
-        """The native loop: feeds each sequence its token, samples, feeds that, for `steps` rounds.
+        set (no error then: what was drawn is returned). The last drawn token is not yet in the
+        cache.
         """
     def memory(self) -> dict[str, int]:
         """Bytes: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`."""
