@@ -87,7 +87,7 @@ def read_bandwidth(threads: int | None = None, *, seconds: float = 1.0) -> float
 def available_memory() -> tuple[int, int]:
     """Bytes of memory (total, available), within the limit of the container if there is one."""
     total, available = _meminfo()
-    for limit, used in _group_limits():
+    for limit, used in group_limits():
         total = min(total, limit)
         available = min(available, max(0, limit - used))
     return total, available
@@ -104,10 +104,16 @@ def _meminfo() -> tuple[int, int]:
         return total, total
 
 
-def _group_limits() -> Iterator[tuple[int, int]]:
-    """(limit, bytes in use that cannot be given back) of each control group around this process."""
-    root = Path("/sys/fs/cgroup")
-    for folder, limit_name, usage_name in _groups(root):
+def group_limits(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use that cannot be given back) of each control group around this process.
+
+    Args:
+        root: where the groups are mounted.
+        own: the file that names this process's groups.
+    """
+    for folder, limit_name, usage_name in _groups(root, own):
         limit = _number(folder / limit_name)
         usage = _number(folder / usage_name)
         if limit is None or usage is None or limit >= 1 << 60:  # version 1 says "none" so
@@ -115,10 +121,10 @@ def _group_limits() -> Iterator[tuple[int, int]]:
         yield limit, max(0, usage - _reclaimable(folder / "memory.stat"))
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, str, str]]:
+def _groups(root: Path, own: Path) -> Iterator[tuple[Path, str, str]]:
     """The memory folders from this process's group up to the root."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:

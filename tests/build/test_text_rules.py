@@ -90,3 +90,11 @@ def test_native_code_never_ends_the_process_nor_prints() -> None:
     prints = r"\bstd::(cout|cerr|clog)\b|(?<!\w)f?printf\s*\("
     found = lines_with(native, rf"{ends}|{prints}")
     assert not found, "\n".join(found)
+
+
+def test_only_two_environment_variables_change_what_is_computed() -> None:
+    native = "\n".join(path.read_text(encoding="utf-8") for path in source_files())
+    read = set(re.findall(r"getenv\(\"(\w+)\"", native))
+    assert read <= {"LLAMA_RT_ISA", "LLAMA_RT_THREADS"}
+    asked = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", native))
+    assert asked <= {"NO_COLOR", "TERM"}
