@@ -56,7 +56,12 @@ Tensor::Tensor(std::shared_ptr<Storage> bytes, DType dtype, Shape shape, const s
     }
     if (i + 1 < shape.rank) rows *= shape[i];
   }
-  const int64_t stride = row_bytes(dtype, shape.row());
+  int64_t stride = 0;
+  try {
+    stride = row_bytes(dtype, shape.row());
+  } catch (const ShapeError& error) {
+    throw ShapeError(what + ": " + error.what());
+  }
   const bool overflow = stride != 0 && rows > std::numeric_limits<int64_t>::max() / stride;
   if (overflow || static_cast<uint64_t>(rows * stride) != storage->bytes()) {
     throw ShapeError(what + ": shape " + shape.text() + " of " + std::string(info(dtype).name) +

@@ -91,9 +91,8 @@ void Weights::add(const std::string& name, const Tensor& tensor) {
   const bool divisors = name == "rope.divisors";
   const Slot slot = divisors ? Slot{Shape(config_.head_dim / 2)} : slot_for(name);
   if (slot.shape.rank == 0) throw CheckpointError("unknown tensor '" + name + "'");
-  if (!seen_.insert(name).second) throw CheckpointError("tensor '" + name + "' came twice");
+  if (seen_.contains(name)) throw CheckpointError("tensor '" + name + "' came twice");
   if (tensor.view.shape != slot.shape) {
-    seen_.erase(name);
     throw ShapeError("tensor '" + name + "' must be " + slot.shape.text() + ", got " +
                      tensor.view.shape.text());
   }
@@ -104,6 +103,7 @@ void Weights::add(const std::string& name, const Tensor& tensor) {
   } else {
     *slot.matrix = backend_->prepare(tensor, slot.role, repack_);
   }
+  seen_.insert(name);
 }
 
 std::vector<std::string> Weights::required() const {

@@ -28,11 +28,12 @@ def runner(model):
     return _native.Runner(model, n_ctx=128, kv_dtype="f16", cache_tokens=2048)
 
 
-def test_no_cap_on_all_sequences_together_unless_asked(model):
-    """`cache_tokens=0`: many sequences may each use the whole context."""
+def test_room_for_one_full_sequence_unless_asked(model):
+    """`cache_tokens=0`: as much as one sequence of `n_ctx` needs."""
     runner = _native.Runner(model, n_ctx=128, kv_dtype="f16")
-    for _ in range(10):
-        runner.forward([runner.create()], [ids(*range(128))], outputs="none")
+    runner.forward([runner.create()], [ids(*range(128))], outputs="none")
+    with pytest.raises(CapacityError, match="cache is full"):
+        runner.forward([runner.create()], [ids(1)], outputs="none")
 
 
 def test_lengths_follow_what_is_fed(runner):

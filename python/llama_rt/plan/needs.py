@@ -104,15 +104,13 @@ def kv_bytes(config: ModelConfig, kv_dtype: str) -> int:
     if kv_dtype not in KV_DTYPES:
         msg = f"kv_dtype: expected one of {', '.join(KV_DTYPES)}, got {kv_dtype!r}"
         raise ConfigError(msg)
-    row = dtype_table()[kv_dtype]
-    if config.head_dim % row.block_elements:
-        msg = (
-            f"kv_dtype: {kv_dtype} has blocks of {row.block_elements}, but the heads of this model "
-            f"are {config.head_dim} wide; use f16"
-        )
-        raise ConfigError(msg)
-    head = config.head_dim // row.block_elements * row.block_bytes
-    return 2 * config.n_layers * config.n_kv_heads * head
+    width = config.head_dim
+    elements = width + -(-width // 16) * 16  # values are padded to whole vectors
+    if kv_dtype == "q8_0":  # a byte each, and a float32 scale for every 32 of a key or value
+        head = elements + 2 * 4 * -(-width // 32)
+    else:
+        head = elements * dtype_table()[kv_dtype].block_bytes
+    return config.n_layers * config.n_kv_heads * head
 
 
 def workspace_bytes(config: ModelConfig) -> int:

@@ -123,7 +123,8 @@ inline void attend_page(const AttentionTask& t, const std::byte* head, int64_t s
     int64_t high = visible < t.end ? visible : t.end;
     high = high - start < kPageTokens ? high - start : kPageTokens;
     const int64_t oldest = t.window > 0 ? position + 1 - t.window : 0;
-    const int64_t low = oldest > start ? oldest - start : 0;
+    int64_t low = oldest > start ? oldest - start : 0;
+    low = low < kPageTokens ? low : kPageTokens;
     soften(t, first + i, low, high < 0 ? 0 : high, scores + i * kPageTokens);
     if (low < high && high > seen) seen = high;
   }
