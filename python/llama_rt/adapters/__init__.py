@@ -11,12 +11,12 @@ from typing import cast
 from llama_rt.adapters.llama_adapter import Gate, open_adaption_prompt, open_llama_adapter
 from llama_rt.adapters.lora import open_gguf_lora, open_peft_lora, read_weights
 from llama_rt.adapters.merge import merge
-from llama_rt.adapters.patches import AdapterFile, attach
+from llama_rt.adapters.patches import SIZES, AdapterFile, attach
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from llama_rt.loading.json_files import read_json
 from llama_rt.loading.pth import read_pth
 
-__all__ = ["AdapterFile", "attach", "merge", "open_adapter", "split_options"]
+__all__ = ["SIZES", "AdapterFile", "attach", "merge", "open_adapter", "split_options"]
 
 
 def split_options(path: str | Path) -> tuple[Path, Gate | None]:

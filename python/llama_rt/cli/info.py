@@ -11,11 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llama_rt import Plan, plan
+from llama_rt.adapters import split_options
 from llama_rt.benchmark import stored_formats
 from llama_rt.chat import checkpoint_templates
 from llama_rt.cli.console import Console, plural, rate, size
 from llama_rt.cli.options import positive
-from llama_rt.errors import LlamaRtError
+from llama_rt.errors import CheckpointError, LlamaRtError
+from llama_rt.identify import Identity, identify
 from llama_rt.loading import Checkpoint
 from llama_rt.plan import find
 from llama_rt.tokenizer import Tokenizer, load_tokenizer
@@ -54,7 +56,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    checkpoint = find(args.model)
+    try:
+        checkpoint = find(args.model)
+    except CheckpointError:
+        if args.model is None or not split_options(args.model)[0].exists():
+            raise
+        return _alone(identify(args.model), console)
+    identity = identify(checkpoint.path) if args.model is not None else None
+    if identity is not None and identity.kind != "model":
+        return _alone(identity, console)
     estimate = plan(
         args.model, device=args.device or "auto", quantize=args.quantize, n_ctx=args.ctx
     )
@@ -63,11 +73,23 @@ def execute(args: argparse.Namespace, console: Console) -> int:
         console.object(_object(checkpoint, estimate, tokenizer, why_not))
         return 0
     console.table(_describe(checkpoint, tokenizer, why_not))
+    if identity is not None:
+        console.line()
+        console.line(identity.sentence)
     console.line()
     console.line(console.styled("On this machine", "bold"))
     console.table(_plan_rows(estimate))
     for note in estimate.notes:
         console.line(f"  {note}")
+    return 0
+
+
+def _alone(identity: Identity, console: Console) -> int:
+    """Something that is no model by itself: what it is, and what to do with it."""
+    if console.json:
+        console.object(asdict(identity) | {"sentence": identity.sentence})
+    else:
+        console.line(identity.sentence)
     return 0
 
 
@@ -102,7 +124,7 @@ def _describe(checkpoint: Checkpoint, tokenizer: Tokenizer | None, why_not: str)
     )
     rows = {
         "model": config.name or checkpoint.path.name,
-        "kind": f"{_KINDS[checkpoint.kind]}, {plural(len(checkpoint.tensors), 'tensor')} "
+        "kind": f"{_kind(checkpoint)}, {plural(len(checkpoint.tensors), 'tensor')} "
         f"in {plural(max(1, len(checkpoint.files)), 'file')}",
         "architecture": f"LLaMA: {plural(config.n_layers, 'layer')} of width {config.dim:,}, "
         f"feed-forward {config.ffn_dim:,}",
@@ -118,6 +140,11 @@ def _describe(checkpoint: Checkpoint, tokenizer: Tokenizer | None, why_not: str)
     if extras:
         rows["also"] = ", ".join(extras)
     return rows
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    form = checkpoint.metadata.get("general.file_format")
+    return form if isinstance(form, str) else _KINDS[checkpoint.kind]
 
 
 def count_words(count: int) -> str:

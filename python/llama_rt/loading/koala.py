@@ -21,7 +21,7 @@ from llama_rt.loading.checkpoint import Checkpoint, Slice, Source, Stack, Tensor
 from llama_rt.loading.mapping import MappedFile
 from llama_rt.loading.msgpack import Extent, Item, read_item
 
-__all__ = ["is_koala", "open_koala"]
+__all__ = ["is_koala", "koala_width", "open_koala"]
 
 _ARRAY = 1  # flax's extension for an array
 _CHUNKED = "__msgpack_chunked_array__"
@@ -198,3 +198,15 @@ def _spelling(name: str) -> str:
         return outer[name]
     _, layer, rest = name.split(".", 2)
     return f"transformer/h/{layer}/{rest.rsplit('.', 1)[0].replace('.', '/')}/kernel"
+
+
+def koala_width(path: Path) -> int:
+    """Width of the model that a stream is for; 0 if its embedding does not come.
+
+    Raises:
+        CheckpointError: damaged before that.
+    """
+    for record in _records(MappedFile(path)):
+        if record.name == "tok_embeddings.weight":
+            return record.shape[-1]
+    return 0

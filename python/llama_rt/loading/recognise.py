@@ -8,6 +8,7 @@ from typing import Literal
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
 from llama_rt.loading.ggml import MAGICS
 from llama_rt.loading.hf import hf_weights
+from llama_rt.loading.koala import is_koala
 from llama_rt.loading.meta import is_meta_folder
 from llama_rt.loading.pth import read_pth
 
@@ -54,6 +55,12 @@ def _file(path: Path) -> tuple[Kind, Path]:
         raise CheckpointError(msg)
     if head[:4] == b"GGUF":
         return "gguf", path
+    if is_koala(path):
+        msg = (
+            f"{path}: Koala's difference to LLaMA (EasyLM's stream), not a model; give it with its "
+            f"base: llama-rt chat -m {path} --base LLAMA --template koala"
+        )
+        raise CheckpointError(msg)
     if head[:4] == b"FUGG":
         msg = f"{path}: a big-endian GGUF file, which is not supported"
         raise CheckpointError(msg)
@@ -98,7 +105,10 @@ def _pickled(path: Path) -> tuple[Kind, Path]:
 
 
 def _adapter(path: Path) -> str:
-    return f"{path}: a PEFT adapter, not a model; load its base model and give this as `adapters`"
+    return (
+        f"{path}: a PEFT adapter, not a model; load its base model and give this as `adapters` "
+        f"(llama-rt run -m BASE --adapter {path})"
+    )
 
 
 def _llama_adapter(path: Path) -> str:
@@ -112,7 +122,7 @@ def _llama_adapter(path: Path) -> str:
     ):
         return (
             f"{path}: a LLaMA-Adapter file, not a model; load its base model and give this "
-            "as `adapters`"
+            f"as `adapters` (llama-rt run -m BASE --adapter {path})"
         )
     return ""
 
@@ -141,7 +151,10 @@ def _no_model(folder: Path, names: list[str], files: list[str]) -> str:
     if len(files) > 1:
         return f"holds {len(files)} GGUF files; give one of them: {_listed(files)}"
     if "adapter_config.json" in names:
-        return "a PEFT adapter, not a model; load its base model and give this as `adapters`"
+        return (
+            "a PEFT adapter, not a model; load its base model and give this as `adapters` "
+            f"(llama-rt run -m BASE --adapter {folder})"
+        )
     if "config.json" in names:
         return (
             "config.json without weights: model.safetensors, pytorch_model.bin or their index "
