@@ -12,8 +12,8 @@ from reference.model import Config, tensor_shapes
 
 @cache
 def cpu(isa: str | None = None, threads: int = 2):
-    """A CPU backend, opened once per tier and thread count."""
-    return _native.open_backend("cpu", isa=isa, threads=threads)
+    """A CPU backend, opened once per tier and thread count; its bits know no batches."""
+    return _native.open_backend("cpu", isa=isa, threads=threads, reproducible=True)
 
 
 def build_model(

@@ -106,9 +106,15 @@ class Backend:
     def threads(self) -> int: ...
 
 def open_backend(
-    device: str = "auto", *, isa: str | None = None, threads: int | None = None
+    device: str = "auto",
+    *,
+    isa: str | None = None,
+    threads: int | None = None,
+    reproducible: bool = False,
 ) -> Backend:
     """Opens `"cpu"`, `"cuda"`, `"cuda:N"` or `"auto"`.
+
+    `reproducible`: a token's bits do not depend on how many others it is computed with.
 
     Raises:
         BackendUnavailable: the device or tier was named and cannot be used; says why.

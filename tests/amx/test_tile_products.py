@@ -16,7 +16,7 @@ import pytest
 
 from llama_rt import _native
 from reference.blocks import FORMATS, decode, random_bytes
-from reference.bounds import dot
+from reference.bounds import dot, matmul
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
@@ -123,6 +123,10 @@ def allowed(dtype, x, w):
 
 
 def check(dtype, got, x, w, extra=0.0):
+    """Against the product of rounded operands, and within the bounds of any kernel."""
+    outer = matmul(x, w, dtype) + np.finfo(np.float32).eps * np.abs(extra)
+    exact = x.astype(np.float64) @ w.astype(np.float64).T + extra
+    assert (np.abs(got - exact) <= outer).all()
     x, w = bf16(x).astype(np.float64), bf16(w).astype(np.float64)
     expected = x @ w.T + extra
     room = allowed(dtype, x, w) + np.finfo(np.float32).eps * np.abs(extra)

@@ -10,9 +10,9 @@ TIERS = _native.cpu_info().tiers
 
 
 @cache
-def open_tier(tier: str, threads: int = 2):
+def open_tier(tier: str, threads: int = 2, reproducible: bool = True):
     """The CPU backend at `tier`; a backend is cheap to keep and safe to share."""
-    return _native.open_backend("cpu", isa=tier, threads=threads)
+    return _native.open_backend("cpu", isa=tier, threads=threads, reproducible=reproducible)
 
 
 @pytest.fixture(params=TIERS)
@@ -28,5 +28,5 @@ def tier(request):
 
 @pytest.fixture(scope="session")
 def opened():
-    """`opened(tier, threads)` gives a cached backend."""
+    """`opened(tier, threads, reproducible)` gives a cached backend."""
     return open_tier

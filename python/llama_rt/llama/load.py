@@ -79,6 +79,7 @@ def load(
     base: str | Path | None,
     adapters: Iterable[str | Path] | Mapping[str, str | Path],
     tokenizer: str | Path | None,
+    reproducible: bool,
     progress: bool | None,
 ) -> Loaded:
     """Loads a model; the arguments are those of `Llama.load`."""
@@ -90,7 +91,7 @@ def load(
         raise ConfigError(msg)
     checkpoint = _find(path, base)
     context = resolve_context(checkpoint.config, n_ctx)
-    backend = _native.open_backend(device, isa=isa, threads=threads)
+    backend = _native.open_backend(device, isa=isa, threads=threads, reproducible=reproducible)
     needed = needs(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype)
     needed = replace(needed, weights=needed.weights + sum(file.nbytes for file in files.values()))
     room = check_memory(

@@ -137,6 +137,7 @@ class Llama:
             base=base,
             adapters=adapters,
             tokenizer=tokenizer,
+            reproducible=reproducible,
             progress=progress,
         )
         return cls(loaded, chat_template=chat_template, reproducible=reproducible)
