@@ -42,14 +42,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read wiki.test.raw as the rows of the data set, joined by blank lines",
     )
-    add_loading(parser, ctx=f"tokens of a window (default {_DEFAULT_WINDOW})")
-    parser.set_defaults(ctx=_DEFAULT_WINDOW)
+    add_loading(
+        parser, ctx=f"tokens of a window (default {_DEFAULT_WINDOW}, or the model's context)"
+    )
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    if args.stride and args.stride > args.ctx:
-        msg = f"--stride {args.stride} is longer than the window (--ctx {args.ctx})"
+    if args.stride and args.stride > (args.ctx or _DEFAULT_WINDOW):
+        msg = f"--stride {args.stride} is longer than the window (--ctx)"
         raise UsageError(msg)
     text = read_text(args.file, console)
     if args.wikitext_rows:
@@ -57,7 +58,8 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     began = time.perf_counter()
     last = None
     with load(args, console) as llm:
-        for last in evaluate.perplexity(llm, text, ctx=args.ctx, stride=args.stride):
+        window = args.ctx or min(_DEFAULT_WINDOW, llm.n_ctx)
+        for last in evaluate.perplexity(llm, text, ctx=window, stride=args.stride):
             elapsed = time.perf_counter() - began
             _show(last, elapsed, console)
             if last.window == args.windows:
@@ -75,7 +77,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
                 "nll": last.nll / last.tokens,
                 "tokens": last.tokens,
                 "windows": last.window,
-                "ctx": args.ctx,
+                "ctx": window,
                 "stride": args.stride,
                 "seconds": elapsed,
             }
@@ -91,4 +93,6 @@ def _show(state: evaluate.Progress, elapsed: float, console: Console) -> None:
     left = elapsed / state.window * (state.windows - state.window)
     figure = f"window {state.window} of {state.windows}: {state.perplexity:.4f}"
     tenth = max(1, state.windows // 10)
-    console.progress(f"{figure}, {duration(left)} left", keep=state.window % tenth == 0)
+    console.progress(
+        f"{figure}, {duration(left)} left", keep=state.window % tenth == 0 and not console.json
+    )
