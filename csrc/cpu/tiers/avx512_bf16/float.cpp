@@ -20,7 +20,9 @@ struct LinesBF16Pairs {
   }
   template <int kStep>
   static LLAMA_RT_INLINE I input(const std::byte* x) {
-    return i_set(*reinterpret_cast<const int32_t*>(x));
+    int32_t pair;
+    __builtin_memcpy(&pair, x, sizeof(pair));
+    return i_set(pair);
   }
   static LLAMA_RT_INLINE F multiply(I weight, I input, F sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weight),
