@@ -64,6 +64,7 @@ class CpuBackend final : public Backend {
     void (*multiply)(const PackedTask& task) noexcept;
     Activation activation;
     int64_t scratch_bytes;
+    int64_t panels;  // of a call
   };
   PackedProduct product_of(const Linear& job, int64_t n) const;
   const std::byte* convert(View x, Activation activation);

@@ -10,6 +10,22 @@ namespace {
 
 constexpr int64_t kLine = 64;  // bytes
 
+// A number of panels cut into equal pieces: for calls of up to `each` panels, as many for every
+// thread. Pieces of more than one panel have an even number of them.
+struct Pieces {
+  int64_t panels;
+  int64_t count;
+
+  Pieces(int64_t all, int64_t each, int threads) : panels(all), count(all) {
+    const int64_t round = each * threads;
+    if (each > 1) count = std::min(all, (all + round - 1) / round * threads);
+  }
+  int64_t begin(int64_t piece) const {
+    if (count == panels) return piece;
+    return std::min((panels * piece / count + 1) / 2 * 2, panels);
+  }
+};
+
 // Rounds up to whole cache lines.
 size_t lines(int64_t bytes) { return (static_cast<size_t>(bytes) + 63) / 64 * 64; }
 
@@ -36,15 +52,15 @@ CpuBackend::PackedProduct CpuBackend::product_of(const Linear& job, int64_t n) c
   const PackedFormat& format = kernels_.packed[static_cast<size_t>(job.weight->dtype)];
   const WideForm& wide = format.wide;
   if (wide.multiply && n >= wide.min_tokens && !reproducible_) {
-    return {wide.multiply, wide.activation, wide.scratch_bytes};
+    return {wide.multiply, wide.activation, wide.scratch_bytes, wide.panels};
   }
-  return {format.multiply, format.activation, 0};
+  return {format.multiply, format.activation, 0, 1};
 }
 
 void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
   std::array<const std::byte*, kActivations> inputs{};
   const int64_t n = x.shape.rows();
-  int64_t panels = 0;
+  int64_t panels = 0, together = 1;
   size_t scratch_bytes = 0;
   for (const Linear& job : jobs) {
     if (!job.weight->packed) continue;
@@ -52,13 +68,16 @@ void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
     const std::byte*& input = inputs[static_cast<size_t>(product.activation)];
     if (!input) input = convert(x, product.activation);
     scratch_bytes = std::max(scratch_bytes, static_cast<size_t>(product.scratch_bytes));
+    together = std::max(together, product.panels);
     panels += static_cast<const PanelWeight&>(*job.weight->packed).panels;
   }
   if (panels == 0) return;
   if (scratch_bytes > 0) {
     for (Scratch& scratch : worker_) scratch.get(scratch_bytes);
   }
-  parallel_for(threads_, panels, [&](int64_t begin, int64_t end, int worker) {
+  const Pieces pieces(panels, together, threads_);
+  parallel_for(threads_, pieces.count, [&](int64_t piece, int64_t piece_end, int worker) {
+    const int64_t begin = pieces.begin(piece), end = pieces.begin(piece_end);
     int64_t first = 0;  // of the job, among all jobs' panels
     for (const Linear& job : jobs) {
       if (!job.weight->packed) continue;

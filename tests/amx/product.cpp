@@ -31,7 +31,8 @@ Bytes allocate(int64_t bytes) {
 }  // namespace
 
 // `rows` [count, row_bytes] of dtype number `dtype` (see core/dtype.h) times `x` [n, k], into `out`
-// at `out_stride` floats. The panels are multiplied in `parts` calls. False: tiles were left in use.
+// at `out_stride` floats. The panels are multiplied in `parts` calls. False: tiles were left in
+// use.
 extern "C" __attribute__((visibility("default"))) bool product(
     int dtype, const std::byte* rows, int64_t row_bytes, int64_t count, int64_t k, const float* x,
     int64_t n, const float* bias, bool accumulate, int64_t parts, float* out, int64_t out_stride) {
@@ -40,8 +41,7 @@ extern "C" __attribute__((visibility("default"))) bool product(
   avx2::paint_quantized_packing(kernels);
   amx::paint(kernels);
   const PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
-  const ActivationFormat& inputs =
-      kernels.activations[static_cast<size_t>(format.wide.activation)];
+  const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(format.wide.activation)];
 
   PackedTask task;
   task.panel_bytes = format.panel_bytes(k);

@@ -143,7 +143,7 @@ def test_every_weight_is_its_value_rounded_once(product, dtype):
     got = product(dtype, data, np.eye(k, dtype=np.float32)).T
     if dtype in WITH_MINS:
         largest = np.abs(w).reshape(rows, -1, 32).max(axis=2).repeat(32, axis=1)
-        room = np.abs(bf16(w) - w) + 2.0**-16 * largest + 1e-30
+        room = np.abs(bf16(w) - w) + 2.0**-15 * largest + 1e-30
         np.testing.assert_array_less(np.abs(got - w), room)
     else:
         np.testing.assert_array_equal(got, bf16(w))

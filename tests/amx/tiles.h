@@ -1,6 +1,6 @@
 // The tile intrinsics in plain C++, as the manual describes the instructions (Intel SDM volume 2:
-// LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS). Included before the sources of the amx tier, so that
-// they run on processors without tiles. Misuse that would fault ends the process.
+// LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS). Included before the sources of the amx tier, so
+// that they run on processors without tiles. Misuse that would fault ends the process.
 #pragma once
 
 #include <immintrin.h>
@@ -78,7 +78,8 @@ inline float widened(uint16_t bf16) {
 inline void multiply(int sums, int left, int right) {
   const Config& config = state.config;
   require(config.palette == 1, "not configured");
-  const int m = config.rows[sums], n = config.row_bytes[sums] / 4, pairs = config.row_bytes[left] / 4;
+  const int m = config.rows[sums], n = config.row_bytes[sums] / 4,
+            pairs = config.row_bytes[left] / 4;
   require(config.rows[left] == m && config.row_bytes[right] == 4 * n && config.rows[right] == pairs,
           "sizes do not match");
   float even[16][16], odd[16][16];  // of the right operand

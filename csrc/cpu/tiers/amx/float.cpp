@@ -1,5 +1,5 @@
-// Products of many inputs with bf16 panels, whose lines are weight tiles as they are, and the inputs
-// of all tile products.
+// Products of many inputs with bf16 panels, whose lines are weight tiles as they are, and the
+// inputs of all tile products.
 #include "cpu/tiers/amx/paint.h"
 #include "cpu/tiers/amx/sweep.h"
 #include "cpu/tiers/generic/panel.h"
@@ -22,9 +22,9 @@ void touch(const HalfTile& half) noexcept {
 // A stretch whose last tile is not whole: copied, with zeros after the panel's end.
 void expand(const HalfTile& half) noexcept {
   const std::byte* at = half.source + half.index * kHalfLines * kLine;
-  for (int line = 0; line < kHalfLines; ++line, at += kLine) {
-    const I pairs = at < half.end ? i_load(at) : i_zero();
-    _mm512_store_si512(half.out + line * kLine, pairs);
+  std::byte* out = half.tile + half.index % 2 * kHalfLines * kLine;
+  for (int line = 0; line < kHalfLines; ++line, at += kLine, out += kLine) {
+    _mm512_store_si512(out, at < half.end ? i_load(at) : i_zero());
   }
 }
 
@@ -42,8 +42,8 @@ F inputs(const float* x, int64_t first, int64_t k) {
 // One token's 32 k of each tile: lines at the distance of a tile. Nearest even.
 void convert(const float* x, int64_t k, std::byte* out) noexcept {
   for (int64_t first = 0; first < k; first += kTileK, out += kTileBytes) {
-    const auto line = reinterpret_cast<I>(
-        _mm512_cvtne2ps_pbh(inputs(x, first + kLanes, k), inputs(x, first, k)));
+    const auto line =
+        reinterpret_cast<I>(_mm512_cvtne2ps_pbh(inputs(x, first + kLanes, k), inputs(x, first, k)));
     _mm512_store_si512(out, line);
   }
 }
@@ -54,8 +54,8 @@ int64_t row_bytes(int64_t k) noexcept { return tile_row_bytes(k); }
 
 void paint_float_tiles(Kernels& kernels) {
   kernels.activations[static_cast<size_t>(Activation::kTiles)] = {row_bytes, convert, kTileTokens};
-  kernels.packed[static_cast<size_t>(DType::kBF16)].wide = {multiply, Activation::kTiles,
-                                                            kMinTokens, kSweepScratch};
+  kernels.packed[static_cast<size_t>(DType::kBF16)].wide = {
+      multiply, Activation::kTiles, kMinTokens, kSweepScratch, kSweepPanels};
 }
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -10,8 +10,9 @@ constexpr int64_t kMinTokens = 16;
 
 template <class Format>
 void slot(Kernels& kernels, DType dtype) {
-  kernels.packed[static_cast<size_t>(dtype)].wide = {
-      QuantizedExpansion<Format>::multiply, Activation::kTiles, kMinTokens, kSweepScratch};
+  kernels.packed[static_cast<size_t>(dtype)].wide = {QuantizedExpansion<Format>::multiply,
+                                                     Activation::kTiles, kMinTokens, kSweepScratch,
+                                                     kSweepPanels};
 }
 
 }  // namespace

@@ -28,10 +28,10 @@ struct Feeder {
   LLAMA_RT_INLINE void feed(int64_t count) {
     for (; count > 0 && panels > 0; --count) {
       work(next);
-      next.out += kTileBytes / 2;
+      next.tile += next.index % 2 * kTileBytes;
       if (++next.index < halves) continue;
       next.index = 0;
-      next.out += kExpandedPanelBytes - halves * (kTileBytes / 2);
+      next.tile += kExpandedPanelBytes - halves / 2 * kTileBytes;
       next.source += panel_bytes;
       next.end += panel_bytes;
       --panels;
@@ -39,13 +39,20 @@ struct Feeder {
   }
 };
 
-// What to prefetch of the next stretch's inputs after each step.
-struct InputsAhead {
+// What to prefetch after each step: of the next stretch's inputs, and of the sums that the next
+// product goes on with.
+struct Ahead {
   const std::byte* at = nullptr;
   int64_t stride = 0;  // to the second block of tokens
   int64_t lines = 0;
+  const std::byte* sums = nullptr;
 
   LLAMA_RT_INLINE void step() {
+    constexpr int64_t kSumsStep = 4 * kTileBytes / kStretch;
+    for (int64_t i = 0; i < kSumsStep; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(sums + i), _MM_HINT_T0);
+    }
+    sums += kSumsStep;
     for (int64_t i = 0; i < lines; ++i, at += 64) {
       _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
       _mm_prefetch(reinterpret_cast<const char*>(at + stride), _MM_HINT_T1);
@@ -124,16 +131,17 @@ class Sweep {
     feeder.next.end = task_.weight + (piece.panel + 1) * task_.panel_bytes;
     Piece later = piece;
     feeder.next.ahead = advance(later) ? source(later) - source(piece) : 0;
-    feeder.next.out = expanded(buffer);
+    feeder.next.tile = expanded(buffer);
     feeder.halves = 2 * steps(piece);
     feeder.panels = piece.panels();
     feeder.panel_bytes = task_.panel_bytes;
     return feeder;
   }
 
-  // The share of the next stretch's inputs that this piece prefetches, for two blocks of tokens.
-  InputsAhead inputs_ahead(const Piece& piece, int64_t block) const {
-    InputsAhead ahead;
+  // Each piece of a group prefetches its share of the next stretch's inputs.
+  Ahead ahead_of(const Piece& piece, int64_t block, const float* next_sums) const {
+    Ahead ahead;
+    ahead.sums = reinterpret_cast<const std::byte*>(next_sums);
     if (tiles_ <= kStretch) return ahead;
     const int64_t tile = last_stretch(piece) ? 0 : piece.tile + kStretch;
     const int64_t count = least(tiles_ - tile, kStretch);
@@ -161,7 +169,7 @@ class Sweep {
       tiles.inputs = inputs_ + block * block_bytes_ + piece.tile * kTileBytes;
       tiles.from = piece.tile > 0 ? slot : nullptr;
       tiles.to = last_stretch(piece) ? staging_ : slot;
-      InputsAhead ahead = inputs_ahead(piece, block);
+      Ahead ahead = ahead_of(piece, block, slot + 4 * kTileFloats);
       auto between = [&] {
         ahead.step();
         feeder.feed(quota);

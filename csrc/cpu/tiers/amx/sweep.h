@@ -11,11 +11,11 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 // Sizes, for 2 MiB of second-level cache per core: the inputs of a stretch and of the next one
-// (2 x 512 KiB), the sums of a group of panels (384 KiB) and two pairs of expanded panels (128 KiB).
-// A longer stretch drains the sums less often, a larger group reads the inputs less often from beyond
-// that cache, more tokens read and expand the weights less often.
+// (2 x 512 KiB), the sums of a group of panels (512 KiB) and two pairs of expanded panels (128
+// KiB). A longer stretch drains the sums less often, a larger group reads the inputs less often
+// from beyond that cache, more tokens read and expand the weights less often.
 inline constexpr int64_t kSweepTokens = 256;
-inline constexpr int64_t kSweepPanels = 24;
+inline constexpr int64_t kSweepPanels = 32;
 inline constexpr int64_t kStretch = 32;  // tiles of k: 1024 k, a whole number of super-blocks
 
 inline constexpr int64_t kSumsBytes = kSweepTokens * kSweepPanels * 16 * 4;
@@ -23,13 +23,13 @@ inline constexpr int64_t kExpandedPanelBytes = kStretch * kTileBytes;
 inline constexpr int64_t kExpandedBytes = 2 * kExpandedPanelBytes;  // a pair of panels
 inline constexpr int64_t kSweepScratch = kSumsBytes + 4 * kTileBytes + 2 * kExpandedBytes;
 
-// Half a weight tile: 16 k of one panel.
+// Half of the work on a weight tile, the 32 k of one panel.
 struct HalfTile {
   const std::byte* source;  // where the stretch begins in the panel
   const std::byte* end;     // of the panel
-  int64_t index;            // in the stretch
+  int64_t index;            // in the stretch: tile index / 2
   int64_t ahead;            // bytes to the source to be prefetched
-  std::byte* out;           // 8 lines
+  std::byte* tile;          // to be filled by both halves
 };
 struct Expansion {
   // Bytes before tile `tile` (a multiple of kStretch) of a panel.

@@ -1,17 +1,17 @@
 // Products on the matrix unit: up to 2 x 2 tiles of sums, held in registers over a stretch of k.
 //
 // An input tile is 16 tokens x 32 k of bf16, a weight tile 16 k pairs x 16 rows of bf16 pairs: 16
-// lines of 64 bytes each. Sums are 16 tokens x 16 rows of float32. The unit adds in float32, rounds to
-// nearest even and takes denormals as zeros, whatever MXCSR says.
+// lines of 64 bytes each. Sums are 16 tokens x 16 rows of float32. The unit adds in float32, rounds
+// to nearest even and takes denormals as zeros, whatever MXCSR says.
 #pragma once
 
 // lanes.h silences GCC 12 about its own intrinsics, so it comes before <immintrin.h>.
-#include "cpu/tiers/avx512/lanes.h"
-
 #include <immintrin.h>
 
 #include <cstddef>
 #include <cstdint>
+
+#include "cpu/tiers/avx512/lanes.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
