@@ -34,5 +34,6 @@ function(llama_rt_add_tiers module)
   llama_rt_add_tier(${module} avx2_vnni ${avx2} -mavxvnni)
   llama_rt_add_tier(${module} avx512 ${avx512})
   llama_rt_add_tier(${module} avx512_bf16 ${avx512} -mavx512bf16)
-  llama_rt_add_tier(${module} amx ${avx512} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16)
+  llama_rt_add_tier(${module} amx ${avx512} -mavx512bf16 -mavx512vbmi
+                    -mamx-tile -mamx-int8 -mamx-bf16)
 endfunction()

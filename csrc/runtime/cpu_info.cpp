@@ -81,6 +81,7 @@ void detect_tiers(CpuInfo& info) {
                 has_bits(leaf7.ecx, bits({11}));                // VNNI
   info.avx512_bf16 = info.avx512 && has_bits(leaf7_1.eax, bits({5}));
   info.amx = info.avx512_bf16 && has_bits(state, kTiles) &&
+             has_bits(leaf7.ecx, bits({1})) &&           // VBMI
              has_bits(leaf7.edx, bits({22, 24, 25})) &&  // BF16, TILE, INT8
              request_tile_permission();
 }

@@ -14,7 +14,7 @@ struct CpuInfo {
   bool avx2_vnni = false;    // + AVX-VNNI
   bool avx512 = false;       // F, BW, DQ, VL, VNNI
   bool avx512_bf16 = false;  // + BF16
-  bool amx = false;          // + TILE, INT8, BF16 and the kernel's permission to use tiles
+  bool amx = false;          // + VBMI, TILE, INT8, BF16 and the permission to use tiles
   std::string model;         // brand string; empty if unknown
   int cores = 1;             // CPUs in the affinity mask
   int physical_cores = 1;    // those, counting SMT siblings once

@@ -29,7 +29,7 @@ WIDTHS = {  # k: one tile or less, an odd number of tiles, several stretches
     256: [256, 1280, 2304],
 }
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-AVX512 = [f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni", "bf16")]
+AVX512 = [f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni", "bf16", "vbmi")]
 
 
 def compiler():
@@ -42,8 +42,10 @@ def compiler():
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    if "avx512_bf16" not in _native.cpu_info().tiers:
-        pytest.skip("the processor has no AVX-512 with bfloat16")
+    flags = Path("/proc/cpuinfo")
+    has_bytes = flags.exists() and "avx512_vbmi" in flags.read_text(encoding="utf-8")
+    if not has_bytes or "avx512_bf16" not in _native.cpu_info().tiers:
+        pytest.skip("the processor has no AVX-512 with bfloat16 and permutations of bytes")
     folder = tmp_path_factory.mktemp("amx")
     common = [compiler(), "-std=c++20", "-O2", "-fPIC", "-ffp-contract=off", f"-I{CSRC}", *AVX2]
     common += os.environ.get("LLAMA_RT_TEST_FLAGS", "").split()
