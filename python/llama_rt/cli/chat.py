@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
-    params = sampling_params(args)
+    sampling_params(args)  # a mistake in them is told before the model is loaded
     if args.model is None and args.template is None:
         msg = "the built-in model tells tales (llama-rt run) but holds no conversations; -m MODEL"
         raise UsageError(msg)
@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
         session = Session(
             llm,
             console,
-            params,
+            lambda defaults: sampling_params(args, defaults),
             system=args.system,
             max_tokens=args.max_tokens,
             stop=stop_texts(args),

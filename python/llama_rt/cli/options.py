@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +166,17 @@ def _adapters(given: list[str] | None) -> dict[str, str] | list[str] | None:
     return [path for path, _, _ in pairs]
 
 
-def sampling_params(args: argparse.Namespace) -> SamplingParams:
-    """`SamplingParams` as the options say; a value out of range is a mistake of usage."""
+def sampling_params(
+    args: argparse.Namespace, defaults: Mapping[str, float] | None = None
+) -> SamplingParams:
+    """`SamplingParams` as the options say; a value out of range is a mistake of usage.
+
+    Args:
+        args: the options.
+        defaults: what holds for an option that was not given, before the library's own default.
+    """
     given: dict[str, Any] = {name: getattr(args, name) for name in (*_SAMPLING, "seed")}
+    given |= {name: value for name, value in (defaults or {}).items() if given.get(name) is None}
     if args.logit_bias:
         given["logit_bias"] = dict(args.logit_bias)
     try:

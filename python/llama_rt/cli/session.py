@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 
 from llama_rt import Completion, Llama, SamplingParams
 from llama_rt.cli.commands import Commands
@@ -24,7 +25,7 @@ class Session:
         self,
         llm: Llama,
         console: Console,
-        params: SamplingParams,
+        params: Callable[[Mapping[str, float]], SamplingParams],
         *,
         system: str | None,
         max_tokens: int | None,
@@ -101,11 +102,13 @@ class Session:
                     return None
 
     def _answer(self) -> Completion:
+        template = self.llm.find_template(self.template)
+        # Where the person gave no option, the project's demo decides how its answers are drawn.
         stream = self.llm.chat_stream(
             self.conversation.messages,
             template=self.template,
             max_tokens=self.max_tokens,
-            params=self.params,
+            params=self.params(template.sampling),
             stop=self.stop,
         )
         with stream:
