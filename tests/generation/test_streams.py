@@ -182,3 +182,23 @@ def test_text_that_cannot_be_made_is_its_own_callers_failure(llm, monkeypatch):
         bad.completion  # noqa: B018 - it must not wait for ever
     tokens = good.completion.tokens
     assert tokens == llm.generate([1, 50], seed=1, max_tokens=20).tokens
+
+
+def test_streams_that_the_collector_finds_block_nobody(llm, monkeypatch):
+    """It may find them in a thread that is just starting, before its first own statement."""
+    start = threading.Thread.start
+    dropped = llm.stream(TEXT, max_tokens=1)
+    list(dropped)
+    wait_until_idle()
+    blocked = []
+
+    def start_with_collection(self):
+        collector = threading.Thread(target=dropped._engine.cancel, args=(dropped._request,))
+        start(collector)
+        collector.join(timeout=5)
+        blocked.append(collector.is_alive())
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_with_collection)
+    llm.generate(TEXT, max_tokens=1)
+    assert blocked == [False]

@@ -51,8 +51,10 @@ class Engine:
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,
         )
-        self._arrivals: deque[Work] = deque()  # this and the next two: under the gate's lock
+        self._arrivals: deque[Work] = deque()  # this and the next three: under the gate's lock
         self._driver: threading.Thread | None = None
+        self._idle = threading.Event()
+        self._idle.set()
         self._failure: LlamaRtError | None = None
         _engines.add(self)
 
@@ -63,22 +65,50 @@ class Engine:
             LlamaRtError: The engine is closed.
             DeviceError: The device failed before and stays failed.
         """
-        with self._gate.lock:
-            self.check_usable()
-            self._arrivals.extend(works)
-            if self._driver is not None:
-                return
-            self._driver = threading.Thread(target=self._drive, name="llama_rt", daemon=False)
-            try:
-                self._driver.start()
-                return
-            except RuntimeError:  # no new threads: the interpreter is ending, or a limit is met
-                self._driver = threading.current_thread()
-            except BaseException:
-                self._driver = None
-                self._arrivals.clear()
+        driver = None
+        try:
+            with self._gate.lock:
+                self.check_usable()
+                self._arrivals.extend(works)
+                if self._driver is None:
+                    driver = threading.Thread(target=self._drive, name="llama_rt", daemon=False)
+                    self._driver = driver
+                    self._idle.clear()
+            # Not under the lock: the collector may run in the new thread before `_drive` does, and
+            # what it finds may call `cancel`.
+            if driver is not None:
+                driver.start()
+        except RuntimeError as error:
+            if driver is None or driver.ident is not None:
                 raise
-        self._drive()
+            self._drive_here(driver, error)
+        except BaseException as error:  # Ctrl-C
+            self._disown(driver, error)
+            raise
+
+    def _drive_here(self, driver: threading.Thread, error: RuntimeError) -> None:
+        """No thread can be started: the interpreter is ending, or a limit is met."""
+        try:
+            with self._gate.lock:
+                self._driver = driver = threading.current_thread()
+            self._drive()
+        except BaseException:
+            self._disown(driver, error)
+            raise
+
+    def _disown(self, driver: threading.Thread | None, error: BaseException) -> None:
+        """A driver that will not run must leave nobody waiting."""
+        with self._gate.lock:
+            if driver is None or self._driver is not driver or self._is_running(driver):
+                return
+            self._driver = None
+            self._idle.set()
+            self._hand_over()
+            self._scheduler.fail(error)
+
+    @staticmethod
+    def _is_running(driver: threading.Thread) -> bool:
+        return driver.ident is not None and driver is not threading.current_thread()
 
     def check_usable(self) -> None:
         """Raises what `submit` would raise."""
@@ -95,22 +125,22 @@ class Engine:
     def close(self) -> None:
         """Cancels everything, waits for the driver, frees the cache; may be called twice."""
         self._gate.close()
-        driver = self._driver
-        if driver is not None:
-            driver.join()
+        self._idle.wait()
         if hasattr(self, "_scheduler"):  # streams of a closed engine do not keep its memory
             del self._scheduler
 
     def _drive(self) -> None:
-        scheduler = self._scheduler
         while True:
             with self._gate.lock:
+                if self._driver is not threading.current_thread():
+                    return  # a Ctrl-C disowned it while it was being started
                 self._hand_over()
-                if scheduler.is_idle:
+                if self._scheduler.is_idle:
                     self._driver = None
+                    self._idle.set()
                     return
             try:
-                scheduler.turn()
+                self._scheduler.turn()
             except BaseException as error:  # whatever it is, the callers must hear it
                 self._fail(error)
 
@@ -130,6 +160,8 @@ class Engine:
         was_busy = self._driver is not None
         self._gate.after_fork()
         self._driver = None
+        self._idle = threading.Event()
+        self._idle.set()
         self._arrivals.clear()
         if was_busy:
             self._scheduler.forget()

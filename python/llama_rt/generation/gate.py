@@ -17,7 +17,8 @@ class Gate:
 
     Attributes:
         lock: Guards what several threads share; re-entrant, because a stream that the garbage
-            collector finds calls `cancel` wherever that happens to be.
+            collector finds calls `cancel` wherever that happens to be. For the same reason nobody
+            may wait for another thread while holding it.
         flag: Seen by the native module between layers.
         closed: Nothing is wanted any more.
     """
