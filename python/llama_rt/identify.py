@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from llama_rt.adapters import SIZES, AdapterFile, open_adapter, split_options
 from llama_rt.chat import checkpoint_templates, template_names
 from llama_rt.errors import CheckpointError, LlamaRtError
 from llama_rt.loading import Checkpoint, open_checkpoint
-from llama_rt.loading.computed import stored_rows
+from llama_rt.loading.delta import looks_like_a_delta
 from llama_rt.loading.koala import is_koala, koala_width
 from llama_rt.tokenizer import load_tokenizer
 
-__all__ = ["Identity", "identify", "looks_like_a_delta"]
+__all__ = ["Identity", "identify"]
 
 # Projects by what their files are called, and the prompts that they were trained on.
 _PROJECTS = (
@@ -43,8 +41,6 @@ _FORMATS = {
     "gguf": "in a GGUF file",
     "safetensors": "in a safetensors file",
 }
-# A full model's last norm is near 1 and a delta's near 0; the models of the family lie far apart.
-_DELTA_NORM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +98,6 @@ def identify(path: str | Path) -> Identity:
             raise (other if "adapter" in str(error).lower() else error) from None
         return _adapter(str(path), adapter)
     return _model(str(path), checkpoint)
-
-
-def looks_like_a_delta(checkpoint: Checkpoint) -> bool:
-    """Whether the weights are differences: names and shapes do not tell, the last norm does."""
-    record = checkpoint.tensors["norm.weight"]
-    return float(np.abs(stored_rows(record)(0, 1)).mean()) < _DELTA_NORM
 
 
 def _koala(path: Path) -> Identity:

@@ -25,7 +25,7 @@ def folders(tmp_path_factory, tiny_model):
 
 @pytest.fixture(scope="module")
 def llm(tiny_hf_folder, folders):
-    with Llama.load(tiny_hf_folder, adapters=folders, threads=1) as model:
+    with Llama.load(tiny_hf_folder, adapters=folders, threads=1, reproducible=True) as model:
         yield model
 
 
@@ -34,7 +34,7 @@ CHOICES = (None, "one", "two", {"one": 0.5, "two": 0.5})
 
 def alone(tiny_hf_folder, folders, choice):
     """Tokens and logits of a fresh model that never saw another request."""
-    with Llama.load(tiny_hf_folder, adapters=folders, threads=1) as model:
+    with Llama.load(tiny_hf_folder, adapters=folders, threads=1, reproducible=True) as model:
         done = model.generate(PROMPT, adapter=choice, logprobs=1, **GREEDY)
     return done.tokens, [item.logprob for item in done.logprobs]
 
@@ -90,7 +90,7 @@ def test_mixed_batches_of_the_native_runner(tiny_model):
 
 
 def test_numbers_take_an_adapter(llm, tiny_hf_folder):
-    with Llama.load(tiny_hf_folder, threads=1) as plain:
+    with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as plain:
         assert np.array_equal(llm.logits(PROMPT, adapter=None), plain.logits(PROMPT))
         assert np.array_equal(llm.score(PROMPT, adapter=None), plain.score(PROMPT))
         assert np.array_equal(llm.embed(PROMPT, adapter=None), plain.embed(PROMPT))
@@ -100,7 +100,7 @@ def test_numbers_take_an_adapter(llm, tiny_hf_folder):
 
 
 def test_memory_counts_adapters(llm, tiny_hf_folder):
-    with Llama.load(tiny_hf_folder, threads=1) as plain:
+    with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as plain:
         assert plain.memory()["adapters"] == 0
         assert llm.memory()["adapters"] > 0
         assert llm.memory()["weights"] == plain.memory()["weights"]
@@ -131,3 +131,17 @@ def test_the_command_line_loads_adapters(tiny_hf_folder, folders, llm, capsys):
     said = json.loads(capsys.readouterr().out)
     expected = llm.generate("Once upon a time", temperature=0.0, max_tokens=8)
     assert said["text"] == expected.text
+
+
+def test_a_delta_without_its_base_is_told(tmp_path, tiny_hf_folder, caplog):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    with Llama.load(tiny_hf_folder, threads=1):
+        assert not caplog.records
+    shutil.copytree(tiny_hf_folder, tmp_path / "delta")
+    path = tmp_path / "delta" / "model.safetensors"
+    save_file({name: 0.01 * value for name, value in load_file(path).items()}, path)
+    with Llama.load(tmp_path / "delta", threads=1):
+        assert "--base" in caplog.text

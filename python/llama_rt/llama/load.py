@@ -6,6 +6,7 @@ memory are known to be right.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "load"]
 
+_log = logging.getLogger("llama_rt")
 _REPACK = ("auto", "never", "always")
 
 
@@ -135,13 +137,20 @@ def load(
 
 def _find(path: str | Path | None, base: str | Path | None) -> Checkpoint:
     """The checkpoint at `path`, or the sum of the delta there and its base."""
+    from llama_rt.loading.delta import looks_like_a_delta, open_delta
+
     if base is None:
-        return find(path)
+        checkpoint = find(path)
+        if looks_like_a_delta(checkpoint):
+            _log.warning(
+                "%s: its last norm is near 0: these look like differences to another model, which "
+                "mean nothing alone; give that model as `base` (--base)",
+                checkpoint.path,
+            )
+        return checkpoint
     if path is None:
         msg = "base: the built-in model is no delta; give the delta as `path`"
         raise ConfigError(msg)
-    from llama_rt.loading.delta import open_delta
-
     return open_delta(path, find(base))
 
 

@@ -25,7 +25,7 @@ from llama_rt.loading.computed import Floats, MakeRows, computed_record, stored_
 from llama_rt.loading.names import DIVISORS
 from llama_rt.loading.rewrite import to_halves, to_interleaved
 
-__all__ = ["ALPACA_SUM", "Checksum", "add_delta", "open_delta"]
+__all__ = ["ALPACA_SUM", "Checksum", "add_delta", "looks_like_a_delta", "open_delta"]
 
 _log = logging.getLogger("llama_rt")
 Order = npt.NDArray[np.int64]
@@ -34,6 +34,9 @@ _FLOATS = ("f32", "f16", "bf16")
 _TABLES = ("tok_embeddings.weight", "output.weight")
 # Sizes that must agree; the vocabulary may grow by the pad token.
 _SIZES = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")
+
+# A full model's last norm is near 1 and a delta's near 0; the models of the family lie far apart.
+_DELTA_NORM = 0.1
 
 # Sum of all tensors' sums that `weight_diff.py` demands of the recovered 7B, in float32. It was
 # taken with the 32 `inv_freq` buffers, which are no weights here.
@@ -116,6 +119,12 @@ def add_delta(delta: Checkpoint, base: Checkpoint) -> Checkpoint:
         msg = f"{delta.path}: the base {base.path} has {left[0]!r}, which the delta has not"
         raise CheckpointError(msg)
     return replace(delta, tensors=tensors)
+
+
+def looks_like_a_delta(checkpoint: Checkpoint) -> bool:
+    """Whether the weights are differences: names and shapes do not tell, the last norm does."""
+    values = stored_rows(checkpoint.tensors["norm.weight"])(0, 1)
+    return float(np.abs(values).mean()) < _DELTA_NORM
 
 
 def _check_sizes(delta: Checkpoint, base: Checkpoint) -> None:

@@ -31,8 +31,10 @@ def tokenizer_keys(
     """
     texts: list[str] = []
     kinds: list[int] = []
+    byte_pieces = [bytes([value]) for value in range(256)]
+    has_bytes = list(pieces[_FIRST_BYTE:_FIRST_PIECE]) == byte_pieces
     for id, stored in enumerate(pieces):
-        text, kind = _piece(id, stored)
+        text, kind = _piece(id, stored, has_bytes=has_bytes)
         texts.append(text)
         kinds.append(kind)
     values = list(scores) if scores is not None else [_score(i, t) for i, t in enumerate(texts)]
@@ -51,10 +53,10 @@ def tokenizer_keys(
     }
 
 
-def _piece(id: int, stored: bytes) -> tuple[str, int]:
+def _piece(id: int, stored: bytes, *, has_bytes: bool) -> tuple[str, int]:
     if id in _NAMED:
         return _NAMED[id], int(PieceKind.CONTROL if id else PieceKind.UNKNOWN)
-    if id < _FIRST_PIECE and stored == bytes([id - _FIRST_BYTE]):
+    if has_bytes and id < _FIRST_PIECE:
         return f"<0x{id - _FIRST_BYTE:02X}>", int(PieceKind.BYTE)
     return stored.decode("utf-8", "replace").replace(" ", _MARK), int(PieceKind.NORMAL)
 
