@@ -36,11 +36,11 @@ def test_every_format_is_the_same_model(
     assert texts == {"The llama"}
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "bf16", "f32"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "bf16", "f32", "q8_0"])
 def test_cache_types(tiny_hf_folder, tiny_model, kv_dtype):
     with Llama.load(tiny_hf_folder, threads=1, kv_dtype=kv_dtype) as llm:
         error = relative_error(llm.logits(IDS), forward(*tiny_model, IDS))
-        assert error < (1.5e-2 if kv_dtype == "bf16" else 2e-3)
+        assert error < {"bf16": 1.5e-2, "q8_0": 2.5e-2}.get(kv_dtype, 2e-3)
         used = llm.memory()["kv_cache_max"]
         assert used > 0
 
@@ -80,7 +80,6 @@ def test_quantizing_in_small_pieces(tiny_hf_folder, monkeypatch):
         ({"quantize": "q9_9"}, ConfigError, r"quantize.*'q9_9'.*q8_0"),
         ({"device": "tpu"}, ConfigError, "tpu"),
         ({"kv_dtype": "f8"}, ConfigError, r"kv_dtype.*f16, bf16, f32, q8_0.*'f8'"),
-        ({"kv_dtype": "q8_0"}, ConfigError, r"kv_dtype.*32.*16 wide"),
         ({"repack": "sometimes"}, ConfigError, "repack.*'sometimes'"),
         ({"n_ctx": 257}, CapacityError, "257.*256"),
         ({"n_ctx": 0}, ConfigError, "n_ctx"),
