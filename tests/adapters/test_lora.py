@@ -27,6 +27,7 @@ KINDS = {
     "rank 1": {"r": 1, "lora_alpha": 1.5},
     "one layer": {"layers_to_transform": [1]},
     "bias of the product": {"lora_bias": True},
+    "another beginning": {"init_lora_weights": "gaussian"},
 }
 
 
@@ -203,6 +204,9 @@ def test_more_layers_are_refused(tmp_path, tiny_model, tiny_hf_folder):
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"peft_type": "IA3"}, "IA3"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora"),
         ({"r": 4}, r"rank 8 in the tensors, 4"),
         ({"lora_alpha": "16"}, "lora_alpha"),
         ({"lora_alpha": -1}, "lora_alpha"),

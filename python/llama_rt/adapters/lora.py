@@ -32,7 +32,10 @@ _REFUSED = {
     "fan_in_fan_out": "transposed weights (fan_in_fan_out)",
     "modules_to_save": "whole modules in place of the base's (modules_to_save)",
     "layer_replication": "replicated layers (layer_replication)",
+    "alora_invocation_tokens": "LoRA that sets in at certain tokens (alora_invocation_tokens)",
 }
+# Ways to begin training that first take something away from the base's own weights.
+_CHANGES_BASE = re.compile(r"(pissa|olora|corda|loftq|lora_ga)", re.IGNORECASE)
 
 
 def read_weights(folder: Path) -> dict[str, TensorRecord]:
@@ -69,6 +72,14 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
         if config.get(key):
             msg = f"{source}: {what} is not supported"
             raise CheckpointError(msg)
+    beginning = config.get("init_lora_weights")
+    if isinstance(beginning, str) and _CHANGES_BASE.match(beginning):
+        msg = (
+            f"{source}: init_lora_weights {beginning[:20]!r} changed the base's weights before "
+            "training, so the adapter does not fit the base as it is; have peft convert it "
+            "(path_initial_model_for_weight_conversion) to plain LoRA"
+        )
+        raise CheckpointError(msg)
     records = read_weights(folder)
     pairs: dict[str, dict[str, TensorRecord]] = {}
     biases: list[tuple[str, TensorRecord]] = []
