@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import llama_rt
 from llama_rt import Llama
 from llama_rt.cli import main
 
@@ -46,6 +47,17 @@ def test_prompt_from_argument_words_file_and_pipe(call, tiny_hf_folder, tmp_path
     assert call(*model, "--file", file).out == by_argument.out
     assert call(*model, stdin="Once upon a time\n").out == by_argument.out
     assert call(*model, "-", stdin="Once upon a time").out == by_argument.out
+
+
+def test_without_a_model_it_is_the_built_in_one(call) -> None:
+    built_in = Path(llama_rt.__file__).parent / "data" / "tales.gguf"
+    if not built_in.is_file():
+        pytest.skip("this tree has no built-in model")
+    words = ("--seed", "3", "--max-tokens", "24", "Once upon a time")
+    done = call("run", "--json", *words)
+    assert done.code == 0, done.err
+    assert len(done.object["text"].split()) > 8
+    assert call("info", "--json").object["path"] == str(built_in)
 
 
 def test_json_is_one_object_with_the_whole_result(call, tiny_hf_folder) -> None:
