@@ -48,6 +48,7 @@ def library(tmp_path_factory):
         pytest.skip("the processor has no AVX-512 with bfloat16 and permutations of bytes")
     folder = tmp_path_factory.mktemp("amx")
     common = [compiler(), "-std=c++20", "-O2", "-fPIC", "-ffp-contract=off", f"-I{CSRC}", *AVX2]
+    # For sanitizers, say.
     common += os.environ.get("LLAMA_RT_TEST_FLAGS", "").split()
 
     def build(tier, sources, flags):

@@ -17,25 +17,37 @@ struct Piece {
   int64_t panels() const { return least(group_end - panel, 2); }
 };
 
-// Expands one piece while another is multiplied.
+// Expands one piece while another is multiplied, evenly spread over that one's steps.
 struct Feeder {
   void (*work)(const HalfTile& half) noexcept = nullptr;
   HalfTile next{};
   int64_t halves = 0;  // of a panel
   int64_t panels = 0;  // left
   int64_t panel_bytes = 0;
+  int64_t rate = 0, steps = 1;  // halves per so many steps
+  int64_t due = 0;              // halves * steps
 
-  LLAMA_RT_INLINE void feed(int64_t count) {
-    for (; count > 0 && panels > 0; --count) {
-      work(next);
-      next.tile += next.index % 2 * kTileBytes;
-      if (++next.index < halves) continue;
-      next.index = 0;
-      next.tile += kExpandedPanelBytes - halves / 2 * kTileBytes;
-      next.source += panel_bytes;
-      next.end += panel_bytes;
-      --panels;
-    }
+  void pace(int64_t over_steps) {
+    rate = panels * halves;
+    steps = over_steps;
+  }
+  LLAMA_RT_INLINE void step() {
+    for (due += rate; due >= steps; due -= steps) feed();
+  }
+  void finish() {
+    while (panels > 0) feed();
+  }
+
+ private:
+  LLAMA_RT_INLINE void feed() {
+    work(next);
+    next.tile += next.index % 2 * kTileBytes;
+    if (++next.index < halves) return;
+    next.index = 0;
+    next.tile += kExpandedPanelBytes - halves / 2 * kTileBytes;
+    next.source += panel_bytes;
+    next.end += panel_bytes;
+    if (--panels == 0) rate = due = 0;
   }
 };
 
@@ -85,13 +97,13 @@ class Sweep {
     piece.group_end = least(piece.group + group_panels_, task_.last_panel);
     int buffer = 0;
     Feeder feeder = feeder_of(piece, buffer);
-    feeder.feed(feeder.panels * feeder.halves);
+    feeder.finish();
     for (bool more = true; more; buffer ^= 1) {
       Piece next = piece;
       more = advance(next);
       feeder = more ? feeder_of(next, buffer ^ 1) : Feeder();
       multiply(piece, buffer, feeder);
-      feeder.feed(feeder.panels * feeder.halves);
+      feeder.finish();
       piece = next;
     }
   }
@@ -133,7 +145,7 @@ class Sweep {
     feeder.next.ahead = advance(later) ? source(later) - source(piece) : 0;
     feeder.next.tile = expanded(buffer);
     feeder.halves = 2 * steps(piece);
-    feeder.panels = piece.panels();
+    feeder.panels = feeder.halves > 0 ? piece.panels() : 0;
     feeder.panel_bytes = task_.panel_bytes;
     return feeder;
   }
@@ -162,7 +174,7 @@ class Sweep {
     tiles.weights_stride = in_place(piece) ? task_.panel_bytes : kExpandedPanelBytes;
     tiles.steps = steps(piece);
     const int64_t pairs = divide_up(blocks_, 2);
-    const int64_t quota = divide_up(feeder.panels * feeder.halves, pairs * tiles.steps);
+    feeder.pace(pairs * tiles.steps);
     for (int64_t pair = 0; pair < pairs; ++pair) {
       const int64_t block = 2 * pair;
       float* slot = sums_ + ((piece.panel - piece.group) / 2 * pairs + pair) * 4 * kTileFloats;
@@ -172,7 +184,7 @@ class Sweep {
       Ahead ahead = ahead_of(piece, block, slot + 4 * kTileFloats);
       auto between = [&] {
         ahead.step();
-        feeder.feed(quota);
+        feeder.step();
       };
       const bool two_blocks = block + 1 < blocks_;
       if (piece.panels() == 2) {

@@ -1,0 +1,170 @@
+// Speed of the amx tier's products alone, beside what the matrix unit gives with resident tiles.
+// Needs a processor with tiles. Build and run from the project's folder:
+//   g++ -std=c++20 -O3 -march=sapphirerapids -DLLAMA_RT_TIER=amx -Icsrc -Icsrc/cpu/tiers
+//     benchmarks/tile_products.cpp csrc/cpu/tiers/amx/*.cpp -pthread -o tile_products
+//   ./tile_products [threads] [rows] [k]
+// The sizes to tune are at the top of csrc/cpu/tiers/amx/sweep.h; what expanding the weights costs
+// is the distance of a quantized format from bf16.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "cpu/tiers/amx/paint.h"
+#include "cpu/tiers/amx/sweep.h"
+#include "cpu/tiers/generic/panel.h"
+
+namespace {
+
+using namespace llama_rt;
+using namespace llama_rt::cpu;
+using namespace llama_rt::cpu::amx;
+
+constexpr int kRuns = 7;
+
+struct Format {
+  const char* name;
+  DType dtype;
+  int64_t (*panel_bytes)(int64_t k);
+};
+constexpr Format kFormats[] = {
+    {"bf16", DType::kBF16, [](int64_t k) { return k / 2 * kLine; }},
+    {"q4_0", DType::kQ4_0, ShapeQ4_0::bytes},
+    {"q4_1", DType::kQ4_1, ShapeQ4_1::bytes},
+    {"q5_0", DType::kQ5_0, ShapeQ5_0::bytes},
+    {"q5_1", DType::kQ5_1, ShapeQ5_1::bytes},
+    {"q8_0", DType::kQ8_0, ShapeQ8_0::bytes},
+    {"q2_k", DType::kQ2_K, ShapeQ2_K::bytes},
+    {"q3_k", DType::kQ3_K, ShapeQ3_K::bytes},
+    {"q4_k", DType::kQ4_K, ShapeQ4_K::bytes},
+    {"q5_k", DType::kQ5_K, ShapeQ5_K::bytes},
+    {"q6_k", DType::kQ6_K, ShapeQ6_K::bytes},
+};
+
+struct Free {
+  void operator()(std::byte* p) const { std::free(p); }
+};
+using Bytes = std::unique_ptr<std::byte, Free>;
+
+// Bytes that make small positive numbers of every type of scale.
+Bytes filled(int64_t bytes) {
+  Bytes memory(
+      static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64))));
+  std::minstd_rand random(1);
+  for (int64_t i = 0; i < bytes; ++i) {
+    memory.get()[i] = static_cast<std::byte>(0x20 + random() % 0x1c);
+  }
+  return memory;
+}
+
+// Seconds of the middle of several runs, every thread doing body(thread).
+template <class Body>
+double seconds(int threads, Body body) {
+  std::vector<double> times;
+  for (int run = 0; run < kRuns; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::thread> others;
+    for (int t = 1; t < threads; ++t) others.emplace_back(body, t);
+    body(0);
+    for (std::thread& other : others) other.join();
+    times.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::ranges::nth_element(times, times.begin() + kRuns / 2);
+  return times[kRuns / 2];
+}
+
+// Operations per second with four tiles of sums and nothing to load.
+double peak(int threads) {
+  constexpr int64_t kSteps = 2'000'000;
+  const Bytes zeros = filled(kTileBytes);
+  const double time = seconds(threads, [&](int) {
+    _tile_loadconfig(&kTileConfig);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(4, zeros.get(), 64);
+    _tile_loadd(5, zeros.get(), 64);
+    _tile_loadd(6, zeros.get(), 64);
+    _tile_loadd(7, zeros.get(), 64);
+    for (int64_t i = 0; i < kSteps; ++i) {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_release();
+  });
+  return threads * 4.0 * kSteps * 2 * 16 * 16 * 32 / time;
+}
+
+double speed(const Format& format, int threads, int64_t rows, int64_t k, int64_t n) {
+  Kernels kernels;
+  paint(kernels);
+  const auto multiply = kernels.packed[static_cast<size_t>(format.dtype)].wide.multiply;
+  const int64_t panels = rows / kPanelRows, panel_bytes = format.panel_bytes(k);
+  const Bytes weight = filled(panels * panel_bytes);
+  const Bytes x = filled((n + 15) / 16 * 16 * tile_row_bytes(k));
+  const Bytes out = filled(n * rows * 4);
+  std::vector<Bytes> scratch;
+  for (int t = 0; t < threads; ++t) scratch.push_back(filled(kSweepScratch));
+  const double time = seconds(threads, [&](int thread) {
+    const int64_t begin = panels * thread / threads, end = panels * (thread + 1) / threads;
+    for (int64_t panel = begin; panel < end; panel += kSweepPanels) {  // as the backend cuts them
+      PackedTask task;
+      task.weight = weight.get();
+      task.panel_bytes = panel_bytes;
+      task.k = k;
+      task.rows = rows;
+      task.first_panel = panel;
+      task.last_panel = std::min(panel + kSweepPanels, end);
+      task.x = x.get();
+      task.n = n;
+      task.out = reinterpret_cast<float*>(out.get());
+      task.out_stride = rows;
+      task.scratch = scratch[static_cast<size_t>(thread)].get();
+      multiply(task);
+    }
+  });
+  return 2.0 * static_cast<double>(n * k * panels * kPanelRows) / time;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
+  const int64_t rows = argc > 2 ? std::atoll(argv[2]) : 11008;
+  const int64_t k = argc > 3 ? std::atoll(argv[3]) : 4096;
+  if (threads < 1 || rows < 16 || rows % 16 != 0 || k < 256 || k % 256 != 0) {
+    std::fprintf(stderr, "threads >= 1, rows a multiple of 16, k of 256\n");
+    return 1;
+  }
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl, XCR0
+  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) {
+    std::fprintf(stderr, "this machine has no tiles\n");
+    return 1;
+  }
+  const double limit = peak(threads);
+  std::printf("%d threads, %ld x %ld, matrix unit %.2f TFLOP/s\n%-6s", threads,
+              static_cast<long>(rows), static_cast<long>(k), limit / 1e12, "");
+  constexpr int64_t kTokens[] = {16, 32, 128, 256, 512};
+  for (const int64_t n : kTokens) std::printf("  n = %-8ld", static_cast<long>(n));
+  std::printf("\n");
+  for (const Format& format : kFormats) {
+    std::printf("%-6s", format.name);
+    for (const int64_t n : kTokens) {
+      const double reached = speed(format, threads, rows, k, n);
+      std::printf("  %5.2f (%2.0f %%)", reached / 1e12, 100 * reached / limit);
+      std::fflush(stdout);
+    }
+    std::printf("\n");
+  }
+}
