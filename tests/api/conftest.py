@@ -8,5 +8,5 @@ from llama_rt import Llama
 @pytest.fixture(scope="module")
 def llm(tiny_hf_folder):
     """512 tokens, context 256, no chat template."""
-    with Llama.load(tiny_hf_folder, threads=1) as model:
+    with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as model:
         yield model

@@ -12,7 +12,7 @@ from reference.model import Config, random_weights
 @pytest.fixture(scope="module")
 def llm(tiny_hf_folder):
     """The tiny model: 512 tokens, context 256."""
-    with Llama.load(tiny_hf_folder, threads=1) as model:
+    with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as model:
         yield model
 
 
@@ -29,7 +29,7 @@ def slow_file(tmp_path_factory, tiny_tokenizer_file):
 @pytest.fixture(scope="module")
 def slow(slow_file):
     """The slow model, on one thread, loaded."""
-    with Llama.load(slow_file, threads=1) as model:
+    with Llama.load(slow_file, threads=1, reproducible=True) as model:
         yield model
 
 

@@ -33,10 +33,10 @@ def outcome(completion):
 @pytest.mark.parametrize("options", [GREEDY, SEEDED, PENALTIES], ids=["greedy", "seed", "penalty"])
 @pytest.mark.parametrize("quantize", [None, "f16", "bf16", "q8_0", "q4_0"])
 def test_a_batch_is_its_members(tiny_hf_folder, quantize, options):
-    with Llama.load(tiny_hf_folder, threads=1, quantize=quantize) as batch_llm:
+    with Llama.load(tiny_hf_folder, threads=1, quantize=quantize, reproducible=True) as batch_llm:
         batch = batch_llm.generate(PROMPTS, **({"seed": 3} | options))
     for prompt, together in zip(PROMPTS, batch, strict=True):
-        with Llama.load(tiny_hf_folder, threads=1, quantize=quantize) as fresh:
+        with Llama.load(tiny_hf_folder, threads=1, quantize=quantize, reproducible=True) as fresh:
             alone = fresh.generate(prompt, **({"seed": 3} | options))
         assert outcome(together) == outcome(alone)
 
@@ -64,10 +64,10 @@ def test_reused_cache_changes_no_bit(tiny_hf_folder):
     """The same questions to a model that has seen their beginnings and to fresh ones."""
     start = list(range(3, 90))
     prompts = [start, [*start, 7, 8, 9], [*start[:40], 200], start[:30], [*start, 7, 8, 9, 10]]
-    with Llama.load(tiny_hf_folder, threads=1) as used:
+    with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as used:
         for prompt in prompts:
             warm = used.generate(prompt, seed=1, max_tokens=30, logprobs=3)
-            with Llama.load(tiny_hf_folder, threads=1) as fresh:
+            with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as fresh:
                 cold = fresh.generate(prompt, seed=1, max_tokens=30, logprobs=3)
             assert outcome(warm) == outcome(cold)
             assert warm.logprobs == cold.logprobs
@@ -94,7 +94,7 @@ def test_prompts_of_one_batch_share_their_beginning(llm, tiny_hf_folder):
     assert cached[4] <= 1
     assert cached[5] == 50
     for prompt, together in zip(prompts, batch, strict=True):
-        with Llama.load(tiny_hf_folder, threads=1) as fresh:
+        with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as fresh:
             assert outcome(together) == outcome(fresh.generate(prompt, seed=4, max_tokens=10))
 
 
@@ -149,7 +149,7 @@ def cramped(tiny_hf_folder, monkeypatch):
     needed = needs(open_checkpoint(tiny_hf_folder), quantize=None, n_ctx=256, kv_dtype="f16")
     free = needed.weights + needed.workspace + 300 * needed.kv_per_token
     monkeypatch.setattr(load, "available_memory", lambda: (free, free))
-    with Llama.load(tiny_hf_folder, threads=1) as model:
+    with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as model:
         yield model
 
 

@@ -103,7 +103,7 @@ def test_cancelled_work_leaves_the_others_and_the_cache_as_they_were(slow, long_
     assert other.completion.tokens == alone.tokens
     assert cancelled.completion.finish_reason == "cancelled"
     again = slow.generate([9, *long_prompt[:600]], seed=4, max_tokens=20)
-    with Llama.load(slow.path, threads=1) as fresh:
+    with Llama.load(slow.path, threads=1, reproducible=True) as fresh:
         expected = fresh.generate([9, *long_prompt[:600]], seed=4, max_tokens=20)
     assert again.tokens == expected.tokens
 

@@ -39,7 +39,8 @@ _HEADROOM = 256
 class Scheduler:
     """Continuous batching over one runner.
 
-    Results never depend on what else is running: a sequence's numbers are its own.
+    A request's draws depend on its own logits and seed, never on what else is running; in a model
+    loaded as reproducible its logits have the same bits in any company.
     """
 
     def __init__(
