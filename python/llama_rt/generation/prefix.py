@@ -30,7 +30,8 @@ class PrefixStore:
     """A few sequences, the least recently used first; all of them may be dropped at any time.
 
     What is reused are the very keys and values that the same tokens gave before; in a model loaded
-    as reproducible a result has the same bits with and without reuse. Only the engine's thread comes here.
+    as reproducible a result has the same bits with and without reuse. Only the engine's thread
+    comes here.
     """
 
     def __init__(self, runner: _native.Runner, *, max_sequences: int, max_tokens: int) -> None:
