@@ -210,6 +210,9 @@ def test_more_layers_are_refused(tmp_path, tiny_model, tiny_hf_folder):
         ({"r": 4}, r"rank 8 in the tensors, 4"),
         ({"lora_alpha": "16"}, "lora_alpha"),
         ({"lora_alpha": -1}, "lora_alpha"),
+        ({"lora_alpha": float("inf")}, "lora_alpha"),
+        ({"rank_pattern": {"(": 3}}, "rank_pattern"),
+        ({"rank_pattern": [1]}, "r for"),
     ],
 )
 def test_configurations_that_are_not_computed(tmp_path, tiny_model, tiny_hf_folder, change, said):
@@ -228,6 +231,9 @@ def test_files_without_what_they_need(tmp_path, tiny_model, tiny_hf_folder):
     for kept, said in (
         ({a: state[a]}, "only one of lora_A and lora_B"),
         ({"base_model.model.lm_head.lora_A.weight": state[a]}, "lm_head"),
+        ({**state, a.replace(".weight", ".default.weight"): state[a].clone()}, "two of lora_A"),
+        ({**state, a: state[a].long()}, "stored as i64"),
+        ({**state, a: state[a] * float("nan")}, "not finite"),
         ({**state, "base_model.model.score.weight": state[a].clone()}, "score"),
     ):
         save_file(kept, path)

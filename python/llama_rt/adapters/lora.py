@@ -88,7 +88,11 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
         plain = _PLAIN.fullmatch(name)
         if match:
             part = match["part"] if match["kind"] == "weight" else match["part"] + ".bias"
-            pairs.setdefault(match["module"], {})[part] = record
+            parts = pairs.setdefault(match["module"], {})
+            if part in parts:
+                msg = f"{record.file}: {match['module']} has two of lora_{part}"
+                raise CheckpointError(msg)
+            parts[part] = record
         elif plain:
             biases.append((plain["module"], record))
         else:
@@ -157,13 +161,22 @@ def _pattern(
     source: Path, config: Mapping[str, object], key: str, module: str, default: object
 ) -> float:
     """A key of a pattern names a module by its whole name or its last parts."""
-    table = config.get(key)
+    table = config.get(key) or {}
     value = default
-    for pattern, own in table.items() if isinstance(table, dict) else ():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-            value = own
-            break
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    try:
+        for pattern, own in table.items() if isinstance(table, dict) else [(table, None)]:
+            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+                value = own
+                break
+    except (re.error, RecursionError) as error:
+        msg = f"{source}: {key} holds a pattern that is none: {error}"
+        raise CheckpointError(msg) from None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 < value < math.inf
+        or not isinstance(table, dict)
+    ):
         what = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}[key]
         msg = f"{source}: {what} for {module} must be a positive number, got {value!r}"
         raise CheckpointError(msg)

@@ -19,6 +19,7 @@ from llama_rt import _native
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CheckpointError, ShapeError
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
+from llama_rt.loading.dtypes import STORED
 from llama_rt.loading.rewrite import to_halves, to_interleaved
 
 __all__ = [
@@ -166,9 +167,22 @@ def _width(patch: Patch) -> int | None:
 
 
 def floats(record: TensorRecord) -> Floats:
-    """A record's values as float32 in its shape."""
-    count = int(np.prod(record.shape, dtype=np.int64))
-    return _native.decode(record.read().data, record.dtype, count).reshape(record.shape)
+    """A record's values as float32 in its shape.
+
+    Raises:
+        CheckpointError: they are no floating-point numbers, or not finite.
+    """
+    if record.dtype == "f64":
+        values = record.read().view("<f8").astype(np.float32)
+    elif STORED[record.dtype].runs:
+        values = _native.decode(record.read().data, record.dtype, math.prod(record.shape))
+    else:
+        msg = f"{record.file}: tensor {record.name!r} is stored as {record.dtype}; floats expected"
+        raise CheckpointError(msg)
+    if not np.isfinite(values).all():
+        msg = f"{record.file}: tensor {record.name!r} holds numbers that are not finite"
+        raise CheckpointError(msg)
+    return values.reshape(record.shape)
 
 
 def attach(
