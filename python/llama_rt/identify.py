@@ -35,6 +35,8 @@ _PROJECTS = (
     (r"llama-?2.*chat", "Llama 2 Chat", "llama-2"),
     (r"llama-?3.*instruct", "Llama 3 Instruct", "llama-3"),
 )
+# Kinds of adapters of which there is one release.
+_TRAINED_ON = {"LLaMA-Adapter V1": "llama-adapter", "LLaMA-Adapter V2": "llama-adapter-v2"}
 _FORMATS = {
     "meta": "in Meta's layout",
     "hf": "in Hugging Face's layout",
@@ -55,6 +57,7 @@ class Identity:
         command: how to run it.
         template: prompts of the project that it comes from, or None.
         why_template: what tells so.
+        certain: the content tells so, not a name.
     """
 
     path: str
@@ -64,6 +67,7 @@ class Identity:
     command: str
     template: str | None = None
     why_template: str = ""
+    certain: bool = False
 
     @property
     def sentence(self) -> str:
@@ -110,6 +114,7 @@ def _koala(path: Path) -> Identity:
         _command(str(path), "--base LLAMA", "koala"),
         "koala",
         "only Koala was published so",
+        certain=True,
     )
 
 
@@ -148,10 +153,9 @@ def _model(path: str, checkpoint: Checkpoint) -> Identity:
 
 def _adapter(path: str, adapter: AdapterFile) -> Identity:
     template, why = _by_name(path)
-    if adapter.kind == "LLaMA-Adapter V1":
-        template, why = "llama-adapter", "what it was trained on"
-    elif adapter.kind == "LLaMA-Adapter V2":
-        template, why = "llama-adapter-v2", "what it was trained on"
+    trained_on = _TRAINED_ON.get(adapter.kind)
+    if trained_on:
+        template, why = trained_on, f"what {adapter.kind} was trained on"
     width = adapter.dim or 0
     layers = adapter.base_layers or adapter.n_layers
     sizes = f"width {width}, {layers} layers" + ("" if adapter.base_layers else " or more")
@@ -163,6 +167,7 @@ def _adapter(path: str, adapter: AdapterFile) -> Identity:
         _command("LLAMA", f"--adapter {path}", template),
         template,
         why,
+        certain=trained_on is not None,
     )
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,3 +116,26 @@ def test_the_demo_decides_how_answers_are_drawn(tmp_path, parrot, monkeypatch):
     (params,) = seen
     assert (params.temperature, params.top_p, params.repetition_penalty) == (0.5, 1.0, 1.1)
     assert params.top_k == 7
+
+
+def test_a_llama_adapter_is_recognised_and_the_rest_refused(tmp_path, parrot, monkeypatch, capsys):
+    """Its content tells which prompts it was trained on; a LoRA's name would only suggest."""
+    from adapters.test_llama_adapter import save_v1
+
+    teach(parrot, tmp_path / "model", "llama-adapter", None)
+    config = replace(CONFIG, n_layers=1)
+    save_v1(tmp_path / "a_len10.pth", config, adapted_layers=1)
+    state = torch.load(tmp_path / "a_len10.pth")
+    state["adapter_query.weight"] *= 0
+    torch.save(state, tmp_path / "a_len10.pth")
+    words = ["chat", "-m", str(tmp_path / "model"), "--json", "--max-tokens", "9"]
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    path = f"{tmp_path / 'a_len10.pth'}#gate=tanh"
+    assert main([*words, "--adapter", path, "--temperature", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["messages"][-1]["content"] == "Hi"
+    assert "template: llama-adapter" in err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    assert main(words) == 1
+    assert "alpaca" in capsys.readouterr().err

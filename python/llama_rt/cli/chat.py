@@ -14,11 +14,13 @@ from llama_rt.cli.options import (
     add_model,
     add_sampling,
     load,
+    named_path,
     sampling_params,
     stop_texts,
 )
 from llama_rt.cli.parser import UsageError
 from llama_rt.cli.session import Session
+from llama_rt.identify import identify
 
 NAME = "chat"
 USAGE = "[-m MODEL] [options]"
@@ -63,7 +65,19 @@ def execute(args: argparse.Namespace, console: Console) -> int:
             stop=stop_texts(args),
             drop_oldest=args.drop_oldest,
         )
+        if llm.template_name is None:
+            _recognise(args, session, console)
         session.run()
         if console.json:
             console.object(session.as_json())
     return 0
+
+
+def _recognise(args: argparse.Namespace, session: Session, console: Console) -> None:
+    """Takes the prompts of something whose content tells which project it is, and says so."""
+    given = [args.model] if args.base else []
+    given += [named_path(text)[1] for text in args.adapter or []]
+    known = [found for path in given if (found := identify(path)).certain]
+    if len(known) == 1:
+        session.template = known[0].template
+        console.note(f"template: {known[0].template}, {known[0].why_template}")

@@ -21,6 +21,7 @@ __all__ = [
     "add_sampling",
     "load",
     "model_path",
+    "named_path",
     "natural",
     "positive",
     "read_text",
@@ -157,13 +158,19 @@ def _adapters(given: list[str] | None) -> dict[str, str] | list[str] | None:
     """Named adapters as a mapping, unnamed ones as a list."""
     if not given:
         return None
-    pairs = [text.partition("=") for text in given]
-    if any(sign for _, sign, _ in pairs):
-        if not all(sign for _, sign, _ in pairs):
+    pairs = [named_path(text) for text in given]
+    if any(name for name, _ in pairs):
+        if not all(name for name, _ in pairs):
             msg = "either every --adapter has a name (NAME=PATH) or none has"
             raise UsageError(msg)
-        return {name: path for name, _, path in pairs}
-    return [path for path, _, _ in pairs]
+        return dict(pairs)
+    return [path for _, path in pairs]
+
+
+def named_path(text: str) -> tuple[str, str]:
+    """Splits `NAME=PATH`; what follows a `#` belongs to the path (`x.pth#gate=tanh`)."""
+    name, sign, path = text.partition("=")
+    return (name, path) if sign and "#" not in name else ("", text)
 
 
 def sampling_params(
