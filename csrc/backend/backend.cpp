@@ -33,9 +33,9 @@ void require_cache(const View& x, const KvView& kv, const char* op) {
     require(s.first_row == rows && s.rows > 0 && s.past >= 0, op, "segments must tile the rows");
     rows += s.rows;
   }
-  require(rows == x.shape[0], op,
-          "segments hold " + std::to_string(rows) + " rows, the input " +
-              std::to_string(x.shape[0]));
+  require(
+      rows == x.shape[0], op,
+      "segments hold " + std::to_string(rows) + " rows, the input " + std::to_string(x.shape[0]));
 }
 
 }  // namespace
@@ -183,8 +183,8 @@ void Backend::qkv(View x, const AttentionWeights& w, float eps, const Rotation& 
     return f32_view(heads.f32(), Shape(heads.shape[0], heads.shape[1] * heads.shape[2]));
   };
   rms_norm(x, w.norm, eps, scratch);
-  const Linear jobs[] = {{&w.q, w.q_bias, flat(q)}, {&w.k, w.k_bias, flat(k)},
-                         {&w.v, w.v_bias, flat(v)}};
+  const Linear jobs[] = {
+      {&w.q, w.q_bias, flat(q)}, {&w.k, w.k_bias, flat(k)}, {&w.v, w.v_bias, flat(v)}};
   matmul(scratch, jobs);
   rope(q, rotation);
   rope(k, rotation);

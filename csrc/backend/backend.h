@@ -71,19 +71,19 @@ class Backend {
   virtual void step(FunctionRef<void()> body) = 0;
 
   // Primitives. All activations are float32, [n, ...], rows contiguous.
-  void embed(const Weight& table, View tokens, View out);                       // i32 [n] -> [n, d]
-  void rms_norm(View x, const float* gain, float eps, View out);                // [n, d]
-  void matmul(View x, std::span<const Linear> jobs);                            // [n, k]
-  void rope(View x, const Rotation& rotation);                                  // [n, heads, e]
-  void store_kv(View k, View v, const KvView& kv);                              // [n, g, e]
+  void embed(const Weight& table, View tokens, View out);         // i32 [n] -> [n, d]
+  void rms_norm(View x, const float* gain, float eps, View out);  // [n, d]
+  void matmul(View x, std::span<const Linear> jobs);              // [n, k]
+  void rope(View x, const Rotation& rotation);                    // [n, heads, e]
+  void store_kv(View k, View v, const KvView& kv);                // [n, g, e]
   void attention(View q, const KvView& kv, const AttentionSpec& spec, View out);  // [n, h, e]
-  void swiglu(View gate, View up, View out);                                    // [n, f]
+  void swiglu(View gate, View up, View out);                                      // [n, f]
 
   // Primitives of adapters.
-  void scale_columns(View x, const float* factors, View out);                    // [n, k] * [k]
-  void scale(View x, float factor);                                              // in place
-  void add_row(const float* row, float factor, View y);                          // y += factor row
-  void add_gated(View x, const float* gates, float factor, View out);            // [n, h, e], [h]
+  void scale_columns(View x, const float* factors, View out);          // [n, k] * [k]
+  void scale(View x, float factor);                                    // in place
+  void add_row(const float* row, float factor, View y);                // y += factor row
+  void add_gated(View x, const float* gates, float factor, View out);  // [n, h, e], [h]
 
   // Composites.
   virtual void qkv(View x, const AttentionWeights& weights, float eps, const Rotation& rotation,

@@ -1,5 +1,5 @@
-// Plain structs that ops take. Shape letters: n tokens, r output rows, d model width, h query heads,
-// g KV heads, e head width, k reduction length, p tokens of a page.
+// Plain structs that ops take. Shape letters: n tokens, r output rows, d model width, h query
+// heads, g KV heads, e head width, k reduction length, p tokens of a page.
 #pragma once
 
 #include <cstdint>

@@ -126,11 +126,26 @@ ModelConfig config_of(const py::kwargs& options) {
 }
 
 void refuse_unknown(const py::kwargs& options, std::initializer_list<const char*> extra) {
-  static constexpr const char* kKnown[] = {
-      "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "norm_eps",
-      "sliding_window", "rope_theta", "rope_factor", "rope_low_freq_factor",
-      "rope_high_freq_factor", "rope_original_context", "rope_beta_fast", "rope_beta_slow",
-      "rope_attention_factor", "rope_truncate", "rope_style", "rope_scaling"};
+  static constexpr const char* kKnown[] = {"dim",
+                                           "n_layers",
+                                           "n_heads",
+                                           "n_kv_heads",
+                                           "head_dim",
+                                           "ffn_dim",
+                                           "vocab_size",
+                                           "norm_eps",
+                                           "sliding_window",
+                                           "rope_theta",
+                                           "rope_factor",
+                                           "rope_low_freq_factor",
+                                           "rope_high_freq_factor",
+                                           "rope_original_context",
+                                           "rope_beta_fast",
+                                           "rope_beta_slow",
+                                           "rope_attention_factor",
+                                           "rope_truncate",
+                                           "rope_style",
+                                           "rope_scaling"};
   for (const auto& [key, value] : options) {
     const auto name = key.cast<std::string>();
     bool known = false;
@@ -196,14 +211,18 @@ void bind_runner(py::module_& m) {
            py::arg("kv_dtype") = "f16", py::arg("max_batch_tokens") = defaults.max_batch_tokens,
            py::arg("cache_tokens") = defaults.cache_tokens)
       .def("create", [](BoundRunner& r) { return r.runner.create(); })
-      .def("fork", [](BoundRunner& r, int s, int64_t n) { return r.runner.fork(s, n); },
-           py::arg("sequence"), py::arg("length"), py::call_guard<py::gil_scoped_release>())
-      .def("truncate", [](BoundRunner& r, int s, int64_t n) { r.runner.truncate(s, n); },
-           py::arg("sequence"), py::arg("length"), py::call_guard<py::gil_scoped_release>())
-      .def("release", [](BoundRunner& r, int s) { r.runner.release(s); }, py::arg("sequence"),
-           py::call_guard<py::gil_scoped_release>())
-      .def("length", [](BoundRunner& r, int s) { return r.runner.length(s); },
-           py::arg("sequence"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "fork", [](BoundRunner& r, int s, int64_t n) { return r.runner.fork(s, n); },
+          py::arg("sequence"), py::arg("length"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "truncate", [](BoundRunner& r, int s, int64_t n) { r.runner.truncate(s, n); },
+          py::arg("sequence"), py::arg("length"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "release", [](BoundRunner& r, int s) { r.runner.release(s); }, py::arg("sequence"),
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "length", [](BoundRunner& r, int s) { return r.runner.length(s); }, py::arg("sequence"),
+          py::call_guard<py::gil_scoped_release>())
       .def(
           "forward",
           [](BoundRunner& r, const std::vector<int>& sequences, const std::vector<Tokens>& tokens,
@@ -297,11 +316,14 @@ void bind_model(py::module_& m) {
                              [](const Model& model) { return model.weights().streamed_bytes(); });
   bind_adapter(m);
   bind_runner(m);
-  m.def("rope_table", [](const py::dict& options, int32_t positions) {
-    py::kwargs keywords(options);
-    const py::array table = rope_table(keywords, positions);
-    return py::make_tuple(table[py::int_(0)], table[py::int_(1)]);
-  }, py::arg("model_options"), py::arg("positions"));
+  m.def(
+      "rope_table",
+      [](const py::dict& options, int32_t positions) {
+        py::kwargs keywords(options);
+        const py::array table = rope_table(keywords, positions);
+        return py::make_tuple(table[py::int_(0)], table[py::int_(1)]);
+      },
+      py::arg("model_options"), py::arg("positions"));
 }
 
 }  // namespace llama_rt

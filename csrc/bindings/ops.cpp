@@ -26,8 +26,8 @@ Tensor matrix(const py::object& data, const std::string& dtype, int64_t rows, in
 }
 
 Array<float> matmul(Backend& backend, const Array<float>& x, const py::object& weight,
-                    const std::string& dtype, int64_t rows,
-                    const std::optional<Array<float>>& bias, const std::string& repack) {
+                    const std::string& dtype, int64_t rows, const std::optional<Array<float>>& bias,
+                    const std::string& repack) {
   const View in = view_of(x);
   const Weight w = backend.prepare(matrix(weight, dtype, rows, in.shape.row()), Role::kLinear,
                                    repack_named(repack));
@@ -53,7 +53,8 @@ Array<float> embed(Backend& backend, const py::object& table, const std::string&
 Array<float> rms_norm(Backend& backend, const Array<float>& x, const Array<float>& gain,
                       float eps) {
   const View in = view_of(x);
-  if (gain.size() != in.shape.row()) throw ShapeError("rms_norm: gain must have one value per column");
+  if (gain.size() != in.shape.row())
+    throw ShapeError("rms_norm: gain must have one value per column");
   Array<float> out = like(in);
   backend.rms_norm(in, gain.data(), eps, view_of(out));
   return out;
@@ -107,20 +108,18 @@ Array<float> attention(Backend& backend, const Array<float>& q, const Array<floa
   const Segment last[] = {{0, n, t - n, pages.data()}};
   const float scale = 1.0f / std::sqrt(static_cast<float>(queries.shape[2]));
   const AttentionSpec spec{queries.shape[1], scale, window};
-  backend.step([&] {
-    backend.attention(queries, {&layout, storage->data(), 0, last}, spec, view_of(out));
-  });
+  backend.step(
+      [&] { backend.attention(queries, {&layout, storage->data(), 0, last}, spec, view_of(out)); });
   return out;
 }
 
 }  // namespace
 
 void bind_ops(py::module_& m) {
-  m.def("op_matmul", &matmul, py::arg("backend"), py::arg("x"), py::arg("weight"),
-        py::arg("dtype"), py::arg("rows"), py::kw_only(), py::arg("bias") = py::none(),
-        py::arg("repack") = "auto");
-  m.def("op_embed", &embed, py::arg("backend"), py::arg("table"), py::arg("dtype"),
-        py::arg("rows"), py::arg("dim"), py::arg("tokens"));
+  m.def("op_matmul", &matmul, py::arg("backend"), py::arg("x"), py::arg("weight"), py::arg("dtype"),
+        py::arg("rows"), py::kw_only(), py::arg("bias") = py::none(), py::arg("repack") = "auto");
+  m.def("op_embed", &embed, py::arg("backend"), py::arg("table"), py::arg("dtype"), py::arg("rows"),
+        py::arg("dim"), py::arg("tokens"));
   m.def("op_rms_norm", &rms_norm, py::arg("backend"), py::arg("x"), py::arg("gain"),
         py::arg("eps"));
   m.def("op_swiglu", &swiglu, py::arg("backend"), py::arg("gate"), py::arg("up"));

@@ -21,7 +21,8 @@ std::shared_ptr<Storage> borrow_buffer(const pybind11::object& buffer);
 View view_of(const Array<float>& array);
 
 // Hands a vector to numpy without a copy.
-pybind11::array_t<float> to_numpy(std::vector<float>&& values, std::vector<pybind11::ssize_t> shape);
+pybind11::array_t<float> to_numpy(std::vector<float>&& values,
+                                  std::vector<pybind11::ssize_t> shape);
 
 // dtypes, decode, encode.
 void bind_tensor(pybind11::module_& m);

@@ -34,8 +34,9 @@ const DTypeInfo& dtype_named(std::string_view name) {
 int64_t row_bytes(DType dtype, int64_t elements) {
   const DTypeInfo& row = info(dtype);
   if (elements < 0 || elements % row.block_elements != 0) {
-    throw ShapeError("a row of " + std::to_string(elements) + " elements is not a whole number of " +
-                     std::string(row.name) + " blocks of " + std::to_string(row.block_elements));
+    throw ShapeError("a row of " + std::to_string(elements) +
+                     " elements is not a whole number of " + std::string(row.name) + " blocks of " +
+                     std::to_string(row.block_elements));
   }
   const int64_t blocks = elements / row.block_elements;
   if (blocks > std::numeric_limits<int64_t>::max() / row.block_bytes) {

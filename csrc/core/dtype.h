@@ -15,15 +15,15 @@ enum class Activation : uint8_t { kF32, kBF16, kQ8, kTiles };
 inline constexpr int kActivations = 4;
 
 // X(id, name, storage struct, elements per block, GGUF type number, activation, encodable)
-#define LLAMA_RT_DTYPES(X)                              \
-  X(F32, "f32", BlockF32, 1, 0, kF32, true)             \
-  X(F16, "f16", BlockF16, 1, 1, kF32, true)             \
-  X(BF16, "bf16", BlockBF16, 1, 30, kBF16, true)        \
-  X(Q4_0, "q4_0", BlockQ4_0, kBlock, 2, kQ8, true)      \
-  X(Q4_1, "q4_1", BlockQ4_1, kBlock, 3, kQ8, true)      \
-  X(Q5_0, "q5_0", BlockQ5_0, kBlock, 6, kQ8, true)      \
-  X(Q5_1, "q5_1", BlockQ5_1, kBlock, 7, kQ8, true)      \
-  X(Q8_0, "q8_0", BlockQ8_0, kBlock, 8, kQ8, true)      \
+#define LLAMA_RT_DTYPES(X)                               \
+  X(F32, "f32", BlockF32, 1, 0, kF32, true)              \
+  X(F16, "f16", BlockF16, 1, 1, kF32, true)              \
+  X(BF16, "bf16", BlockBF16, 1, 30, kBF16, true)         \
+  X(Q4_0, "q4_0", BlockQ4_0, kBlock, 2, kQ8, true)       \
+  X(Q4_1, "q4_1", BlockQ4_1, kBlock, 3, kQ8, true)       \
+  X(Q5_0, "q5_0", BlockQ5_0, kBlock, 6, kQ8, true)       \
+  X(Q5_1, "q5_1", BlockQ5_1, kBlock, 7, kQ8, true)       \
+  X(Q8_0, "q8_0", BlockQ8_0, kBlock, 8, kQ8, true)       \
   X(Q2_K, "q2_k", BlockQ2_K, kSuperBlock, 10, kQ8, true) \
   X(Q3_K, "q3_k", BlockQ3_K, kSuperBlock, 11, kQ8, true) \
   X(Q4_K, "q4_k", BlockQ4_K, kSuperBlock, 12, kQ8, true) \

@@ -1,5 +1,5 @@
-// Floats -> block, one function per format that can be produced; bytes equal to those of llama.cpp's
-// reference quantizers. Included like decode.inl, after it. Also needs <cmath>.
+// Floats -> block, one function per format that can be produced; bytes equal to those of
+// llama.cpp's reference quantizers. Included like decode.inl, after it. Also needs <cmath>.
 
 // float -> IEEE half, round to nearest even; overflow becomes infinity, NaN stays a quiet NaN.
 inline uint16_t float_to_half(float value) {

@@ -51,7 +51,8 @@ Tensor::Tensor(std::shared_ptr<Storage> bytes, DType dtype, Shape shape, const s
   int64_t rows = 1;
   for (int i = 0; i < shape.rank; ++i) {
     if (shape[i] < 0) throw ShapeError(what + ": negative extent in shape " + shape.text());
-    if (i + 1 < shape.rank && shape[i] != 0 && rows > std::numeric_limits<int64_t>::max() / shape[i]) {
+    if (i + 1 < shape.rank && shape[i] != 0 &&
+        rows > std::numeric_limits<int64_t>::max() / shape[i]) {
       throw ShapeError(what + ": shape " + shape.text() + " is too large");
     }
     if (i + 1 < shape.rank) rows *= shape[i];

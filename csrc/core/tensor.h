@@ -23,8 +23,8 @@ struct Shape {
   Shape(int64_t a, int64_t b, int64_t c) : extent{a, b, c}, rank(3) {}
 
   int64_t operator[](int i) const { return extent[static_cast<size_t>(i)]; }
-  int64_t rows() const;      // product of all but the last extent
-  int64_t row() const;       // the last extent
+  int64_t rows() const;  // product of all but the last extent
+  int64_t row() const;   // the last extent
   int64_t elements() const { return rows() * row(); }
   bool operator==(const Shape& other) const = default;
   std::string text() const;  // "[3, 4]"

@@ -12,7 +12,7 @@
 namespace llama_rt::cpu {
 namespace {
 
-constexpr int64_t kCut = 512;       // positions of one range; whole pages
+constexpr int64_t kCut = 512;         // positions of one range; whole pages
 constexpr int64_t kTaskVectors = 32;  // query vectors (rows x grouped heads) of one task
 // Multiplications below which waking another thread costs more than it saves.
 constexpr int64_t kSerialWork = 65536;
@@ -131,20 +131,22 @@ void CpuBackend::do_store_kv(View k, View v, const KvView& kv) {
   const int64_t heads = layout.kv_heads, e = layout.head_dim;
   const int64_t head_bytes = layout.layer_bytes / heads;
   const int64_t rows = k.shape[0];
-  parallel_for(rows * heads * e < 16384 ? 1 : threads_, heads, [&](int64_t begin, int64_t end, int) {
-    for (const Segment& s : kv.segments) {
-      for (int64_t i = 0; i < s.rows; ++i) {
-        const int64_t position = s.past + i;
-        std::byte* layer = kv.base + s.pages[position / layout.page_tokens] * layout.page_bytes() +
-                           kv.layer * layout.layer_bytes;
-        for (int64_t g = begin; g < end; ++g) {
-          const int64_t offset = ((s.first_row + i) * heads + g) * e;
-          format.store({k.f32() + offset, v.f32() + offset, layer + g * head_bytes,
-                        position % layout.page_tokens, e});
+  parallel_for(
+      rows * heads * e < 16384 ? 1 : threads_, heads, [&](int64_t begin, int64_t end, int) {
+        for (const Segment& s : kv.segments) {
+          for (int64_t i = 0; i < s.rows; ++i) {
+            const int64_t position = s.past + i;
+            std::byte* layer = kv.base +
+                               s.pages[position / layout.page_tokens] * layout.page_bytes() +
+                               kv.layer * layout.layer_bytes;
+            for (int64_t g = begin; g < end; ++g) {
+              const int64_t offset = ((s.first_row + i) * heads + g) * e;
+              format.store({k.f32() + offset, v.f32() + offset, layer + g * head_bytes,
+                            position % layout.page_tokens, e});
+            }
+          }
         }
-      }
-    }
-  });
+      });
 }
 
 void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) {
@@ -152,10 +154,14 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
   const KvFormat& format = kernels_.kv[static_cast<size_t>(layout.type)];
   const int64_t group = spec.heads / layout.kv_heads;
   const int64_t block = std::max<int64_t>(1, kTaskVectors / group);
-  const Problem p{q,     out,
-                  kv,    spec,
-                  group, layout.head_dim,
-                  layout.layer_bytes / layout.kv_heads, group * block};
+  const Problem p{q,
+                  out,
+                  kv,
+                  spec,
+                  group,
+                  layout.head_dim,
+                  layout.layer_bytes / layout.kv_heads,
+                  group * block};
   const std::vector<Unit> units = units_of(p);
   const int64_t scratch_floats = attention_scratch(block, group, p.e) + 2 * p.state_floats();
   const size_t scratch_bytes = static_cast<size_t>(scratch_floats) * sizeof(float);

@@ -74,10 +74,10 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   int threads_;
   bool reproducible_;
-  std::mutex turn_;                   // scratch below serves one step at a time
+  std::mutex turn_;  // scratch below serves one step at a time
   std::array<Scratch, kActivations> converted_;
-  Scratch partial_;                   // attention: states of every range
-  std::vector<Scratch> worker_;       // one per thread
+  Scratch partial_;              // attention: states of every range
+  std::vector<Scratch> worker_;  // one per thread
 };
 
 // A backend on tier `isa` ("" for the best) with `threads` (0 for the default). `reproducible`:

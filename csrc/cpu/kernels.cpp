@@ -57,9 +57,7 @@ std::string names() {
 
 }  // namespace
 
-std::string_view isa_name(Isa isa) {
-  return std::ranges::find(kTiers, isa, &Tier::isa)->name;
-}
+std::string_view isa_name(Isa isa) { return std::ranges::find(kTiers, isa, &Tier::isa)->name; }
 
 std::vector<Isa> usable_tiers() {
   std::vector<Isa> usable;

@@ -17,7 +17,8 @@ namespace llama_rt::cpu {
 enum class Isa : uint8_t { kScalar, kAvx2, kAvx2Vnni, kAvx512, kAvx512Bf16, kAmx };
 
 // Rows [first_row, last_row) of a stored matrix times n inputs, by decoding to float32.
-// out[i][r] (+)= bias[r] + sum_k x[i][k] * weight[r][k], summed in an order that depends on k alone.
+// out[i][r] (+)= bias[r] + sum_k x[i][k] * weight[r][k], summed in an order that depends on k
+// alone.
 struct StoredTask {
   const std::byte* weight = nullptr;
   int64_t row_bytes = 0;

@@ -25,7 +25,7 @@ struct RopeConfig {
 };
 
 struct ModelConfig {
-  int64_t dim = 0;         // d
+  int64_t dim = 0;  // d
   int64_t n_layers = 0;
   int64_t n_heads = 0;     // h
   int64_t n_kv_heads = 0;  // g

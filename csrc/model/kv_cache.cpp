@@ -95,8 +95,8 @@ void KvCache::shrink(Sequence& s, int64_t length) {
 void KvCache::truncate(int sequence, int64_t length) {
   Sequence& s = find(sequence);
   if (length < 0 || length > s.length) {
-    throw CapacityError("cannot truncate a sequence of " + std::to_string(s.length) + " tokens to " +
-                        std::to_string(length));
+    throw CapacityError("cannot truncate a sequence of " + std::to_string(s.length) +
+                        " tokens to " + std::to_string(length));
   }
   shrink(s, length);
 }

@@ -25,15 +25,16 @@ void Model::finish() {
 }
 
 void Model::require_finished() const {
-  if (!rope_) throw CheckpointError("the model is not finished: call finish() after the last add()");
+  if (!rope_)
+    throw CheckpointError("the model is not finished: call finish() after the last add()");
 }
 
 size_t Model::workspace_bytes(int64_t n) const {
   const int64_t q = config_.n_heads * config_.head_dim;
   const int64_t kv = config_.n_kv_heads * config_.head_dim;
   size_t bytes = 0;
-  for (const int64_t width : {config_.dim, config_.dim, q, q, kv, kv, config_.ffn_dim,
-                              config_.ffn_dim}) {
+  for (const int64_t width :
+       {config_.dim, config_.dim, q, q, kv, kv, config_.ffn_dim, config_.ffn_dim}) {
     bytes += Workspace::aligned(static_cast<size_t>(n * width) * sizeof(float));
   }
   return bytes;

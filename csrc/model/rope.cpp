@@ -24,8 +24,7 @@ double llama3(double frequency, const RopeConfig& c) {
 
 // YaRN: the index of the frequency that turns `rotations` times within the original context.
 double yarn_corner(double rotations, const RopeConfig& c, double head_dim) {
-  return head_dim * std::log(c.original_context / (kTwoPi * rotations)) /
-         (2.0 * std::log(c.theta));
+  return head_dim * std::log(c.original_context / (kTwoPi * rotations)) / (2.0 * std::log(c.theta));
 }
 
 std::vector<double> yarn(std::vector<double> frequencies, const RopeConfig& c, double head_dim) {

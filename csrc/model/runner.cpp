@@ -36,8 +36,7 @@ Runner::Runner(std::shared_ptr<const Model> model, const RunnerOptions& options)
       options_(checked(options, *model_)),
       cache_(model_->shared_backend(), layout_for(*model_, options.kv_type),
              options.cache_tokens > 0 ? options.cache_tokens : options.n_ctx, options.n_ctx),
-      workspace_(
-          model_->backend().allocate(model_->workspace_bytes(options.max_batch_tokens))) {}
+      workspace_(model_->backend().allocate(model_->workspace_bytes(options.max_batch_tokens))) {}
 
 int Runner::create() {
   const std::scoped_lock turn(turn_);
@@ -230,9 +229,8 @@ std::vector<Sampled> Runner::step(std::span<const Feed> feeds, std::span<Sampler
   return sampled;
 }
 
-std::vector<Sampled> Runner::decode(std::span<const Feed> given,
-                                    std::span<Sampler* const> samplers, int64_t steps,
-                                    double max_seconds, const Interrupt& interrupt) {
+std::vector<Sampled> Runner::decode(std::span<const Feed> given, std::span<Sampler* const> samplers,
+                                    int64_t steps, double max_seconds, const Interrupt& interrupt) {
   const std::scoped_lock turn(turn_);
   if (samplers.size() != given.size()) {
     throw ShapeError("there are " + std::to_string(given.size()) + " sequences but " +

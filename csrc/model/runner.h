@@ -39,7 +39,7 @@ struct Sampled {
 
 struct RunnerMemory {
   int64_t weights;
-  int64_t kv_cache;      // committed
+  int64_t kv_cache;  // committed
   int64_t kv_cache_max;
   int64_t workspace;
 };

@@ -109,10 +109,10 @@ void Weights::add(const std::string& name, const Tensor& tensor) {
 std::vector<std::string> Weights::required() const {
   std::vector<std::string> names = {"tok_embeddings.weight", "norm.weight"};
   for (int64_t i = 0; i < config_.n_layers; ++i) {
-    for (const char* part : {"attention.wq.weight", "attention.wk.weight", "attention.wv.weight",
-                             "attention.wo.weight", "feed_forward.w1.weight",
-                             "feed_forward.w2.weight", "feed_forward.w3.weight",
-                             "attention_norm.weight", "ffn_norm.weight"}) {
+    for (const char* part :
+         {"attention.wq.weight", "attention.wk.weight", "attention.wv.weight",
+          "attention.wo.weight", "feed_forward.w1.weight", "feed_forward.w2.weight",
+          "feed_forward.w3.weight", "attention_norm.weight", "ffn_norm.weight"}) {
       names.push_back(kLayers + std::to_string(i) + "." + part);
     }
   }

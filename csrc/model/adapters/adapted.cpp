@@ -119,8 +119,7 @@ void AdaptedBlocks::attend_prefix(int64_t layer, View q, View out) {
       scratch_.reset();
       const View added = scratch_.f32(Shape(g.rows, c.n_heads, c.head_dim));
       backend_.attention(rows_of(q, g.first_row, g.rows), kv, spec, added);
-      backend_.add_gated(added, prefix.gate.data(), m.weight,
-                         rows_of(out, g.first_row, g.rows));
+      backend_.add_gated(added, prefix.gate.data(), m.weight, rows_of(out, g.first_row, g.rows));
     }
   }
 }

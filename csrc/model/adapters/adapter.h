@@ -22,8 +22,8 @@ enum class Norm : uint8_t { kAttention, kFfn };
 
 // y = W (x * input_scale) + B (A x) + bias
 struct LinearPatch {
-  Weight a;  // [rank, in]; rows 0: no LoRA here
-  Weight b;  // [out, rank], the LoRA scale folded in
+  Weight a;                        // [rank, in]; rows 0: no LoRA here
+  Weight b;                        // [out, rank], the LoRA scale folded in
   std::vector<float> input_scale;  // [in] or empty
   std::vector<float> bias;         // [out] or empty
 

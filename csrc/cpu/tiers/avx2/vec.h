@@ -27,8 +27,8 @@ inline void store(float* p, F32x16 a) {
   _mm256_storeu_ps(p + 8, a.high);
 }
 
-#define LLAMA_RT_HALVES(name, intrinsic)         \
-  inline F32x16 name(F32x16 a, F32x16 b) {       \
+#define LLAMA_RT_HALVES(name, intrinsic)                         \
+  inline F32x16 name(F32x16 a, F32x16 b) {                       \
     return {intrinsic(a.low, b.low), intrinsic(a.high, b.high)}; \
   }
 LLAMA_RT_HALVES(add, _mm256_add_ps)

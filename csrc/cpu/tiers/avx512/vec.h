@@ -47,8 +47,7 @@ inline F32x16 round_nearest(F32x16 a) {
 inline F32x16 exp2_whole(F32x16 a) { return {_mm512_scalef_ps(_mm512_set1_ps(1.0f), a.v)}; }
 
 inline float reduce_add(F32x16 a) {
-  const __m256 eight =
-      _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));

@@ -22,7 +22,8 @@ inline void store_partial(float* p, F32x16 a, int64_t count) {
 }
 
 // e^x within 2 ulp; arguments are clamped to [-87, 88], so the result is never 0, inf or denormal.
-// Cody-Waite reduction by ln 2 in two parts, then the Taylor-like minimax polynomial of Cephes expf.
+// Cody-Waite reduction by ln 2 in two parts, then the Taylor-like minimax polynomial of Cephes
+// expf.
 inline F32x16 exp(F32x16 x) {
   x = min(max(x, set1(-87.0f)), set1(88.0f));
   const F32x16 n = round_nearest(mul(x, set1(1.44269504088896341f)));

@@ -87,9 +87,9 @@ void decode_stored(const std::byte* row, int64_t k, float* out) noexcept {
 }  // namespace
 
 void paint_stored(Kernels& kernels) {
-#define LLAMA_RT_SLOT(id, name, block, elements, ...)                           \
+#define LLAMA_RT_SLOT(id, name, block, elements, ...)                                 \
   kernels.decode[static_cast<size_t>(DType::k##id)] = decode_stored<block, elements>; \
-  kernels.stored[static_cast<size_t>(DType::k##id)] =                           \
+  kernels.stored[static_cast<size_t>(DType::k##id)] =                                 \
       multiply_stored<decode_stored<block, elements>>;
   LLAMA_RT_DTYPES(LLAMA_RT_SLOT)
 #undef LLAMA_RT_SLOT

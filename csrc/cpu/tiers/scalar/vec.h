@@ -31,32 +31,37 @@ inline F32x16 load(const float* p) {
 }
 inline void store(float* p, F32x16 a) { std::memcpy(p, a.lane, sizeof(a.lane)); }
 
-#define LLAMA_RT_LANES(expression)                      \
-  F32x16 r;                                             \
+#define LLAMA_RT_LANES(expression)                       \
+  F32x16 r;                                              \
   for (int i = 0; i < 16; ++i) r.lane[i] = (expression); \
   return r
 inline F32x16 add(F32x16 a, F32x16 b) { LLAMA_RT_LANES(a.lane[i] + b.lane[i]); }
 inline F32x16 sub(F32x16 a, F32x16 b) { LLAMA_RT_LANES(a.lane[i] - b.lane[i]); }
 inline F32x16 mul(F32x16 a, F32x16 b) { LLAMA_RT_LANES(a.lane[i] * b.lane[i]); }
 inline F32x16 div(F32x16 a, F32x16 b) { LLAMA_RT_LANES(a.lane[i] / b.lane[i]); }
-inline F32x16 max(F32x16 a, F32x16 b) { LLAMA_RT_LANES(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
-inline F32x16 min(F32x16 a, F32x16 b) { LLAMA_RT_LANES(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
+inline F32x16 max(F32x16 a, F32x16 b) {
+  LLAMA_RT_LANES(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]);
+}
+inline F32x16 min(F32x16 a, F32x16 b) {
+  LLAMA_RT_LANES(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]);
+}
 // a * b + c; rounded once where the tier can
-inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { LLAMA_RT_LANES(a.lane[i] * b.lane[i] + c.lane[i]); }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  LLAMA_RT_LANES(a.lane[i] * b.lane[i] + c.lane[i]);
+}
 inline F32x16 load_f16(const uint16_t* p) { LLAMA_RT_LANES(half_to_float(p[i])); }
 inline F32x16 load_bf16(const uint16_t* p) { LLAMA_RT_LANES(bf16_to_float(p[i])); }
 inline F32x16 load_i8(const int8_t* p) { LLAMA_RT_LANES(static_cast<float>(p[i])); }
 // Nearest whole number, ties to even, for |a| < 2^22.
-inline F32x16 round_nearest(F32x16 a) {
-  LLAMA_RT_LANES((a.lane[i] + 12582912.0f) - 12582912.0f);
-}
+inline F32x16 round_nearest(F32x16 a) { LLAMA_RT_LANES((a.lane[i] + 12582912.0f) - 12582912.0f); }
 // 2^a for whole a in [-126, 127]
 inline F32x16 exp2_whole(F32x16 a) {
   LLAMA_RT_LANES(bits_to_float(static_cast<uint32_t>(static_cast<int32_t>(a.lane[i]) + 127) << 23));
 }
 #undef LLAMA_RT_LANES
 
-// Sums and maxima over lanes always pair lane i with i + 8, then i + 4, ...: one order on all tiers.
+// Sums and maxima over lanes always pair lane i with i + 8, then i + 4, ...: one order on all
+// tiers.
 inline float reduce_add(F32x16 a) {
   for (int half = 8; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) a.lane[i] += a.lane[i + half];
