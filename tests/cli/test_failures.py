@@ -74,7 +74,9 @@ def test_a_prompt_longer_than_the_context(call, tiny_hf_folder: Path) -> None:
 
 
 def test_a_context_longer_than_the_models(call, tiny_hf_folder: Path) -> None:
-    assert "100000" in said(call("run", "-m", tiny_hf_folder, "--ctx", "100000", "Hi"), 1)
+    message = said(call("run", "-m", tiny_hf_folder, "--ctx", "100000", "Hi"), 1)
+    assert "100000" in message
+    assert "--ctx" in message
 
 
 def test_a_missing_prompt_file(call, tiny_hf_folder: Path) -> None:
@@ -140,3 +142,14 @@ def test_half_a_shard_set(call, tiny_meta_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_meta_folder, folder)
     (folder / "consolidated.01.pth").unlink()
     assert "half" in said(call("info", folder), 1)
+
+
+def test_arguments_of_the_library_are_called_by_their_options() -> None:
+    from llama_rt.cli import _as_options
+
+    text = "n_ctx: 9 is too much; n_ctx=4 would fit; kv_dtype='q8_0' halves the cache"
+    expected = "--ctx: 9 is too much; --ctx 4 would fit; --kv-dtype q8_0 halves the cache"
+    assert _as_options(text) == expected
+    assert _as_options("config.json: key 'n_ctx' is missing") == (
+        "config.json: key 'n_ctx' is missing"
+    )

@@ -7,6 +7,7 @@ line on standard error), 2 usage, 130 interrupted.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,6 +19,14 @@ from llama_rt.errors import LlamaRtError
 __all__ = ["main"]
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_OPTIONS = {
+    "n_ctx": "--ctx",
+    "kv_dtype": "--kv-dtype",
+    "quantize": "--quantize",
+    "chat_template": "--template",
+    "max_tokens": "--max-tokens",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,4 +89,12 @@ def _reason(error: BaseException) -> str:
         return f"the text is not UTF-8: {error}"
     if isinstance(error, MemoryError):
         return f"out of memory: {error}" if str(error) else "out of memory"
-    return str(error) or type(error).__name__
+    return _as_options(str(error)) or type(error).__name__
+
+
+def _as_options(text: str) -> str:
+    """The library's arguments, where a message names them, as this command's options."""
+    for argument, option in _OPTIONS.items():
+        text = re.sub(rf"^{argument}: ", f"{option}: ", text)
+        text = re.sub(rf"\b{argument}='?(\w+)'?", rf"{option} \1", text)
+    return text
