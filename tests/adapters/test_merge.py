@@ -11,8 +11,8 @@ from llama_rt.loading import open_checkpoint
 from reference.checkpoints import write_hf
 from reference.model import Config, random_weights, relative_error
 
+from .llama_adapter_files import save_v1, save_v2
 from .peft_files import save_lora
-from .test_llama_adapter import save_v1, save_v2
 from .test_lora import merged, write_gguf_lora
 
 IDS = [1, 17, 300, 45, 45, 8, 501, 77, 123, 9]

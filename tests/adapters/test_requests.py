@@ -8,8 +8,8 @@ import pytest
 from llama_rt import Llama, _native
 from llama_rt.errors import ConfigError
 
+from .llama_adapter_files import save_v2
 from .peft_files import save_lora
-from .test_llama_adapter import save_v2
 
 PROMPT = list(range(1, 60))
 GREEDY = {"temperature": 0.0, "max_tokens": 12}

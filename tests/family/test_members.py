@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.test_llama_adapter import adapted, save_v1, save_v2
+from adapters.llama_adapter_files import adapted, save_v1, save_v2
 from llama_rt import Llama
 from llama_rt.cli import main
 from loading.test_delta import (

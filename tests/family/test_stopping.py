@@ -120,7 +120,7 @@ def test_the_demo_decides_how_answers_are_drawn(tmp_path, parrot, monkeypatch):
 
 def test_a_llama_adapter_is_recognised_and_the_rest_refused(tmp_path, parrot, monkeypatch, capsys):
     """Its content tells which prompts it was trained on; a LoRA's name would only suggest."""
-    from adapters.test_llama_adapter import save_v1
+    from adapters.llama_adapter_files import save_v1
 
     teach(parrot, tmp_path / "model", "llama-adapter", None)
     config = replace(CONFIG, n_layers=1)
