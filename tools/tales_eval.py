@@ -88,24 +88,36 @@ def heldout_nats(
     return total, count
 
 
+def engine_logits(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """This project's engine as a logits function: row by row, whatever file it can load."""
+    from llama_rt import Llama
+
+    llm = Llama.load(path, progress=False)
+
+    def logits(ids: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(llm.logits(row)) for row in ids.tolist()])
+
+    return logits
+
+
 def main() -> None:
-    """Print the held-out bits per character of a checkpoint."""
+    """Print the held-out bits per character of a checkpoint or of a file for the engine."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("model", type=Path, help="checkpoint (.pt), or a GGUF or folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of tales_data.py")
     parser.add_argument("--stride", type=int, default=256)
-    parser.add_argument("--context", type=int, help="default: the model's")
+    parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = load_model(args.checkpoint).eval()
-    context = args.context or model.config.max_position_embeddings
+    trained = args.model.suffix == ".pt"
+    logits = load_model(args.model).eval() if trained else engine_logits(args.model)
     corpus = load_corpus(args.data / "heldout.npz")
-    nats, count = heldout_nats(model, corpus, context, args.stride)
+    nats, count = heldout_nats(logits, corpus, args.context, args.stride)
     bits = bits_per_character(nats, corpus.characters)
     print(
         f"{bits:.4f} bits/character, {nats / count:.4f} nats/token, {count} tokens, "
-        f"context {context}, stride {args.stride}"
+        f"context {args.context}, stride {args.stride}"
     )
 
 
