@@ -25,6 +25,10 @@ struct LinesBF16Pairs {
     return i_set(pair);
   }
   static LLAMA_RT_INLINE F multiply(I weight, I input, F sum) {
+#ifdef __clang__
+    // Clang 16 crashes when it folds a broadcast into a vector of bf16; it must not see one.
+    asm("" : "+v"(input));
+#endif
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weight),
                             reinterpret_cast<__m512bh>(input));
   }
