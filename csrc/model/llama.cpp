@@ -6,14 +6,6 @@
 #include "model/adapters/adapted.h"
 
 namespace llama_rt {
-namespace {
-
-View heads_of(View flat, int64_t heads, int64_t e) {
-  return f32_view(flat.f32(), Shape(flat.shape[0], heads, e));
-}
-
-}  // namespace
-
 Model::Model(std::shared_ptr<Backend> backend, const ModelConfig& config, Repack repack)
     : backend_(std::move(backend)),
       config_((config.validate(), config)),
@@ -55,19 +47,22 @@ BlockBuffers Model::buffers(Workspace& workspace, int64_t n) const {
   return b;
 }
 
+AttentionSpec Model::attention_spec() const {
+  return {config_.n_heads, 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+          config_.sliding_window};
+}
+
 // x += attention(norm(x)); x += ffn(norm(x))
 void Model::block(int64_t layer, const Rotation& rotation, const KvView& kv,
                   const BlockBuffers& buffers) const {
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layers()[static_cast<size_t>(layer)];
-  const AttentionSpec spec{c.n_heads, 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
-                           c.sliding_window};
   const View q = heads_of(buffers.q, c.n_heads, c.head_dim);
   Backend& b = *backend_;
   b.qkv(buffers.x, w.attention, c.norm_eps, rotation, kv, buffers.normed, q,
         heads_of(buffers.k, c.n_kv_heads, c.head_dim),
         heads_of(buffers.v, c.n_kv_heads, c.head_dim));
-  b.attention(q, kv, spec, heads_of(buffers.attended, c.n_heads, c.head_dim));
+  b.attention(q, kv, attention_spec(), heads_of(buffers.attended, c.n_heads, c.head_dim));
   b.project_add(buffers.attended, w.attention_output, w.attention_output_bias, buffers.x);
   b.gated(buffers.x, w.ffn, c.norm_eps, buffers.normed, buffers.up, buffers.hidden);
   b.project_add(buffers.hidden, w.ffn_down, w.ffn_down_bias, buffers.x);

@@ -15,6 +15,11 @@ namespace llama_rt {
 
 class AdaptedBlocks;
 
+// [n, heads * e] as [n, heads, e].
+inline View heads_of(View flat, int64_t heads, int64_t e) {
+  return f32_view(flat.f32(), Shape(flat.shape[0], heads, e));
+}
+
 // The buffers of a forward pass that a block works in, [n, ...] each; x is the residual stream.
 struct BlockBuffers {
   View x, normed, q, k, v, attended, hidden, up;
@@ -47,6 +52,9 @@ class Model {
 
   // Bytes that forward needs for a batch of n rows.
   size_t workspace_bytes(int64_t n) const;
+
+  // Of this model's self-attention: heads, 1/sqrt(e), window.
+  AttentionSpec attention_spec() const;
 
   const ModelConfig& config() const { return config_; }
   const RopeTable& rope() const { return *rope_; }

@@ -1,7 +1,6 @@
 #include "model/adapters/adapted.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace llama_rt {
 namespace {
@@ -12,10 +11,6 @@ View rows_of(View v, int64_t first, int64_t count) {
   Shape shape = v.shape;
   shape.extent[0] = count;
   return f32_view(v.f32() + first * per_row, shape);
-}
-
-View heads_of(View flat, int64_t heads, int64_t e) {
-  return f32_view(flat.f32(), Shape(flat.shape[0], heads, e));
 }
 
 View flat_of(View heads) {
@@ -114,7 +109,8 @@ void AdaptedBlocks::attend_prefix(int64_t layer, View q, View out) {
       if (prefix.length == 0 || m.weight == 0.0f) continue;
       const Segment all[] = {{0, g.rows, 0, &kPage}};
       const KvView kv{&m.adapter->prefix_layout(), prefix.page->data(), 0, all};
-      AttentionSpec spec{c.n_heads, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), 0};
+      AttentionSpec spec = model_.attention_spec();
+      spec.window = 0;
       spec.length = prefix.length;
       scratch_.reset();
       const View added = scratch_.f32(Shape(g.rows, c.n_heads, c.head_dim));
@@ -132,8 +128,6 @@ void AdaptedBlocks::run(int64_t layer, const Rotation& rotation, const KvView& k
   const View k = heads_of(b.k, c.n_kv_heads, c.head_dim);
   const View v = heads_of(b.v, c.n_kv_heads, c.head_dim);
   const View attended = heads_of(b.attended, c.n_heads, c.head_dim);
-  const AttentionSpec spec{c.n_heads, 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
-                           c.sliding_window};
 
   normalise(layer, Norm::kAttention, w.attention.norm, b.x, b.normed);
   constexpr Slot kQkv[] = {Slot::kWq, Slot::kWk, Slot::kWv};
@@ -144,7 +138,7 @@ void AdaptedBlocks::run(int64_t layer, const Rotation& rotation, const KvView& k
   backend_.rope(q, rotation);
   backend_.rope(k, rotation);
   backend_.store_kv(k, v, kv);
-  backend_.attention(q, kv, spec, attended);
+  backend_.attention(q, kv, model_.attention_spec(), attended);
   attend_prefix(layer, q, attended);
   constexpr Slot kOutput[] = {Slot::kWo};
   const Linear output[] = {{&w.attention_output, w.attention_output_bias, b.x, true}};
