@@ -1,8 +1,8 @@
 """One engine in a process of its own: loads a model once, then times what it is asked.
 
 Started by compare.py as `engines.py NAME MODEL THREADS CONTEXT`; speaks JSON lines. A request is
-`{"prompt": n}` (seconds to read n tokens into an empty context) or `{"generate": n}` (seconds to
-decode n tokens after a few are in the context). While it waits nothing runs.
+`{"prompt": n}` (seconds to read n tokens into an empty context) or `{"generate": n, "batch": b}`
+(seconds in which each of b sequences of a few tokens decodes n more). While it waits nothing runs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from llama_rt import _native
+from llama_rt.loading import open_checkpoint
+
 SEED_TOKENS = 8  # in the context before decoding starts
 VOCABULARY = 32000
+MAX_BATCH = 64
 
 
 class Engine(Protocol):
@@ -24,11 +28,11 @@ class Engine(Protocol):
     def prompt(self, count: int) -> None:
         """Reads `count` tokens into an empty context."""
 
-    def start(self) -> None:
-        """An empty context with `SEED_TOKENS` tokens."""
+    def start(self, batch: int) -> None:
+        """`batch` sequences of `SEED_TOKENS` tokens."""
 
     def generate(self, count: int) -> None:
-        """Decodes `count` tokens, greedily."""
+        """Decodes `count` tokens of each sequence, greedily."""
 
 
 def ids(count: int) -> list[int]:
@@ -42,33 +46,35 @@ class LlamaRt:
     def __init__(self, model: str, threads: int, context: int) -> None:
         import numpy as np
 
-        from llama_rt import _native
         from llama_rt.llama.weights import build_model
-        from llama_rt.loading import open_checkpoint
 
         backend = _native.open_backend("cpu", threads=threads, isa=os.environ.get("COMPARE_ISA"))
         built = build_model(
             open_checkpoint(model), backend, quantize=None, repack="auto", progress=False
         )
-        self._runner = _native.Runner(built, n_ctx=context)
-        self._sequence = self._runner.create()
-        self._sampler = _native.Sampler(VOCABULARY, temperature=0.0)
+        self._runner = _native.Runner(built, n_ctx=context, cache_tokens=MAX_BATCH * context)
+        self._sequences: list[int] = []
         self._array = np.array
 
-    def _feed(self, count: int) -> None:
-        self._runner.truncate(self._sequence, 0)
-        for first in range(0, count, 512):
-            tokens = self._array(ids(count)[first : first + 512], dtype="int32")
-            self._runner.forward([self._sequence], [tokens])
+    def _begin(self, batch: int, count: int) -> None:
+        for sequence in self._sequences:
+            self._runner.release(sequence)
+        self._sequences = [self._runner.create() for _ in range(batch)]
+        for sequence in self._sequences:
+            for first in range(0, count, 512):
+                tokens = self._array(ids(count)[first : first + 512], dtype="int32")
+                self._runner.forward([sequence], [tokens])
 
     def prompt(self, count: int) -> None:
-        self._feed(count)
+        self._begin(1, count)
 
-    def start(self) -> None:
-        self._feed(SEED_TOKENS)
+    def start(self, batch: int) -> None:
+        self._begin(batch, SEED_TOKENS)
 
     def generate(self, count: int) -> None:
-        self._runner.decode([self._sequence], [500], [self._sampler], steps=count)
+        batch = len(self._sequences)
+        samplers = [_native.Sampler(VOCABULARY, temperature=0.0) for _ in range(batch)]
+        self._runner.decode(self._sequences, [500] * batch, samplers, steps=count)
 
 
 class LlamaCpp:
@@ -86,7 +92,8 @@ class LlamaCpp:
         self._llm.reset()
         self._llm.eval(ids(count))
 
-    def start(self) -> None:
+    def start(self, batch: int) -> None:
+        assert batch == 1
         self._llm.reset()
         self._llm.eval(ids(SEED_TOKENS))
 
@@ -106,33 +113,41 @@ class Transformers:
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
-        layers = 8 if "8x4096" in model else 32
-        config = LlamaConfig(num_hidden_layers=layers, max_position_embeddings=context)
+        sizes = open_checkpoint(model).config
+        config = LlamaConfig(
+            num_hidden_layers=sizes.n_layers, hidden_size=sizes.dim,
+            intermediate_size=sizes.ffn_dim,
+            num_attention_heads=sizes.n_heads, num_key_value_heads=sizes.n_kv_heads,
+            vocab_size=sizes.vocab_size, max_position_embeddings=context,
+        )  # fmt: skip
         torch.set_default_dtype(torch.bfloat16)
         self._torch = torch
         self._model = LlamaForCausalLM(config).eval()
         self._cache: object = None
+        self._batch = 1
 
-    def _run(self, tokens: list[int]) -> int:
+    def _run(self, rows: list[list[int]]) -> list[int]:
         out = self._model(
-            self._torch.tensor([tokens]), past_key_values=self._cache, use_cache=True,
+            self._torch.tensor(rows), past_key_values=self._cache, use_cache=True,
             logits_to_keep=1,
         )  # fmt: skip
         self._cache = out.past_key_values
-        return int(out.logits[0, -1].argmax())
+        tokens: list[int] = out.logits[:, -1].argmax(-1).tolist()
+        return tokens
 
     def prompt(self, count: int) -> None:
         self._cache = None
-        self._run(ids(count))
+        self._run([ids(count)])
 
-    def start(self) -> None:
+    def start(self, batch: int) -> None:
         self._cache = None
-        self._run(ids(SEED_TOKENS))
+        self._batch = batch
+        self._run([ids(SEED_TOKENS)] * batch)
 
     def generate(self, count: int) -> None:
-        token = 500
+        tokens = [500] * self._batch
         for _ in range(count):
-            token = self._run([token])
+            tokens = self._run([[token] for token in tokens])
 
 
 ENGINES: dict[str, Callable[[str, int, int], Engine]] = {
@@ -153,7 +168,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "generate" in request:
-            engine.start()
+            engine.start(request["batch"])
         start = time.perf_counter()
         if "generate" in request:
             engine.generate(request["generate"])
