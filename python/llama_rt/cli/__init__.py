@@ -94,6 +94,7 @@ def _reason(error: BaseException) -> str:
 
 def _as_options(text: str) -> str:
     """The library's arguments, where a message names them, as this command's options."""
+    text = text.replace("none is guessed: choose one of", "none is guessed: choose --template from")
     for argument, option in _OPTIONS.items():
         text = re.sub(rf"^{argument}: ", f"{option}: ", text)
         text = re.sub(rf"\b{argument}='?(\w+)'?", rf"{option} \1", text)

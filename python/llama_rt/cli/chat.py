@@ -53,7 +53,8 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
     sampling_params(args)  # a mistake in them is told before the model is loaded
     if args.model is None and args.template is None:
-        msg = "the built-in model tells tales (llama-rt run) but holds no conversations; -m MODEL"
+        msg = "the built-in model tells tales (llama-rt run) and holds no conversations: name a "
+        msg += "chat model with -m MODEL"
         raise UsageError(msg)
     with load(args, console) as llm:
         session = Session(

@@ -189,7 +189,9 @@ def sampling_params(
     try:
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
     except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
+        field, colon, rest = str(error).partition(":")
+        msg = f"--{field.replace('_', '-')}{colon}{rest}"
+        raise UsageError(msg) from error
 
 
 def stop_texts(args: argparse.Namespace) -> list[str]:

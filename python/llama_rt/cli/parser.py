@@ -65,14 +65,16 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def _helpful(message: str) -> str:
-    """The sentence about a wrong choice, with the nearest right one first."""
+    """What argparse says, without its jargon; of a wrong choice, with the nearest right one."""
+    message = message.removeprefix("argument ")
     wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
     if wrong is None:
-        return message
+        message = re.sub(r"invalid float value: ('.*')$", r"\1 is not a number", message)
+        return re.sub(r"invalid int value: ('.*')$", r"\1 is not a whole number", message)
     choices = re.findall(r"[\w.\-]+", wrong[2])
     close = difflib.get_close_matches(wrong[1], choices, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(choices)}"
-    name = message.split(":")[0].removeprefix("argument ").strip("<>")
+    name = message.split(":")[0].replace("COMMAND", "command")
     return f"unknown {name} '{wrong[1]}'; {hint}"
 
 
