@@ -51,10 +51,11 @@ void bind_adapter(py::module_& m) {
       .def(
           "add_lora",
           [](Adapter& adapter, int64_t layer, const std::string& slot, const Array<float>& a,
-             const Array<float>& b) {
-            adapter.add_lora(layer, slot_named(slot), matrix(a, "lora A"), matrix(b, "lora B"));
+             const Array<float>& b, float scale) {
+            adapter.add_lora(layer, slot_named(slot), matrix(a, "lora A"), matrix(b, "lora B"),
+                             scale);
           },
-          py::arg("layer"), py::arg("slot"), py::arg("a"), py::arg("b"))
+          py::arg("layer"), py::arg("slot"), py::arg("a"), py::arg("b"), py::arg("scale") = 1.0f)
       .def(
           "add_input_scale",
           [](Adapter& adapter, int64_t layer, const std::string& slot, const Array<float>& scale) {

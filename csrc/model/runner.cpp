@@ -98,7 +98,7 @@ void Runner::check(std::span<const Feed> feeds) const {
 // Groups consecutive rows by their mix; false when no row uses an adapter.
 bool Runner::stage_adapters(std::span<const Feed> feeds) {
   groups_.clear();
-  int64_t row = 0, rank = 0;
+  int64_t row = 0;
   bool any = false;
   const auto same = [](const AdapterMix& a, const AdapterMix& b) {
     return a.adapter == b.adapter && a.weight == b.weight;
@@ -110,16 +110,16 @@ bool Runner::stage_adapters(std::span<const Feed> feeds) {
     } else {
       groups_.push_back({row, rows, f.mix});
     }
-    for (const AdapterMix& m : f.mix) rank = std::max(rank, m.adapter->max_rank());
     any = any || !f.mix.empty();
     row += rows;
   }
+  if (!any) return false;
   const size_t bytes =
-      AdaptedBlocks::scratch_bytes(model_->config(), options_.max_batch_tokens, rank);
-  if (any && (!adapter_scratch_ || adapter_scratch_->bytes() < bytes)) {
+      AdaptedBlocks::scratch_bytes(model_->config(), options_.max_batch_tokens, groups_);
+  if (!adapter_scratch_ || adapter_scratch_->bytes() < bytes) {
     adapter_scratch_ = std::make_unique<Workspace>(model_->backend().allocate(bytes));
   }
-  return any;
+  return true;
 }
 
 // One forward pass over all feeds; leaves the wanted rows in states_ or logits_.

@@ -194,9 +194,17 @@ class Adapter:
 
     def __init__(self, model: Model) -> None: ...
     def add_lora(
-        self, layer: int, slot: str, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]
+        self,
+        layer: int,
+        slot: str,
+        a: npt.NDArray[np.float32],
+        b: npt.NDArray[np.float32],
+        scale: float = ...,
     ) -> None:
-        """`y += b (a x)`: a `[rank, in]`, b `[out, rank]` already scaled by alpha / rank."""
+        """`y += scale * b (a x)`: a `[rank, in]`, b `[out, rank]`, scale alpha / rank.
+
+        Both are kept as f16 (times a power of two) beside weights of fewer than 32 bits.
+        """
     def add_input_scale(self, layer: int, slot: str, scale: npt.NDArray[np.float32]) -> None:
         """`y = W (x * scale)`, scale `[in]`."""
     def add_bias(self, layer: int, slot: str, bias: npt.NDArray[np.float32]) -> None: ...

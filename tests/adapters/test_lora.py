@@ -108,7 +108,7 @@ def merged(weights, factors):
     return out
 
 
-def write_gguf_lora(path, config, *, alpha, rank=4, seed=0, dtype=np.float32):
+def write_gguf_lora(path, config, *, alpha, rank=4, seed=0, spread=1.0, dtype=np.float32):
     """As llama.cpp's converter writes it: Meta's row order, dims {in, r} and {r, out}."""
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
@@ -124,8 +124,8 @@ def write_gguf_lora(path, config, *, alpha, rank=4, seed=0, dtype=np.float32):
             ("attn_k", "attention.wk", kv, config.dim),
             ("ffn_down", "feed_forward.w2", config.dim, config.ffn_dim),
         ):
-            a = (0.1 * rng.standard_normal((rank, width))).astype(dtype)
-            b = (0.1 * rng.standard_normal((out, rank))).astype(dtype)
+            a = (0.1 * spread * rng.standard_normal((rank, width))).astype(dtype)
+            b = (0.1 * spread * rng.standard_normal((out, rank))).astype(dtype)
             writer.add_tensor(f"blk.{layer}.{short}.weight.lora_a", a)
             writer.add_tensor(f"blk.{layer}.{short}.weight.lora_b", b)
             scale = alpha / rank if alpha else 1.0
@@ -174,6 +174,31 @@ def test_weights_and_several_at_once(tmp_path, tiny_model, tiny_meta_folder):
             llm.logits(IDS, adapter={"one": 0.25, "two": 2.0}),
             llm.logits(IDS, adapter={"two": 2.0, "one": 0.25}),
         )
+
+
+def test_factors_are_kept_as_halves_where_the_weights_are_rounded(
+    tmp_path, tiny_model, tiny_meta_folder
+):
+    config, weights = tiny_model
+    factors = write_gguf_lora(tmp_path / "x.gguf", config, alpha=8.0, rank=16)
+    elements = sum(a.size + b.size for _, _, a, b in factors)
+    expected = forward(config, merged(weights, factors), IDS)
+    for quantize, width, bound in (("f32", 4, 1e-5), ("f16", 2, 2e-3)):
+        options = {"quantize": quantize, "kv_dtype": "f32", "threads": 1}
+        with Llama.load(tiny_meta_folder, adapters=[tmp_path / "x.gguf"], **options) as llm:
+            assert llm.memory()["adapters"] == width * elements
+            assert relative_error(llm.logits(IDS), expected) < bound
+
+
+def test_the_size_of_factors_does_not_matter(tmp_path, tiny_model, tiny_meta_folder):
+    """Factors below the range of half precision, made up for by alpha, give the same bits."""
+    config, _ = tiny_model
+    write_gguf_lora(tmp_path / "x.gguf", config, alpha=8.0)
+    write_gguf_lora(tmp_path / "y.gguf", config, alpha=8.0 * 2.0**36, spread=2.0**-18)
+    paths = [tmp_path / "x.gguf", tmp_path / "y.gguf"]
+    with Llama.load(tiny_meta_folder, adapters=paths, quantize="q8_0", threads=1) as llm:
+        assert np.array_equal(llm.logits(IDS, adapter="x"), llm.logits(IDS, adapter="y"))
+        assert not np.array_equal(llm.logits(IDS, adapter="x"), llm.logits(IDS, adapter=None))
 
 
 def test_another_size_is_refused_with_both_shapes(tmp_path, tiny_model, tiny_hf_folder):

@@ -23,13 +23,19 @@ AdaptedBlocks::AdaptedBlocks(const Model& model, std::span<const AdapterGroup> g
                              Workspace& scratch)
     : model_(model), backend_(model.backend()), groups_(groups), scratch_(scratch) {}
 
-size_t AdaptedBlocks::scratch_bytes(const ModelConfig& c, int64_t n, int64_t rank) {
-  const int64_t widest = std::max({c.dim, c.n_heads * c.head_dim, c.ffn_dim});
-  size_t bytes = 0;
-  for (const int64_t width : {widest, widest, rank}) {
-    bytes += Workspace::aligned(static_cast<size_t>(n * width) * sizeof(float));
+size_t AdaptedBlocks::scratch_bytes(const ModelConfig& c, int64_t n,
+                                    std::span<const AdapterGroup> groups) {
+  constexpr int64_t kTogether = 3;  // linears of one input, at most: q, k and v
+  constexpr int64_t kLine = 16;     // floats to which the workspace rounds
+  int64_t inner = 0;
+  for (const AdapterGroup& g : groups) {
+    int64_t ranks = 0;
+    for (const AdapterMix& m : g.mix) ranks += (m.adapter->max_rank() + kLine - 1) / kLine * kLine;
+    inner = std::max(inner, kTogether * ranks);
   }
-  return bytes;
+  const int64_t widest = std::max({c.dim, c.n_heads * c.head_dim, c.ffn_dim});
+  return Workspace::aligned(static_cast<size_t>(n * (widest + inner)) * sizeof(float)) +
+         Workspace::aligned(1);
 }
 
 // A group's own gain where one of its adapters replaces the norm (the last one wins).
@@ -53,51 +59,70 @@ bool AdaptedBlocks::scales_input(int64_t layer, Slot slot) const {
   });
 }
 
-// The base's products for all rows at once, unless an adapter scales a product's input: then that
-// product runs group by group. The adapters' additions follow.
+// W x for all rows at once, except where an adapter scales the input. The small products A x of a
+// batch under one mix share that call: they cost their bytes, not a round of the threads each.
 void AdaptedBlocks::linear(int64_t layer, std::span<const Slot> slots, View x,
                            std::span<const Linear> jobs) {
-  std::vector<Linear> shared;
+  scratch_.reset();
+  const View scaled = scratch_.f32(x.shape);
+  products_.clear(), additions_.clear();
+  const auto multiply = [&](View in) {
+    if (!products_.empty()) backend_.matmul(in, products_);
+    products_.clear();
+  };
   for (size_t i = 0; i < slots.size(); ++i) {
-    if (!scales_input(layer, slots[i])) shared.push_back(jobs[i]);
+    if (!scales_input(layer, slots[i])) products_.push_back(jobs[i]);
   }
-  if (!shared.empty()) backend_.matmul(x, shared);
+  if (groups_.size() > 1) multiply(x);
   for (const AdapterGroup& g : groups_) {
     const View in = rows_of(x, g.first_row, g.rows);
     for (size_t i = 0; i < slots.size(); ++i) {
-      const View out = rows_of(jobs[i].out, g.first_row, g.rows);
-      if (scales_input(layer, slots[i])) {
-        scratch_.reset();
-        View scaled = in;
-        for (const AdapterMix& m : g.mix) {
-          const auto& p = m.adapter->layer(layer).linear[static_cast<size_t>(slots[i])];
-          if (p.input_scale.empty()) continue;
-          const View to = scratch_.f32(in.shape);
-          backend_.scale_columns(scaled, p.input_scale.data(), to);
-          scaled = to;
-        }
-        const Linear job[] = {{jobs[i].weight, jobs[i].bias, out, jobs[i].accumulate}};
-        backend_.matmul(scaled, job);
-      }
-      for (const AdapterMix& m : g.mix) {
-        scratch_.reset();
-        patch(m.adapter->layer(layer).linear[static_cast<size_t>(slots[i])], m.weight, in, out);
-      }
+      collect(layer, slots[i], g, rows_of(jobs[i].out, g.first_row, g.rows));
     }
+    multiply(in);
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (scales_input(layer, slots[i])) multiply_scaled(layer, slots[i], g, in, scaled, jobs[i]);
+    }
+  }
+  for (const Addition& addition : additions_) add(addition);
+}
+
+// What a group's adapters add to a product; the A x of it join products_.
+void AdaptedBlocks::collect(int64_t layer, Slot slot, const AdapterGroup& group, View out) {
+  for (const AdapterMix& m : group.mix) {
+    const LinearPatch& p = m.adapter->layer(layer).linear[static_cast<size_t>(slot)];
+    if (m.weight == 0.0f || (!p.lora() && p.bias.empty())) continue;
+    additions_.push_back({&p, m.weight, {}, out});
+    if (!p.lora()) continue;
+    additions_.back().inner = scratch_.f32(Shape(group.rows, p.a.rows));
+    products_.push_back({&p.a, nullptr, additions_.back().inner});
   }
 }
 
-void AdaptedBlocks::patch(const LinearPatch& p, float weight, View x, View y) {
-  if (!p.any() || weight == 0.0f) return;
-  if (p.lora()) {
-    const View inner = scratch_.f32(Shape(x.shape[0], p.a.rows));
-    const Linear down[] = {{&p.a, nullptr, inner}};
-    backend_.matmul(x, down);
-    if (weight != 1.0f) backend_.scale(inner, weight);
-    const Linear up[] = {{&p.b, nullptr, y, true}};
-    backend_.matmul(inner, up);
+// A group's share of a product whose input its adapters scale.
+void AdaptedBlocks::multiply_scaled(int64_t layer, Slot slot, const AdapterGroup& group, View in,
+                                    View scaled, const Linear& job) {
+  const View to = rows_of(scaled, group.first_row, group.rows);
+  for (const AdapterMix& m : group.mix) {
+    const auto& p = m.adapter->layer(layer).linear[static_cast<size_t>(slot)];
+    if (p.input_scale.empty()) continue;
+    backend_.scale_columns(in, p.input_scale.data(), to);
+    in = to;
   }
-  if (!p.bias.empty()) backend_.add_row(p.bias.data(), weight, y);
+  const View out = rows_of(job.out, group.first_row, group.rows);
+  const Linear jobs[] = {{job.weight, job.bias, out, job.accumulate}};
+  backend_.matmul(in, jobs);
+}
+
+void AdaptedBlocks::add(const Addition& addition) {
+  const LinearPatch& p = *addition.patch;
+  if (p.lora()) {
+    const float factor = addition.weight * p.scale;
+    if (factor != 1.0f) backend_.scale(addition.inner, factor);
+    const Linear up[] = {{&p.b, nullptr, addition.out, true}};
+    backend_.matmul(addition.inner, up);
+  }
+  if (!p.bias.empty()) backend_.add_row(p.bias.data(), addition.weight, addition.out);
 }
 
 void AdaptedBlocks::attend_prefix(int64_t layer, View q, View out) {
@@ -108,7 +133,7 @@ void AdaptedBlocks::attend_prefix(int64_t layer, View q, View out) {
       const GatedPrefix& prefix = m.adapter->layer(layer).prefix;
       if (prefix.length == 0 || m.weight == 0.0f) continue;
       const Segment all[] = {{0, g.rows, 0, &kPage}};
-      const KvView kv{&m.adapter->prefix_layout(), prefix.page->data(), 0, all};
+      const KvView kv = m.adapter->prefixes(layer, all);
       AttentionSpec spec = model_.attention_spec();
       spec.window = 0;
       spec.length = prefix.length;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "backend/backend.h"
 #include "backend/workspace.h"
@@ -17,13 +18,25 @@ class AdaptedBlocks {
 
   void run(int64_t layer, const Rotation& rotation, const KvView& kv, const BlockBuffers& buffers);
 
-  // Bytes of scratch for n rows under adapters of at most `rank`.
-  static size_t scratch_bytes(const ModelConfig& config, int64_t n, int64_t rank);
+  // Bytes of scratch for n rows under the mixes of `groups`.
+  static size_t scratch_bytes(const ModelConfig& config, int64_t n,
+                              std::span<const AdapterGroup> groups);
 
  private:
+  // What one adapter of a mix adds to a group's rows of a product.
+  struct Addition {
+    const LinearPatch* patch;
+    float weight;
+    View inner;  // A x, [rows, rank]; empty without LoRA
+    View out;
+  };
+
   void normalise(int64_t layer, Norm norm, const float* gain, View x, View out);
   void linear(int64_t layer, std::span<const Slot> slots, View x, std::span<const Linear> jobs);
-  void patch(const LinearPatch& patch, float weight, View x, View y);
+  void collect(int64_t layer, Slot slot, const AdapterGroup& group, View out);
+  void multiply_scaled(int64_t layer, Slot slot, const AdapterGroup& group, View in, View scaled,
+                       const Linear& job);
+  void add(const Addition& addition);
   void attend_prefix(int64_t layer, View q, View out);
   bool scales_input(int64_t layer, Slot slot) const;
 
@@ -31,6 +44,8 @@ class AdaptedBlocks {
   Backend& backend_;
   std::span<const AdapterGroup> groups_;
   Workspace& scratch_;
+  std::vector<Linear> products_;  // of the call being put together
+  std::vector<Addition> additions_;
 };
 
 }  // namespace llama_rt

@@ -1,6 +1,7 @@
 #include "model/adapters/adapter.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "core/codec.h"
@@ -25,13 +26,30 @@ void require_length(const std::string& what, size_t got, int64_t expected) {
   require_shape(what, Shape(static_cast<int64_t>(got)), Shape(expected));
 }
 
+// A matrix as f16 times a power of two, which joins `scale`, so that the largest value is near 1
+// and small ones keep their bits. Where that would round and may not (`lossy`): as it is.
+Tensor halved(const Tensor& matrix, bool lossy, float& scale) {
+  std::vector<float> values = to_floats(matrix);
+  float largest = 0.0f;
+  for (const float v : values) largest = std::max(largest, std::fabs(v));
+  const int exponent = largest > 0.0f ? std::ilogb(largest) : 0;
+  for (float& v : values) v = std::ldexp(v, -exponent);
+  const auto count = static_cast<int64_t>(values.size());
+  auto storage = Storage::allocate(static_cast<size_t>(row_bytes(DType::kF16, count)));
+  encode_floats(DType::kF16, values.data(), count, storage->data());
+  Tensor halves(storage, DType::kF16, matrix.view.shape, "lora");
+  if (!lossy && to_floats(halves) != values) return matrix;
+  scale = std::ldexp(scale, exponent);
+  return halves;
+}
+
 }  // namespace
 
 Adapter::Adapter(std::shared_ptr<const Model> model) : model_(std::move(model)) {
   model_->require_finished();
   const ModelConfig& c = model_->config();
   layers_.resize(static_cast<size_t>(c.n_layers));
-  layout_ = model_->backend().kv_layout(KvType::kF32, 1, c.n_kv_heads, c.head_dim);
+  layout_ = model_->backend().kv_layout(KvType::kF16, c.n_layers, c.n_kv_heads, c.head_dim);
 }
 
 AdapterLayer& Adapter::at(int64_t layer) {
@@ -42,47 +60,51 @@ AdapterLayer& Adapter::at(int64_t layer) {
   return layers_[static_cast<size_t>(layer)];
 }
 
-// [out, in] of the base's matrix.
-Shape Adapter::shape_of(Slot slot) const {
-  const ModelConfig& c = model_->config();
-  const int64_t q = c.n_heads * c.head_dim, kv = c.n_kv_heads * c.head_dim;
+const Weight& Adapter::base(int64_t layer, Slot slot) const {
+  const LayerWeights& w = model_->weights().layers()[static_cast<size_t>(layer)];
   switch (slot) {
     case Slot::kWq:
-      return Shape(q, c.dim);
+      return w.attention.q;
     case Slot::kWk:
+      return w.attention.k;
     case Slot::kWv:
-      return Shape(kv, c.dim);
+      return w.attention.v;
     case Slot::kWo:
-      return Shape(c.dim, q);
+      return w.attention_output;
     case Slot::kW1:
+      return w.ffn.gate;
     case Slot::kW3:
-      return Shape(c.ffn_dim, c.dim);
+      return w.ffn.up;
     case Slot::kW2:
-      return Shape(c.dim, c.ffn_dim);
+      break;
   }
-  return {};
+  return w.ffn_down;
 }
 
-void Adapter::add_lora(int64_t layer, Slot slot, const Tensor& a, const Tensor& b) {
+void Adapter::add_lora(int64_t layer, Slot slot, const Tensor& a, const Tensor& b, float scale) {
   LinearPatch& patch = at(layer).linear[static_cast<size_t>(slot)];
-  const Shape base = shape_of(slot);
+  const Weight& w = base(layer, slot);
   const int64_t rank = a.view.shape[0];
-  require_shape(place(layer, slot) + " lora A", a.view.shape, Shape(rank, base[1]));
-  require_shape(place(layer, slot) + " lora B", b.view.shape, Shape(base[0], rank));
+  require_shape(place(layer, slot) + " lora A", a.view.shape, Shape(rank, w.cols));
+  require_shape(place(layer, slot) + " lora B", b.view.shape, Shape(w.rows, rank));
   if (patch.lora()) throw CheckpointError("adapter: " + place(layer, slot) + " came twice");
-  patch.a = model_->backend().prepare(a, Role::kLinear, Repack::kAuto);
-  patch.b = model_->backend().prepare(b, Role::kLinear, Repack::kAuto);
+  patch.scale = scale;
+  Backend& backend = model_->backend();
+  for (const auto& [from, to] : {std::pair(&a, &patch.a), std::pair(&b, &patch.b)}) {
+    const Tensor kept = halved(*from, w.dtype != DType::kF32, patch.scale);
+    *to = backend.prepare(kept, Role::kLinear, Repack::kAuto);
+    bytes_ += to->held_bytes();
+  }
   max_rank_ = std::max(max_rank_, rank);
-  bytes_ += patch.a.held_bytes() + patch.b.held_bytes();
 }
 
 void Adapter::add_input_scale(int64_t layer, Slot slot, std::vector<float> scale) {
-  require_length(place(layer, slot) + " scale", scale.size(), shape_of(slot)[1]);
+  require_length(place(layer, slot) + " scale", scale.size(), base(layer, slot).cols);
   at(layer).linear[static_cast<size_t>(slot)].input_scale = std::move(scale);
 }
 
 void Adapter::add_bias(int64_t layer, Slot slot, std::vector<float> bias) {
-  require_length(place(layer, slot) + " bias", bias.size(), shape_of(slot)[0]);
+  require_length(place(layer, slot) + " bias", bias.size(), base(layer, slot).rows);
   at(layer).linear[static_cast<size_t>(slot)].bias = std::move(bias);
 }
 
@@ -125,15 +147,16 @@ void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::vector<float>
   std::vector<float> k = project(patches[static_cast<size_t>(Slot::kWk)], w.k, w.k_bias, prefix);
   std::vector<float> v = project(patches[static_cast<size_t>(Slot::kWv)], w.v, w.v_bias, prefix);
   Backend& backend = model_->backend();
-  target.prefix.page = backend.allocate(static_cast<size_t>(layout_.page_bytes()));
+  if (!page_) {
+    page_ = backend.allocate(static_cast<size_t>(layout_.page_bytes()));
+    bytes_ += layout_.page_bytes();
+  }
   constexpr int32_t kPage = 0;
   const Segment all[] = {{0, length, 0, &kPage}};
   const Shape heads(length, c.n_kv_heads, c.head_dim);
-  backend.store_kv(f32_view(k.data(), heads), f32_view(v.data(), heads),
-                   {&layout_, target.prefix.page->data(), 0, all});
+  backend.store_kv(f32_view(k.data(), heads), f32_view(v.data(), heads), prefixes(layer, all));
   target.prefix.length = length;
   target.prefix.gate = std::move(gate);
-  bytes_ += layout_.page_bytes();
 }
 
 }  // namespace llama_rt

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,10 +21,11 @@ inline constexpr size_t kSlots = 7;
 
 enum class Norm : uint8_t { kAttention, kFfn };
 
-// y = W (x * input_scale) + B (A x) + bias
+// y = W (x * input_scale) + scale B (A x) + bias
 struct LinearPatch {
-  Weight a;                        // [rank, in]; rows 0: no LoRA here
-  Weight b;                        // [out, rank], the LoRA scale folded in
+  Weight a;  // [rank, in]; rows 0: no LoRA here
+  Weight b;  // [out, rank]
+  float scale = 1.0f;
   std::vector<float> input_scale;  // [in] or empty
   std::vector<float> bias;         // [out] or empty
 
@@ -34,9 +36,8 @@ struct LinearPatch {
 // LLaMA-Adapter: every query also attends, with a softmax of its own, to a few learned positions;
 // the result is multiplied by a gate per head and added. Keys are not rotated.
 struct GatedPrefix {
-  std::shared_ptr<Storage> page;  // keys and values of this layer, laid out as a cache of one page
-  int64_t length = 0;             // positions; 0: none here
-  std::vector<float> gate;        // [heads]
+  int64_t length = 0;       // positions; 0: none here
+  std::vector<float> gate;  // [heads]
 };
 
 struct AdapterLayer {
@@ -50,8 +51,9 @@ class Adapter {
   // For one model; `n_ctx` positions bound the length of a prefix to one page.
   explicit Adapter(std::shared_ptr<const Model> model);
 
-  // W' = W + B A: a [rank, in] and b [out, rank], b already scaled by alpha / rank.
-  void add_lora(int64_t layer, Slot slot, const Tensor& a, const Tensor& b);
+  // W' = W + scale B A: a [rank, in] and b [out, rank]. Kept as f16, between powers of two, beside
+  // weights that are themselves rounded; beside f32 weights only where that loses nothing.
+  void add_lora(int64_t layer, Slot slot, const Tensor& a, const Tensor& b, float scale);
   void add_input_scale(int64_t layer, Slot slot, std::vector<float> scale);
   void add_bias(int64_t layer, Slot slot, std::vector<float> bias);
   void replace_norm(int64_t layer, Norm norm, std::vector<float> gain);
@@ -60,20 +62,24 @@ class Adapter {
   void add_prefix(int64_t layer, const Tensor& prefix, std::vector<float> gate);
 
   const AdapterLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
-  const KvLayout& prefix_layout() const { return layout_; }
+  // Keys and values of every layer's prefix, as a cache of one page.
+  KvView prefixes(int64_t layer, std::span<const Segment> segments) const {
+    return {&layout_, page_->data(), layer, segments};
+  }
   const Model* model() const { return model_.get(); }
   int64_t max_rank() const { return max_rank_; }
   int64_t bytes() const { return bytes_; }
 
  private:
   AdapterLayer& at(int64_t layer);
-  Shape shape_of(Slot slot) const;
+  const Weight& base(int64_t layer, Slot slot) const;
   std::vector<float> project(const LinearPatch& patch, const Weight& weight, const float* bias,
                              const Tensor& prefix) const;
 
   std::shared_ptr<const Model> model_;
   std::vector<AdapterLayer> layers_;
   KvLayout layout_;
+  std::shared_ptr<Storage> page_;  // made for the first prefix
   int64_t max_rank_ = 0;
   int64_t bytes_ = 0;
 };

@@ -267,8 +267,8 @@ def _add(
     adapter: _native.Adapter, patch: Patch, turn: _Turn, config: ModelConfig, base: Checkpoint
 ) -> None:
     if isinstance(patch, Lora):
-        b = turn(floats(patch.b) * np.float32(patch.scale), patch.slot)
-        adapter.add_lora(patch.layer, patch.slot, floats(patch.a), b)
+        b = turn(floats(patch.b), patch.slot)
+        adapter.add_lora(patch.layer, patch.slot, floats(patch.a), b, patch.scale)
     elif isinstance(patch, Bias):
         bias = turn(floats(patch.bias).reshape(-1) * np.float32(patch.scale), patch.slot)
         if patch.replaces:
