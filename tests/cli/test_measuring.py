@@ -98,11 +98,16 @@ def test_profile_names_the_ops(call, tiny_gguf_file) -> None:
         assert all(seconds >= 0 for seconds in ops.values())
 
 
-def test_lora_is_run_and_named(call, tiny_gguf_file) -> None:
-    words = ("--lora-rank", "4", "--batch", "2", "--profile", "--json", *QUICK)
+@pytest.mark.parametrize("adapter", ["lora_rank", "llama_adapter"])
+def test_adapters_are_run_and_named(call, tiny_gguf_file, adapter: str) -> None:
+    option = "--" + adapter.replace("_", "-")
+    words = (option, "4", "--batch", "2", "--profile", "--json", *QUICK)
     report = call("bench", "-m", tiny_gguf_file, *words).object
-    assert set(report) == BENCH_KEYS | {"profile", "lora_rank"}
-    assert report["lora_rank"] == 4
+    assert set(report) == BENCH_KEYS | {"profile", adapter}
+    assert report[adapter] == 4
+    plain = call("bench", "-m", tiny_gguf_file, "--batch", "2", "--profile", "--json", *QUICK)
+    assert plain.object["profile"]["decode"]["adapt"] == 0
+    assert report["profile"]["decode"]["adapt"] > 0
     assert all(speed > 0 for speed in report["decode"]["tok_s"])
 
 

@@ -91,11 +91,12 @@ def test_options_are_not_abbreviated() -> None:
 def test_the_published_options_of_bench_are_there() -> None:
     words = (
         "--shape 8x4096 --format q8_0 --prompt 1 --generate 2 --context 3 --batch 4 --repeat 5 "
-        "--lora-rank 6 --profile --save made.gguf --json"
+        "--lora-rank 6 --llama-adapter 10 --profile --save made.gguf --json"
     )
     args = parse("bench", *words.split())
     measured = (args.prompt, args.generate, args.context, args.batch, args.repeat)
     assert measured == (1, 2, 3, 4, 5)
-    assert (args.shape, args.format, args.lora_rank) == ("8x4096", "q8_0", 6)
+    assert (args.shape, args.format) == ("8x4096", "q8_0")
+    assert (args.lora_rank, args.llama_adapter) == (6, 10)
     assert args.profile
     assert str(args.save) == "made.gguf"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llama_rt import _native, machine
-from llama_rt.benchmark.lora import random_lora
+from llama_rt.benchmark.adapters import random_adapters
 from llama_rt.benchmark.passes import CHUNK, PAGE, Passes
 from llama_rt.benchmark.settings import Result, Settings
 from llama_rt.errors import CapacityError
@@ -66,10 +66,13 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
         peak_rss_bytes=0,
         read_bytes_s=bandwidth,
     )
-    adapter = None
-    if settings.lora_rank:
-        adapter = random_lora(model, checkpoint.config, settings.lora_rank)
-    passes = Passes(runner, checkpoint.config.vocab_size, settings, adapter)
+    adapters = random_adapters(
+        model,
+        checkpoint.config,
+        lora_rank=settings.lora_rank,
+        llama_adapter=settings.llama_adapter,
+    )
+    passes = Passes(runner, checkpoint.config.vocab_size, settings, adapters)
     if settings.prompt:
         result.prefill_tok_s = passes.prefill(result.profile)
     if settings.generate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +29,13 @@ class Passes:
         runner: _native.Runner,
         vocab: int,
         settings: Settings,
-        adapter: _native.Adapter | None,
+        adapters: Sequence[_native.Adapter],
     ) -> None:
-        """Uses `adapter` in every pass if there is one."""
+        """Uses all of `adapters` in every pass."""
         self._runner = runner
         self._vocab = vocab
         self._settings = settings
-        self._mix = [] if adapter is None else [(adapter, 1.0)]
+        self._mix = [(adapter, 1.0) for adapter in adapters]
 
     def prefill(self, profile: Profile) -> list[float]:
         """Prompt tokens per second; a first pass warms up and is not counted."""

@@ -22,6 +22,7 @@ class Settings:
         repeat: how often each figure is taken.
         profile: also take the time of each op.
         lora_rank: run with a random LoRA of this rank on all seven linears of each layer; 0: none.
+        llama_adapter: run with a random LLaMA-Adapter, whose prefixes have this length; 0: none.
         device: as in `Llama.load`; so are the rest.
         isa: tier.
         threads: threads.
@@ -37,6 +38,7 @@ class Settings:
     repeat: int = 3
     profile: bool = False
     lora_rank: int = 0
+    llama_adapter: int = 0
     device: str = "auto"
     isa: str | None = None
     threads: int | None = None
@@ -48,7 +50,7 @@ class Settings:
         """Checks the counts."""
         for name, least in (
             ("prompt", 0), ("generate", 0), ("context", 0), ("batch", 1), ("repeat", 1),
-            ("lora_rank", 0),
+            ("lora_rank", 0), ("llama_adapter", 0),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 msg = f"{name}: expected {least} or more, got {getattr(self, name)}"

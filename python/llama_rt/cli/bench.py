@@ -59,6 +59,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lora-rank", type=positive, metavar="R", help="with a random LoRA of rank R"
     )
+    group.add_argument(
+        "--llama-adapter",
+        type=positive,
+        metavar="L",
+        help="with a random LLaMA-Adapter of prefix length L (published: 10)",
+    )
     how = parser.add_argument_group("how to run it")
     how.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
     how.add_argument("--quantize", metavar="F", help="re-encode a model's weights")
@@ -76,7 +82,8 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     given = {
         name: getattr(args, name)
         for name in (
-            *("prompt", "generate", "context", "batch", "repeat", "profile", "lora_rank"),
+            *("prompt", "generate", "context", "batch", "repeat", "profile"),
+            *("lora_rank", "llama_adapter"),
             *("device", "isa", "threads", "quantize", "repack", "kv_dtype"),
         )
     }
@@ -125,8 +132,9 @@ def _object(name: str, result: benchmark.Result, settings: benchmark.Settings) -
             "tok_s": result.decode_tok_s,
         },
     }
-    if settings.lora_rank:
-        report["lora_rank"] = settings.lora_rank
+    for adapter in ("lora_rank", "llama_adapter"):
+        if length := getattr(settings, adapter):
+            report[adapter] = length
     if settings.profile:
         report["profile"] = result.profile
     return report
