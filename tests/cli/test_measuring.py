@@ -103,8 +103,9 @@ def test_adapters_are_run_and_named(call, tiny_gguf_file, adapter: str) -> None:
     option = "--" + adapter.replace("_", "-")
     words = (option, "4", "--batch", "2", "--profile", "--json", *QUICK)
     report = call("bench", "-m", tiny_gguf_file, *words).object
-    assert set(report) == BENCH_KEYS | {"profile", adapter}
+    assert set(report) == BENCH_KEYS | {"profile", "plain_tok_s", adapter}
     assert report[adapter] == 4
+    assert len(report["plain_tok_s"]) == len(report["decode"]["tok_s"])
     plain = call("bench", "-m", tiny_gguf_file, "--batch", "2", "--profile", "--json", *QUICK)
     assert plain.object["profile"]["decode"]["adapt"] == 0
     assert report["profile"]["decode"]["adapt"] > 0
@@ -112,9 +113,10 @@ def test_adapters_are_run_and_named(call, tiny_gguf_file, adapter: str) -> None:
 
 
 def test_people_get_a_table(call, tiny_gguf_file) -> None:
-    done = call("bench", "-m", tiny_gguf_file, "--profile", *QUICK)
+    done = call("bench", "-m", tiny_gguf_file, "--profile", "--lora-rank", "2", *QUICK)
     assert "tok/s" in done.out
     assert "matmul" in done.out
+    assert "of the speed without it" in done.out
 
 
 def test_save_writes_the_shape_as_a_model(call, tiny_shape, tmp_path) -> None:

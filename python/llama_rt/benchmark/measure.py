@@ -76,7 +76,7 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
     if settings.prompt:
         result.prefill_tok_s = passes.prefill(result.profile)
     if settings.generate:
-        result.decode_tok_s = passes.decode(result.profile)
+        result.decode_tok_s, result.plain_tok_s = passes.decode(result.profile)
     result.peak_rss_bytes = _peak()
     return result
 

@@ -48,24 +48,32 @@ class Passes:
             profile["prefill"] = self._runner.profile(False)
         return figures
 
-    def decode(self, profile: Profile) -> list[float]:
-        """Generated tokens per second of the whole batch, greedy, from a filled cache."""
+    def decode(self, profile: Profile) -> tuple[list[float], list[float]]:
+        """Generated tokens per second of the whole batch, greedy, from a filled cache.
+
+        Returns:
+            The figures; and, if there are adapters, those without them, each taken right after its
+            counterpart, so that both saw the same machine.
+        """
         settings, runner = self._settings, self._runner
         sequences = [runner.create() for _ in range(settings.batch)]
         for index, sequence in enumerate(sequences):
             self._feed(sequence, self._random_tokens(settings.context, seed=2 + index))
         self._timed_decode(sequences, min(4, settings.generate))  # warm up
-        figures = [
-            settings.batch * settings.generate / self._timed_decode(sequences, settings.generate)
-            for _ in range(settings.repeat)
-        ]
+        tokens = settings.batch * settings.generate
+        figures, plain = [], []
+        for _ in range(settings.repeat):
+            figures.append(tokens / self._timed_decode(sequences, settings.generate))
+            if self._mix:
+                seconds = self._timed_decode(sequences, settings.generate, adapted=False)
+                plain.append(tokens / seconds)
         if settings.profile:
             runner.profile(True)
             self._timed_decode(sequences, settings.generate)
             profile["decode"] = runner.profile(False)
         for sequence in sequences:
             runner.release(sequence)
-        return figures
+        return figures, plain
 
     def _timed_prompt(self, prompt: npt.NDArray[np.int32]) -> float:
         """Seconds to read a prompt into a fresh sequence."""
@@ -76,17 +84,16 @@ class Passes:
         self._runner.release(sequence)
         return seconds
 
-    def _timed_decode(self, sequences: list[int], steps: int) -> float:
+    def _timed_decode(self, sequences: list[int], steps: int, *, adapted: bool = True) -> float:
         """Seconds to draw `steps` tokens for each sequence; the cache is as before afterwards.
 
         The samplers have no stop tokens, so that all steps are taken.
         """
         first = self._random_tokens(len(sequences), seed=3).tolist()
         samplers = [_native.Sampler(self._vocab, temperature=0.0) for _ in sequences]
+        adapters = self._adapters(sequences) if adapted else []
         began = time.perf_counter()
-        self._runner.decode(
-            sequences, first, samplers, steps=steps, adapters=self._adapters(sequences)
-        )
+        self._runner.decode(sequences, first, samplers, steps=steps, adapters=adapters)
         seconds = time.perf_counter() - began
         for sequence in sequences:
             self._runner.truncate(sequence, self._settings.context)

@@ -72,6 +72,8 @@ class Result:
         read_bytes_s: bytes per second that the same threads read from memory.
         prefill_tok_s: prompt tokens per second.
         decode_tok_s: generated tokens per second, all sequences of the batch together.
+        plain_tok_s: the same without the adapters, each taken right after its counterpart; empty
+            where there are none.
         profile: seconds of each op in one prefill and one decode, if asked for.
     """
 
@@ -85,4 +87,5 @@ class Result:
     read_bytes_s: float
     prefill_tok_s: list[float] = field(default_factory=list)
     decode_tok_s: list[float] = field(default_factory=list)
+    plain_tok_s: list[float] = field(default_factory=list)
     profile: dict[str, dict[str, float]] = field(default_factory=dict)

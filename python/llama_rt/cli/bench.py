@@ -133,8 +133,10 @@ def _object(name: str, result: benchmark.Result, settings: benchmark.Settings) -
         },
     }
     for adapter in ("lora_rank", "llama_adapter"):
-        if length := getattr(settings, adapter):
-            report[adapter] = length
+        if given := getattr(settings, adapter):
+            report[adapter] = given
+    if result.plain_tok_s:
+        report["plain_tok_s"] = result.plain_tok_s
     if settings.profile:
         report["profile"] = result.profile
     return report
@@ -159,6 +161,10 @@ def _report(
             f"{plural(settings.context, 'token')} in the cache; reads weights at {share:.0%} of "
             "the memory's speed"
         )
+    if result.plain_tok_s:
+        pairs = zip(result.decode_tok_s, result.plain_tok_s, strict=True)
+        ratio = statistics.median(with_it / plain for with_it, plain in pairs)
+        rows["adapter"] = f"{ratio:.1%} of the speed without it ({_median(result.plain_tok_s)})"
     console.table(rows)
     for phase, ops in result.profile.items():
         total = sum(ops.values()) or 1.0
