@@ -1,6 +1,7 @@
 // Products: which kernel, and which thread takes which output rows. Work is split by output rows
 // only, so results do not depend on the number of threads.
 #include <algorithm>
+#include <limits>
 
 #include "cpu/cpu_backend.h"
 #include "runtime/thread_pool.h"
@@ -10,21 +11,25 @@ namespace {
 
 constexpr int64_t kLine = 64;  // bytes
 
-// A number of panels cut into equal pieces: for calls of up to `each` panels, as many for every
-// thread. Pieces of more than one panel have an even number of them.
+// A number of shares of the work cut into equal pieces: for calls of up to `each` panels (then a
+// share is a panel), as many for every thread. Pieces of more than one share have an even number.
 struct Pieces {
-  int64_t panels;
+  int64_t shares;
   int64_t count;
 
-  Pieces(int64_t all, int64_t each, int threads) : panels(all), count(all) {
+  Pieces(int64_t all, int64_t each, int threads) : shares(all), count(all) {
     const int64_t round = each * threads;
     if (each > 1) count = std::min(all, (all + round - 1) / round * threads);
   }
   int64_t begin(int64_t piece) const {
-    if (count == panels) return piece;
-    return std::min((panels * piece / count + 1) / 2 * 2, panels);
+    if (count == shares) return piece;
+    return std::min((shares * piece / count + 1) / 2 * 2, shares);
   }
 };
+
+const PanelWeight& panels_of(const Linear& job) {
+  return static_cast<const PanelWeight&>(*job.weight->packed);
+}
 
 // Rounds up to whole cache lines.
 size_t lines(int64_t bytes) { return (static_cast<size_t>(bytes) + 63) / 64 * 64; }
@@ -60,7 +65,7 @@ CpuBackend::PackedProduct CpuBackend::product_of(const Linear& job, int64_t n) c
 void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
   std::array<const std::byte*, kActivations> inputs{};
   const int64_t n = x.shape.rows();
-  int64_t panels = 0, together = 1;
+  int64_t shares = 0, together = 1, narrowest = std::numeric_limits<int64_t>::max();
   size_t scratch_bytes = 0;
   for (const Linear& job : jobs) {
     if (!job.weight->packed) continue;
@@ -69,25 +74,35 @@ void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
     if (!input) input = convert(x, product.activation);
     scratch_bytes = std::max(scratch_bytes, static_cast<size_t>(product.scratch_bytes));
     together = std::max(together, product.panels);
-    panels += static_cast<const PanelWeight&>(*job.weight->packed).panels;
+    narrowest = std::min(narrowest, panels_of(job).panel_bytes);
   }
-  if (panels == 0) return;
+  // Panels count by their bytes, so that a few of wider elements hold no thread up.
+  const auto shares_of = [&](const PanelWeight& weight) {
+    return together > 1 ? 1 : (weight.panel_bytes + narrowest / 2) / narrowest;
+  };
+  for (const Linear& job : jobs) {
+    if (job.weight->packed) shares += panels_of(job).panels * shares_of(panels_of(job));
+  }
+  if (shares == 0) return;
   if (scratch_bytes > 0) {
     for (Scratch& scratch : worker_) scratch.get(scratch_bytes);
   }
-  const Pieces pieces(panels, together, threads_);
+  const Pieces pieces(shares, together, threads_);
   parallel_for(threads_, pieces.count, [&](int64_t piece, int64_t piece_end, int worker) {
     const int64_t begin = pieces.begin(piece), end = pieces.begin(piece_end);
-    int64_t first = 0;  // of the job, among all jobs' panels
+    int64_t first = 0;  // of the job, among all jobs' shares
     for (const Linear& job : jobs) {
       if (!job.weight->packed) continue;
-      const auto& weight = static_cast<const PanelWeight&>(*job.weight->packed);
-      const PackedProduct product = product_of(job, n);
+      const PanelWeight& weight = panels_of(job);
+      const int64_t each = shares_of(weight);
+      const auto panel_at = [&](int64_t share) {  // that begins there or next
+        return std::clamp<int64_t>((share - first + each - 1) / each, 0, weight.panels);
+      };
       PackedTask task;
-      task.first_panel = std::max<int64_t>(begin - first, 0);
-      task.last_panel = std::min(end - first, weight.panels);
-      first += weight.panels;
+      task.first_panel = panel_at(begin), task.last_panel = panel_at(end);
+      first += weight.panels * each;
       if (task.first_panel >= task.last_panel) continue;
+      const PackedProduct product = product_of(job, n);
       task.weight = weight.storage->data();
       task.panel_bytes = weight.panel_bytes;
       task.k = job.weight->cols;
