@@ -13,7 +13,7 @@ namespace llama_rt::cpu {
 namespace {
 
 constexpr int64_t kCut = 512;         // positions of one range; whole pages
-constexpr int64_t kTaskVectors = 32;  // query vectors (rows x grouped heads) of one task
+constexpr int64_t kTaskVectors = 48;  // query vectors (rows x grouped heads) of one task
 // Multiplications below which waking another thread costs more than it saves.
 constexpr int64_t kSerialWork = 65536;
 
@@ -84,7 +84,8 @@ AttentionTask task_for(const Problem& p, const Unit& u, int64_t cut, State state
   t.window = p.spec.window;
   t.length = p.spec.length;
   t.begin = (u.first_cut + cut) * kCut;
-  t.end = std::min(t.begin + kCut, last_visible(p, *u.segment, u.row + u.rows));
+  t.last = last_visible(p, *u.segment, u.row + u.rows);
+  t.end = std::min(t.begin + kCut, t.last);
   t.base = p.kv.base + p.kv.layer * p.kv.layout->layer_bytes + u.kv_head * p.head_bytes;
   t.page_bytes = p.kv.layout->page_bytes();
   t.pages = u.segment->pages;
@@ -153,17 +154,11 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
   const KvLayout& layout = *kv.layout;
   const KvFormat& format = kernels_.kv[static_cast<size_t>(layout.type)];
   const int64_t group = spec.heads / layout.kv_heads;
-  const int64_t block = std::max<int64_t>(1, kTaskVectors / group);
-  const Problem p{q,
-                  out,
-                  kv,
-                  spec,
-                  group,
-                  layout.head_dim,
-                  layout.layer_bytes / layout.kv_heads,
-                  group * block};
+  const int64_t vectors = group * std::max<int64_t>(1, kTaskVectors / group);
+  const int64_t head_bytes = layout.layer_bytes / layout.kv_heads;
+  const Problem p{q, out, kv, spec, group, layout.head_dim, head_bytes, vectors};
   const std::vector<Unit> units = units_of(p);
-  const int64_t scratch_floats = attention_scratch(block, group, p.e) + 2 * p.state_floats();
+  const int64_t scratch_floats = attention_scratch(p.e) + 2 * p.state_floats();
   const size_t scratch_bytes = static_cast<size_t>(scratch_floats) * sizeof(float);
   for (Scratch& scratch : worker_) scratch.get(scratch_bytes);
   const auto scratch_of = [&](int worker) {

@@ -131,6 +131,7 @@ struct AttentionTask {
   int64_t length = 0;  // not 0: every row sees exactly [0, length)
   int64_t begin = 0;   // first cached position of the range, a multiple of the page
   int64_t end = 0;
+  int64_t last = 0;  // one past the last position that other ranges go on to; at least `end`
   const std::byte* base = nullptr;  // page i's share of this head: base + pages[i] * page_bytes
   int64_t page_bytes = 0;
   const int32_t* pages = nullptr;
@@ -142,10 +143,8 @@ struct AttentionTask {
 };
 inline constexpr int64_t kPageTokens = 64;
 inline constexpr int64_t padded(int64_t e) { return (e + 15) / 16 * 16; }
-// Floats of scratch an AttentionTask needs.
-inline constexpr int64_t attention_scratch(int64_t rows, int64_t group, int64_t e) {
-  return rows * group * kPageTokens + 2 * kPageTokens * padded(e);
-}
+// Floats of scratch an AttentionTask needs: scores of a tile's vectors, as they are and scaled.
+inline constexpr int64_t attention_scratch(int64_t e) { return 6 * kPageTokens * (2 + e / 32); }
 
 struct KvFormat {
   int64_t (*head_bytes)(int64_t e) noexcept = nullptr;  // keys and values of one head in a page

@@ -126,6 +126,25 @@ def test_a_query_does_not_see_its_neighbours(backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", KV_DTYPES)
+@pytest.mark.parametrize("window", [0, 30])
+def test_only_what_is_seen_counts(backend, dtype, window):
+    """NaN at a position reaches the queries that see it, and changes no bit of the others."""
+    n, t, at = 66, 200, 150  # query i is at position 134 + i
+    q, k, v = inputs(n, t, 4, 2, 32)
+    options = {"kv_dtype": dtype, "window": window}
+    clean = _native.op_attention(backend, q, k, v, **options)
+    positions = t - n + np.arange(n)
+    sees = (positions >= at) & ((positions < at + window) if window else True)
+    for spoilt in (k, v):
+        kept = spoilt[at].copy()
+        spoilt[at] = np.nan
+        got = _native.op_attention(backend, q, k, v, **options)
+        spoilt[at] = kept
+        np.testing.assert_array_equal(got[~sees], clean[~sees])
+        assert np.isnan(got[sees]).all()
+
+
+@pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_threads_do_not_change_bits(opened, tier, dtype):
     for shape in (
         (1, 300, 4, 2, 64),

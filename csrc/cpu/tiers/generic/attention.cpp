@@ -1,169 +1,169 @@
-// Attention of a few query rows over a range of one head's cache, page by page with a running
-// maximum (online softmax). Every (row, head) goes through the same operations in the same order
-// however rows are grouped, so a token's bits do not depend on its batch.
-#include <cmath>
+// The products of attention in float32, for every type of the cache.
+#include "cpu/tiers/generic/attention.h"
 
 #include "generic/kernels.h"
-#include "generic/kv.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
 
-constexpr int kLaneBlocks = kPageTokens / 16;
-
-// Query vector number i of a task: rows outermost, then the heads of the group.
-inline const float* query(const AttentionTask& t, int64_t i) {
-  return t.q + i / t.group * t.q_stride + i % t.group * t.e;
+// How many vectors of positions or features a tile of `rows` query vectors holds, at most `most`.
+constexpr int beside(int rows, int most) {
+  while (most > 1 && rows * most > kQueryTile) most /= 2;
+  return most;
 }
 
-// scores[i][page] = q_i . k for kRows query vectors and all positions of a page.
-template <class Kv, int kRows>
-inline void score(const AttentionTask& t, const std::byte* head, int64_t first, float* scores) {
-  const float* q[kRows];
-  for (int i = 0; i < kRows; ++i) q[i] = query(t, first + i);
-  for (int64_t lanes = 0; lanes < kLaneBlocks; lanes += 2) {
-    F32x16 sum[kRows][2];
-    for (auto& s : sum) s[0] = s[1] = zero();
-    const int64_t step = Kv::kScaled ? kScaleGroup : t.e;
-    for (int64_t g = 0; g * step < t.e; ++g) {
-      const int64_t last = (g + 1) * step < t.e ? (g + 1) * step : t.e;
-      F32x16 part[kRows][2];
-      for (auto& p : part) p[0] = p[1] = zero();
-      for (int64_t f = g * step; f < last; ++f) {
-        const F32x16 k0 = Kv::key(head, f, 16 * lanes);
-        const F32x16 k1 = Kv::key(head, f, 16 * lanes + 16);
+// Asks for the lines of [from, from + bytes), which may start within one.
+inline void fetch(const std::byte* from, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
+}
+
+// What attend() needs: scores of a page and sums of its values, for kRows query vectors. The cache
+// is read once, in order, by tasks of few vectors: while keys are read, the page's values are asked
+// for, and the next page's keys meanwhile.
+template <class Kv>
+class PageProducts {
+ public:
+  explicit PageProducts(const AttentionTask& task)
+      : t_(task),
+        row_bytes_(padded(task.e) * Kv::kBytes),
+        key_bytes_(task.e * kPageTokens * Kv::kBytes),
+        weights_(task.scratch + kQueryRows * kPageTokens) {}
+
+  // scores[i][page] = q_i . k, unscaled, of all positions.
+  template <int kRows>
+  void score(const Page& page, int64_t first, float* scores) const {
+    constexpr int kVectors = beside(Kv::kScaled ? 2 * kRows : kRows, kPageTokens / 16);
+    const float* q[kRows];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) q[i] = query(t_, first + i);
+    for (int64_t lane = 0; lane < kPageTokens; lane += 16 * kVectors) {
+      F32x16 sum[kRows][kVectors] = {};
+      const std::byte* ahead = first == 0 && lane == 0 ? page.head + key_bytes_ : nullptr;
+      if constexpr (Kv::kScaled) {
+        for (int64_t g = 0; g < scale_groups(t_.e); ++g) {
+          F32x16 part[kRows][kVectors] = {};
+          const int64_t begin = g * kScaleGroup;
+          const int64_t end = begin + kScaleGroup < t_.e ? begin + kScaleGroup : t_.e;
+          add_keys(page.head, begin, end, lane, q, ahead, part);
+          const float* scales = Kv::key_scales(page.head, t_.e) + g * kPageTokens + lane;
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) {
+            const F32x16 scale = load(scales + 16 * v);
+#pragma GCC unroll 8
+            for (int i = 0; i < kRows; ++i) sum[i][v] = fma(part[i][v], scale, sum[i][v]);
+          }
+        }
+      } else {
+        add_keys(page.head, 0, t_.e, lane, q, ahead, sum);
+      }
+#pragma GCC unroll 24
+      for (int i = 0; i < kRows * kVectors; ++i) {
+        store(scores + i / kVectors * kPageTokens + lane + 16 * (i % kVectors),
+              sum[i / kVectors][i % kVectors]);
+      }
+    }
+  }
+
+  // acc_i += sum over the positions seen of p_i * v.
+  template <int kRows>
+  void weigh(const Page& page, int64_t first, Seen seen, const float* scores) const {
+    const std::byte* ahead = first == 0 ? page.next : nullptr;
+    if constexpr (Kv::kScaled) {
+      scores = scaled<kRows>(page.head, scores);
+      if (ahead) fetch(ahead + 2 * key_bytes_, Kv::head_bytes(t_.e) - 2 * key_bytes_);
+    }
+    add_values<kRows, beside(kRows, 8)>(page.head, first, 0, seen, scores, ahead);
+  }
+
+ private:
+  // sum += q . k over features [begin, end) for the positions from `lane` on.
+  template <int kRows, int kVectors>
+  void add_keys(const std::byte* head, int64_t begin, int64_t end, int64_t lane,
+                const float* const (&q)[kRows], const std::byte* ahead,
+                F32x16 (&sum)[kRows][kVectors]) const {
+    for (int64_t f = begin; f < end; ++f) {
+      if (ahead) fetch(ahead + f * kPageTokens * Kv::kBytes, kPageTokens * Kv::kBytes);
+      F32x16 k[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) k[v] = Kv::key(head, f, lane + 16 * v);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const F32x16 a = set1(q[i][f]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sum[i][v] = fma(a, k[v], sum[i][v]);
+      }
+    }
+  }
+
+  // Values' scales move into the weights: [row][group][page].
+  template <int kRows>
+  const float* scaled(const std::byte* head, const float* scores) const {
+    const int64_t groups = scale_groups(t_.e);
+    const float* scales = Kv::value_scales(head, t_.e);
+    for (int64_t i = 0; i < kRows * groups; ++i) {
+      for (int64_t s = 0; s < kPageTokens; s += 16) {
+        const F32x16 scale = load(scales + i % groups * kPageTokens + s);
+        store(weights_ + i * kPageTokens + s,
+              mul(load(scores + i / groups * kPageTokens + s), scale));
+      }
+    }
+    return weights_;
+  }
+
+  // Features from `feature` on, 16 * kBlocks at a time and the rest in fewer.
+  template <int kRows, int kBlocks>
+  void add_values(const std::byte* head, int64_t first, int64_t feature, Seen seen,
+                  const float* weights, const std::byte* ahead) const {
+    for (; feature + 16 * kBlocks <= padded(t_.e); feature += 16 * kBlocks) {
+      F32x16 acc[kRows][kBlocks];
+      float* sums = t_.acc + first * padded(t_.e) + feature;
+#pragma GCC unroll 24
+      for (int i = 0; i < kRows * kBlocks; ++i) {
+        acc[i / kBlocks][i % kBlocks] =
+            load(sums + i / kBlocks * padded(t_.e) + 16 * (i % kBlocks));
+      }
+      for (int64_t s = seen.low; s < seen.high; ++s) {
+        if (ahead) fetch(ahead + s * row_bytes_ + feature * Kv::kBytes, 16 * kBlocks * Kv::kBytes);
+        F32x16 v[kBlocks];
+#pragma GCC unroll 8
+        for (int b = 0; b < kBlocks; ++b) v[b] = Kv::value(head, t_.e, s, feature + 16 * b);
+#pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) {
-          const F32x16 a = set1(q[i][f]);
-          part[i][0] = fma(a, k0, part[i][0]);
-          part[i][1] = fma(a, k1, part[i][1]);
+#pragma GCC unroll 8
+          for (int b = 0; b < kBlocks; ++b) {
+            acc[i][b] = fma(set1(weight<kRows>(weights, i, feature + 16 * b, s)), v[b], acc[i][b]);
+          }
         }
       }
-      const F32x16 s0 = Kv::key_scales(head, t.e, g, 16 * lanes);
-      const F32x16 s1 = Kv::key_scales(head, t.e, g, 16 * lanes + 16);
-      for (int i = 0; i < kRows; ++i) {
-        sum[i][0] = fma(part[i][0], s0, sum[i][0]);
-        sum[i][1] = fma(part[i][1], s1, sum[i][1]);
+#pragma GCC unroll 24
+      for (int i = 0; i < kRows * kBlocks; ++i) {
+        store(sums + i / kBlocks * padded(t_.e) + 16 * (i % kBlocks),
+              acc[i / kBlocks][i % kBlocks]);
       }
     }
-    for (int i = 0; i < kRows; ++i) {
-      store(scores + i * kPageTokens + 16 * lanes, sum[i][0]);
-      store(scores + i * kPageTokens + 16 * lanes + 16, sum[i][1]);
+    if constexpr (kBlocks > 1) {
+      add_values<kRows, kBlocks / 2>(head, first, feature, seen, weights, ahead);
     }
   }
-}
-
-// Turns one row's scores into exponentials, zero outside the visible [low, high), and rescales what
-// was summed before when the maximum grew.
-inline void soften(const AttentionTask& t, int64_t i, int64_t low, int64_t high, float* scores) {
-  for (int64_t s = 0; s < low; ++s) scores[s] = 0.0f;
-  for (int64_t s = high; s < kPageTokens; ++s) scores[s] = 0.0f;
-  if (low >= high) return;
-  float largest = t.max[i];
-  for (int64_t s = low; s < high; ++s) {
-    scores[s] *= t.scale;
-    if (scores[s] > largest) largest = scores[s];
-  }
-  F32x16 total = zero();
-  for (int64_t s = 0; s < kPageTokens; s += 16) {
-    store(scores + s, exp(sub(load(scores + s), set1(largest))));
-  }
-  for (int64_t s = 0; s < low; ++s) scores[s] = 0.0f;
-  for (int64_t s = high; s < kPageTokens; ++s) scores[s] = 0.0f;
-  for (int64_t s = 0; s < kPageTokens; s += 16) total = add(total, load(scores + s));
-  if (largest > t.max[i]) {
-    const F32x16 shrink = exp(set1(t.max[i] - largest));
-    float* acc = t.acc + i * padded(t.e);
-    for (int64_t f = 0; f < padded(t.e); f += 16) store(acc + f, mul(load(acc + f), shrink));
-    float factor[16];
-    store(factor, shrink);
-    t.sum[i] *= factor[0];
-    t.max[i] = largest;
-  }
-  t.sum[i] += reduce_add(total);
-}
-
-// acc_i += sum over positions of p_i * v, for kRows query vectors.
-template <class Kv, int kRows, int kBlocks>
-inline void weigh(const AttentionTask& t, const std::byte* head, int64_t first, int64_t feature,
-                  int64_t count, const float* scores) {
-  F32x16 acc[kRows][kBlocks];
-  for (int i = 0; i < kRows; ++i) {
-    const float* from = t.acc + (first + i) * padded(t.e) + feature;
-    for (int b = 0; b < kBlocks; ++b) acc[i][b] = load(from + 16 * b);
-  }
-  for (int64_t s = 0; s < count; ++s) {
-    F32x16 v[kBlocks];
-    for (int b = 0; b < kBlocks; ++b) {
-      v[b] = Kv::value(head, t.e, s, feature + 16 * b);
-      if constexpr (Kv::kScaled) {
-        v[b] = mul(v[b], set1(Kv::value_scale(head, t.e, s, (feature + 16 * b) / kScaleGroup)));
-      }
-    }
-    for (int i = 0; i < kRows; ++i) {
-      const F32x16 p = set1(scores[i * kPageTokens + s]);
-      for (int b = 0; b < kBlocks; ++b) acc[i][b] = fma(p, v[b], acc[i][b]);
+  template <int kRows>
+  float weight(const float* weights, int row, int64_t feature, int64_t s) const {
+    if constexpr (Kv::kScaled) {
+      return weights[(row * scale_groups(t_.e) + feature / kScaleGroup) * kPageTokens + s];
+    } else {
+      return weights[row * kPageTokens + s];
     }
   }
-  for (int i = 0; i < kRows; ++i) {
-    float* to = t.acc + (first + i) * padded(t.e) + feature;
-    for (int b = 0; b < kBlocks; ++b) store(to + 16 * b, acc[i][b]);
-  }
-}
 
-// kRows query vectors against one page that starts at position `start`.
-template <class Kv, int kRows>
-inline void attend_page(const AttentionTask& t, const std::byte* head, int64_t start,
-                        int64_t first) {
-  float* scores = t.scratch;
-  score<Kv, kRows>(t, head, first, scores);
-  int64_t seen = 0;  // positions of the page that some row of the tile looks at
-  for (int i = 0; i < kRows; ++i) {
-    const int64_t position = t.past + (first + i) / t.group;
-    const int64_t visible = t.length > 0 ? t.length : position + 1;
-    int64_t high = visible < t.end ? visible : t.end;
-    high = high - start < kPageTokens ? high - start : kPageTokens;
-    const int64_t oldest = t.window > 0 ? position + 1 - t.window : 0;
-    int64_t low = oldest > start ? oldest - start : 0;
-    low = low < kPageTokens ? low : kPageTokens;
-    soften(t, first + i, low, high < 0 ? 0 : high, scores + i * kPageTokens);
-    if (low < high && high > seen) seen = high;
-  }
-  if (seen == 0) return;
-  int64_t feature = 0;
-  for (; feature + 64 <= padded(t.e); feature += 64) {
-    weigh<Kv, kRows, 4>(t, head, first, feature, seen, scores);
-  }
-  for (; feature < padded(t.e); feature += 16) {
-    weigh<Kv, kRows, 1>(t, head, first, feature, seen, scores);
-  }
-}
-
-template <class Kv>
-void attend(const AttentionTask& t) noexcept {
-  const int64_t vectors = t.rows * t.group;
-  for (int64_t i = 0; i < vectors; ++i) t.max[i] = -__builtin_inff(), t.sum[i] = 0.0f;
-  std::memset(t.acc, 0, static_cast<size_t>(vectors * padded(t.e)) * sizeof(float));
-  for (int64_t start = t.begin; start < t.end; start += kPageTokens) {
-    const std::byte* head = t.base + t.pages[start / kPageTokens] * t.page_bytes;
-    int64_t i = 0;
-    for (; i + kTileRows <= vectors; i += kTileRows) attend_page<Kv, kTileRows>(t, head, start, i);
-    for (; i < vectors; ++i) attend_page<Kv, 1>(t, head, start, i);
-  }
-}
-
-template <class Kv>
-int64_t head_bytes(int64_t e) noexcept {
-  return (Kv::head_bytes(e) + 63) / 64 * 64;
-}
-
-template <class Kv>
-void store_one(const StoreKvTask& t) noexcept {
-  Kv::put(t);
-}
+  const AttentionTask& t_;
+  int64_t row_bytes_;  // of a position's values
+  int64_t key_bytes_;  // of a page's
+  float* weights_;
+};
 
 template <class Kv>
 KvFormat format() {
-  return {head_bytes<Kv>, store_one<Kv>, attend<Kv>};
+  return {[](int64_t e) noexcept { return (Kv::head_bytes(e) + 63) / 64 * 64; },
+          [](const StoreKvTask& t) noexcept { Kv::put(t); }, attend<PageProducts<Kv>>};
 }
 
 }  // namespace

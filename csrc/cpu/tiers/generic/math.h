@@ -1,10 +1,17 @@
-// What every generic kernel needs on top of a tier's vec.h: partial vectors and the exponential.
+// What every generic kernel needs: the vectors of the tier being compiled, partial vectors and the
+// exponential.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "vec.h"  // of the tier being compiled
+#if defined(__AVX512F__)
+#include "cpu/tiers/avx512/vec.h"
+#elif defined(__AVX2__)
+#include "cpu/tiers/avx2/vec.h"
+#else
+#include "cpu/tiers/scalar/vec.h"
+#endif
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
@@ -21,11 +28,12 @@ inline void store_partial(float* p, F32x16 a, int64_t count) {
   std::memcpy(p, buffer, static_cast<size_t>(count) * sizeof(float));
 }
 
-// e^x within 2 ulp; arguments are clamped to [-87, 88], so the result is never 0, inf or denormal.
+// e^x within 2 ulp; arguments are clamped to [-87, 88], so the result is never 0, inf or denormal;
+// NaN gives NaN.
 // Cody-Waite reduction by ln 2 in two parts, then the Taylor-like minimax polynomial of Cephes
 // expf.
 inline F32x16 exp(F32x16 x) {
-  x = min(max(x, set1(-87.0f)), set1(88.0f));
+  x = min(set1(88.0f), max(set1(-87.0f), x));
   const F32x16 n = round_nearest(mul(x, set1(1.44269504088896341f)));
   F32x16 r = fma(n, set1(-0.693359375f), x);
   r = fma(n, set1(2.12194440e-4f), r);

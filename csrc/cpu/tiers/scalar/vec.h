@@ -10,9 +10,12 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 #include "core/decode.inl"
+#include "core/encode.inl"
 
 // Tokens (or query rows) that a register tile of the generic kernels holds beside four vectors.
 inline constexpr int kTileRows = 1;
+// Query rows times vectors of positions or features that attention sums at once.
+inline constexpr int kQueryTile = 4;
 
 struct F32x16 {
   float lane[16];
@@ -52,6 +55,12 @@ inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
 inline F32x16 load_f16(const uint16_t* p) { LLAMA_RT_LANES(half_to_float(p[i])); }
 inline F32x16 load_bf16(const uint16_t* p) { LLAMA_RT_LANES(bf16_to_float(p[i])); }
 inline F32x16 load_i8(const int8_t* p) { LLAMA_RT_LANES(static_cast<float>(p[i])); }
+inline void store_f16(uint16_t* p, F32x16 a) {
+  for (int i = 0; i < 16; ++i) p[i] = float_to_half(a.lane[i]);
+}
+inline void store_bf16(uint16_t* p, F32x16 a) {
+  for (int i = 0; i < 16; ++i) p[i] = float_to_bf16(a.lane[i]);
+}
 // Nearest whole number, ties to even, for |a| < 2^22.
 inline F32x16 round_nearest(F32x16 a) { LLAMA_RT_LANES((a.lane[i] + 12582912.0f) - 12582912.0f); }
 // 2^a for whole a in [-126, 127]
