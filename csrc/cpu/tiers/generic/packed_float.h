@@ -75,7 +75,7 @@ struct FloatKernel {
     for (int64_t line = chunk.begin; line < chunk.end; ++line) {
 #pragma GCC unroll 4
       for (int p = 0; p < kCount; ++p) {
-        _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_bytes + kAhead), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_bytes + kAhead), _MM_HINT_T1);
       }
       step<0, T, P>(w, panel_bytes, x, stride, sum);
       if constexpr (Lines::kSteps == 2) step<1, T, P>(w, panel_bytes, x, stride, sum);

@@ -27,8 +27,10 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 inline constexpr int kLine = 64;
-inline constexpr int kGroup = 32;               // k that share an input scale
-inline constexpr int64_t kWeightsAhead = 4096;  // bytes of prefetch, in all streams together
+inline constexpr int kGroup = 32;  // k that share an input scale
+// Bytes of prefetch, in all streams together: into the second cache and, nearer, into the first.
+inline constexpr int64_t kWeightsAhead = 8192;
+inline constexpr int64_t kWeightsNear = 2048;
 
 // A group of 32 inputs x ~ d * q, |q| <= 127. Offsets of codes are taken from whole-number sums, as
 // -8 * sum because most offsets are that times a power of two; mins from the scaled sum or, where

@@ -164,6 +164,10 @@ struct QuantizedTile {
     }
   }
 
+  // Whether weights are fetched into the first cache: bytes would displace the inputs of many
+  // tokens.
+  static constexpr bool kNear = T <= 4 || Codes::kBits < 8;
+
   // `units` more units, from w and x on; `sum` holds what came before.
   LLAMA_RT_INLINE void run(const std::byte* w, Inputs x, int64_t units) {
     for (int64_t u = 0; u < units; u += Shape::kUnitsPerHeader) {
@@ -173,7 +177,10 @@ struct QuantizedTile {
       for (int i = 0; i < Shape::kUnitsPerHeader; ++i) {
 #pragma GCC unroll 32
         for (int line = 0; line < Shape::kUnit; line += kLine) {
-          _mm_prefetch(reinterpret_cast<const char*>(w + kWeightsAhead + line), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(w + kWeightsAhead + line), _MM_HINT_T1);
+          if constexpr (kNear) {
+            _mm_prefetch(reinterpret_cast<const char*>(w + kWeightsNear + line), _MM_HINT_T0);
+          }
         }
         group<0>(w, w + Shape::kScales, x);
         x.first += sizeof(Q8Record);
