@@ -57,6 +57,18 @@ void bind_adapter(py::module_& m) {
           },
           py::arg("layer"), py::arg("slot"), py::arg("a"), py::arg("b"), py::arg("scale") = 1.0f)
       .def(
+          "add_output_lora",
+          [](Adapter& adapter, const Array<float>& a, const Array<float>& b, float scale) {
+            adapter.add_output_lora(matrix(a, "lora A"), matrix(b, "lora B"), scale);
+          },
+          py::arg("a"), py::arg("b"), py::arg("scale") = 1.0f)
+      .def(
+          "add_embedding_lora",
+          [](Adapter& adapter, const Array<float>& a, const Array<float>& b, float scale) {
+            adapter.add_embedding_lora(matrix(a, "lora A"), matrix(b, "lora B"), scale);
+          },
+          py::arg("a"), py::arg("b"), py::arg("scale") = 1.0f)
+      .def(
           "add_input_scale",
           [](Adapter& adapter, int64_t layer, const std::string& slot, const Array<float>& scale) {
             adapter.add_input_scale(layer, slot_named(slot), vector(scale));

@@ -72,6 +72,7 @@ void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayo
                     std::byte* cache, const Interrupt& interrupt, View states) const {
   const BlockBuffers b = buffers(workspace, batch.tokens.shape[0]);
   backend_->embed(weights_.embedding(), batch.tokens, b.x);
+  if (batch.adapted) batch.adapted->embed(batch.tokens, b.x);
   for (int64_t i = 0; i < config_.n_layers; ++i) {
     interrupt.check();
     const KvView kv{&layout, cache, i, batch.segments};

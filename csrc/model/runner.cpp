@@ -166,7 +166,9 @@ void Runner::run(std::span<const Feed> feeds, std::span<const int32_t> outputs, 
       const View rows = f32_view(states_.data(), Shape(r, c.dim));
       model_->forward(batch, workspace_, cache_.layout(), cache_.base(), interrupt, rows);
       if (!states && r > 0) {
-        model_->project(rows, f32_view(logits_.data(), Shape(r, c.vocab_size)));
+        const View logits = f32_view(logits_.data(), Shape(r, c.vocab_size));
+        model_->project(rows, logits);
+        if (batch.adapted) batch.adapted->project(rows, outputs, logits);
       }
     });
   } catch (...) {

@@ -205,6 +205,14 @@ class Adapter:
 
         Both are kept as f16 (times a power of two) beside weights of fewer than 32 bits.
         """
+    def add_output_lora(
+        self, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], scale: float = ...
+    ) -> None:
+        """The same for the output: a `[rank, dim]`, b `[vocab, rank]`."""
+    def add_embedding_lora(
+        self, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], scale: float = ...
+    ) -> None:
+        """`x += scale * b a[token]`: a `[vocab, rank]`, b `[dim, rank]`."""
     def add_input_scale(self, layer: int, slot: str, scale: npt.NDArray[np.float32]) -> None:
         """`y = W (x * scale)`, scale `[in]`."""
     def add_bias(self, layer: int, slot: str, bias: npt.NDArray[np.float32]) -> None: ...

@@ -12,11 +12,31 @@ peft = pytest.importorskip("peft")
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def save_lora(folder, config, weights, *, seed=0, container="safetensors", dtype=None, **options):
-    """Saves a random LoRA for the model; returns what the pair computes: ids -> float64 logits."""
+def save_lora(
+    folder,
+    config,
+    weights,
+    *,
+    seed=0,
+    container="safetensors",
+    dtype=None,
+    tables=False,
+    **options,
+):
+    """Saves a random LoRA for the model; returns what the pair computes: ids -> float64 logits.
+
+    `tables`: with the base's embedding and output beside factors of them, as peft does by default.
+    """
     settings = {"r": 8, "lora_alpha": 16, "target_modules": LINEARS, "lora_dropout": 0.05}
     return _save(
-        folder, config, weights, peft.LoraConfig(**settings | options), seed, container, dtype
+        folder,
+        config,
+        weights,
+        peft.LoraConfig(**settings | options),
+        seed,
+        container,
+        dtype,
+        tables,
     )
 
 
@@ -25,10 +45,10 @@ def save_adaption_prompt(folder, config, weights, *, seed=0, length=5, layers=1)
     settings = peft.AdaptionPromptConfig(
         adapter_len=length, adapter_layers=layers, target_modules="self_attn"
     )
-    return _save(folder, config, weights, settings, seed, "safetensors", None)
+    return _save(folder, config, weights, settings, seed, "safetensors", None, False)
 
 
-def _save(folder, config, weights, settings, seed, container, dtype):
+def _save(folder, config, weights, settings, seed, container, dtype, tables):
     settings.task_type = "CAUSAL_LM"
     with warnings.catch_warnings():  # peft and transformers of different years
         warnings.simplefilter("ignore")
@@ -48,7 +68,7 @@ def _save(folder, config, weights, settings, seed, container, dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(
-            folder, safe_serialization=container == "safetensors", save_embedding_layers=False
+            folder, safe_serialization=container == "safetensors", save_embedding_layers=tables
         )
     model = model.double().eval()
 

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama_rt import Llama, _native
+from llama_rt.adapters import merge, open_adapter
 from llama_rt.errors import CheckpointError
+from llama_rt.loading import open_checkpoint
 from reference.checkpoints import write_hf, write_meta
 from reference.model import Config, forward, random_weights, relative_error
 
@@ -27,6 +29,9 @@ KINDS = {
     "rank 1": {"r": 1, "lora_alpha": 1.5},
     "one layer": {"layers_to_transform": [1]},
     "bias of the product": {"lora_bias": True},
+    "embedding and output": {"target_modules": ["embed_tokens", "lm_head", "up_proj"]},
+    "output with its table": {"target_modules": ["lm_head"], "tables": True},
+    "embedding with its table": {"target_modules": ["embed_tokens"], "tables": True, "r": 3},
     "another beginning": {"init_lora_weights": "gaussian"},
 }
 
@@ -39,9 +44,33 @@ def test_kinds_against_peft(tmp_path, tiny_model, tiny_hf_folder, kind):
         assert relative_error(llm.logits(IDS, adapter=None), expected) > 2e-2
 
 
+def test_an_embedding_tied_to_the_output(tmp_path):
+    """Factors of the embedding leave the output alone, as in peft; they cannot be merged."""
+    config = Config(tied=True)
+    weights = random_weights(config, seed=7)
+    folder = write_hf(tmp_path / "base", config, weights)
+    expected = save_lora(
+        tmp_path / "lora", config, weights, target_modules=["embed_tokens", "k_proj"]
+    )(IDS)
+    with Llama.load(folder, adapters=[tmp_path / "lora"], threads=1) as llm:
+        assert relative_error(llm.logits(IDS), expected) < 2e-3
+    with pytest.raises(CheckpointError, match=r"'tok_embeddings'.* at once"):
+        merge(open_checkpoint(folder), [open_adapter(tmp_path / "lora")])
+
+
+def test_transposed_layers_are_none_of_llama(tmp_path, tiny_model, tiny_hf_folder):
+    """Of a linear layer, peft takes fan_in_fan_out for a mistake and goes on without."""
+    expected = save_lora(tmp_path / "lora", *tiny_model)(IDS)
+    path = tmp_path / "lora" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fan_in_fan_out": True}))
+    with Llama.load(tiny_hf_folder, adapters=[tmp_path / "lora"], threads=1) as llm:
+        assert relative_error(llm.logits(IDS), expected) < 2e-3
+
+
 @pytest.mark.parametrize("isa", TIERS)
 def test_tiers(tmp_path, tiny_model, tiny_hf_folder, isa):
-    expected = save_lora(tmp_path / "lora", *tiny_model)(IDS)
+    options = {"target_modules": [*LINEARS, "embed_tokens", "lm_head"]}
+    expected = save_lora(tmp_path / "lora", *tiny_model, **options)(IDS)
     with Llama.load(tiny_hf_folder, adapters=[tmp_path / "lora"], isa=isa, threads=1) as llm:
         assert relative_error(llm.logits(IDS), expected) < 2e-3
 
@@ -130,6 +159,12 @@ def write_gguf_lora(path, config, *, alpha, rank=4, seed=0, spread=1.0, dtype=np
             writer.add_tensor(f"blk.{layer}.{short}.weight.lora_b", b)
             scale = alpha / rank if alpha else 1.0
             factors.append((f"layers.{layer}.{name}.weight", scale, a, b))
+    # Of the embedding a is looked up by token: transposed against all others.
+    table = (0.1 * spread * rng.standard_normal((config.vocab_size, rank))).astype(dtype)
+    up = (0.1 * spread * rng.standard_normal((config.dim, rank))).astype(dtype)
+    writer.add_tensor("token_embd.weight.lora_a", table)
+    writer.add_tensor("token_embd.weight.lora_b", up)
+    factors.append(("tok_embeddings.weight", scale, up.T, table))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -215,6 +250,20 @@ def test_another_feed_forward_is_refused_with_both_shapes(tmp_path, tiny_model, 
         Llama.load(tiny_hf_folder, adapters=[tmp_path / "lora"])
 
 
+@pytest.mark.parametrize("table", ["embed_tokens", "lm_head"])
+def test_another_vocabulary_is_refused_with_both_sizes(tmp_path, tiny_model, tiny_hf_folder, table):
+    config = replace(tiny_model[0], vocab_size=513)
+    save_lora(tmp_path / "lora", config, random_weights(config), target_modules=[table])
+    with pytest.raises(CheckpointError, match=r"513 tokens.*512"):
+        Llama.load(tiny_hf_folder, adapters=[tmp_path / "lora"])
+
+
+def test_a_bias_on_the_output_is_refused(tmp_path, tiny_model, tiny_hf_folder):
+    save_lora(tmp_path / "lora", *tiny_model, target_modules=["lm_head"], lora_bias=True)
+    with pytest.raises(CheckpointError, match=r"bias.*'lm_head'"):
+        Llama.load(tiny_hf_folder, adapters=[tmp_path / "lora"])
+
+
 def test_more_layers_are_refused(tmp_path, tiny_model, tiny_hf_folder):
     config = replace(tiny_model[0], n_layers=3)
     save_lora(tmp_path / "lora", config, random_weights(config))
@@ -226,7 +275,6 @@ def test_more_layers_are_refused(tmp_path, tiny_model, tiny_hf_folder):
     ("change", "said"),
     [
         ({"use_dora": True}, "DoRA"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"peft_type": "IA3"}, "IA3"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
@@ -255,7 +303,10 @@ def test_files_without_what_they_need(tmp_path, tiny_model, tiny_hf_folder):
     a = next(name for name in state if "lora_A" in name)
     for kept, said in (
         ({a: state[a]}, "only one of lora_A and lora_B"),
-        ({"base_model.model.lm_head.lora_A.weight": state[a]}, "lm_head"),
+        ({"base_model.model.lm_head.lora_A.weight": state[a]}, "lm_head has only one"),
+        ({"base_model.model.lm_head.weight": state[a]}, r"lm_head\.weight"),
+        ({"base_model.model.model.norm.lora_A.weight": state[a]}, "model.norm"),
+        ({"base_model.model.model.embed_tokens.lora_A.weight": state[a]}, "embed_tokens"),
         ({**state, a.replace(".weight", ".default.weight"): state[a].clone()}, "two of lora_A"),
         ({**state, a: state[a].long()}, "stored as i64"),
         ({**state, a: state[a] * float("nan")}, "not finite"),

@@ -12,7 +12,7 @@ from reference.checkpoints import write_hf
 from reference.model import Config, random_weights, relative_error
 
 from .llama_adapter_files import save_v1, save_v2
-from .peft_files import save_lora
+from .peft_files import LINEARS, save_lora
 from .test_lora import merged, write_gguf_lora
 
 IDS = [1, 17, 300, 45, 45, 8, 501, 77, 123, 9]
@@ -25,7 +25,9 @@ def convert(*words):
 @pytest.mark.parametrize("base", ["tiny_meta_folder", "tiny_hf_folder", "tiny_gguf_file"])
 @pytest.mark.parametrize("target", ["x.gguf", "folder"])
 def test_the_command_against_peft(tmp_path, tiny_model, base, target, request, capsys):
-    expected = save_lora(tmp_path / "lora", *tiny_model, r=4, use_rslora=True)(IDS)
+    modules = [*LINEARS, "embed_tokens", "lm_head"]
+    options = {"r": 4, "use_rslora": True, "target_modules": modules}
+    expected = save_lora(tmp_path / "lora", *tiny_model, **options)(IDS)
     source = request.getfixturevalue(base)
     words = (source, tmp_path / target, "--format", "f32", "--adapter", tmp_path / "lora")
     assert convert(*words) == 0
@@ -61,7 +63,7 @@ def test_quantized_bases_are_rounded_from_the_exact_sum(tmp_path, tiny_model, ti
     with Llama.load(tiny_gguf_q8_0_file, adapters=[tmp_path / "x.gguf"], threads=1) as beside:
         expected = beside.logits(IDS)
     with Llama.load(tmp_path / "y.gguf", threads=1) as llm:
-        assert relative_error(llm.logits(IDS), expected) < 2.5e-2
+        assert relative_error(llm.logits(IDS), expected) < 3e-2
 
 
 def test_trained_biases(tmp_path, capsys):

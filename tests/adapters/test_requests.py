@@ -9,7 +9,7 @@ from llama_rt import Llama, _native
 from llama_rt.errors import ConfigError
 
 from .llama_adapter_files import save_v2
-from .peft_files import save_lora
+from .peft_files import LINEARS, save_lora
 
 PROMPT = list(range(1, 60))
 GREEDY = {"temperature": 0.0, "max_tokens": 12}
@@ -18,8 +18,9 @@ GREEDY = {"temperature": 0.0, "max_tokens": 12}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("adapters")
-    for i, name in enumerate(("one", "two")):
-        save_lora(folder / name, *tiny_model, seed=i)
+    save_lora(folder / "one", *tiny_model, seed=0)
+    modules = [*LINEARS, "embed_tokens", "lm_head"]
+    save_lora(folder / "two", *tiny_model, seed=1, target_modules=modules)
     return [folder / "one", folder / "two"]
 
 

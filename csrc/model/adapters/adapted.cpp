@@ -92,10 +92,15 @@ void AdaptedBlocks::collect(int64_t layer, Slot slot, const AdapterGroup& group,
   for (const AdapterMix& m : group.mix) {
     const LinearPatch& p = m.adapter->layer(layer).linear[static_cast<size_t>(slot)];
     if (m.weight == 0.0f || (!p.lora() && p.bias.empty())) continue;
-    additions_.push_back({&p, m.weight, {}, out});
+    Addition& added = additions_.emplace_back();
+    added.out = out;
+    added.weight = m.weight;
+    if (!p.bias.empty()) added.bias = p.bias.data();
     if (!p.lora()) continue;
-    additions_.back().inner = scratch_.f32(Shape(group.rows, p.a.rows));
-    products_.push_back({&p.a, nullptr, additions_.back().inner});
+    added.b = &p.b;
+    added.factor = m.weight * p.scale;
+    added.inner = scratch_.f32(Shape(group.rows, p.a.rows));
+    products_.push_back({&p.a, nullptr, added.inner});
   }
 }
 
@@ -115,14 +120,42 @@ void AdaptedBlocks::multiply_scaled(int64_t layer, Slot slot, const AdapterGroup
 }
 
 void AdaptedBlocks::add(const Addition& addition) {
-  const LinearPatch& p = *addition.patch;
-  if (p.lora()) {
-    const float factor = addition.weight * p.scale;
-    if (factor != 1.0f) backend_.scale(addition.inner, factor);
-    const Linear up[] = {{&p.b, nullptr, addition.out, true}};
+  if (addition.b) {
+    if (addition.factor != 1.0f) backend_.scale(addition.inner, addition.factor);
+    const Linear up[] = {{addition.b, nullptr, addition.out, true}};
     backend_.matmul(addition.inner, up);
   }
-  if (!p.bias.empty()) backend_.add_row(p.bias.data(), addition.weight, addition.out);
+  if (addition.bias) backend_.add_row(addition.bias, addition.weight, addition.out);
+}
+
+void AdaptedBlocks::embed(View tokens, View x) {
+  for (const AdapterGroup& g : groups_) {
+    for (const AdapterMix& m : g.mix) {
+      const EmbeddingPatch& p = m.adapter->embedding();
+      if (p.a.rows == 0 || m.weight == 0.0f) continue;
+      scratch_.reset();
+      const View inner = scratch_.f32(Shape(g.rows, p.a.cols));
+      backend_.embed(p.a, rows_of(tokens, g.first_row, g.rows), inner);
+      add({&p.b, m.weight * p.scale, inner, nullptr, 0.0f, rows_of(x, g.first_row, g.rows)});
+    }
+  }
+}
+
+void AdaptedBlocks::project(View states, std::span<const int32_t> outputs, View logits) {
+  for (const AdapterGroup& g : groups_) {
+    const auto begin = std::ranges::lower_bound(outputs, g.first_row);
+    const auto end = std::ranges::lower_bound(outputs, g.first_row + g.rows);
+    const int64_t first = begin - outputs.begin(), count = end - begin;
+    for (const AdapterMix& m : g.mix) {
+      const LinearPatch& p = m.adapter->output();
+      if (count == 0 || !p.lora() || m.weight == 0.0f) continue;
+      scratch_.reset();
+      const View inner = scratch_.f32(Shape(count, p.a.rows));
+      const Linear down[] = {{&p.a, nullptr, inner}};
+      backend_.matmul(rows_of(states, first, count), down);
+      add({&p.b, m.weight * p.scale, inner, nullptr, 0.0f, rows_of(logits, first, count)});
+    }
+  }
 }
 
 void AdaptedBlocks::attend_prefix(int64_t layer, View q, View out) {

@@ -1,5 +1,5 @@
-// A block of the forward pass for a batch in which some rows use adapters: the primitives of the
-// plain pass, with each group's additions in between.
+// The forward pass of a batch in which some rows use adapters, piece by piece: the primitives of
+// the plain pass, with each group's additions in between.
 #pragma once
 
 #include <span>
@@ -16,18 +16,24 @@ class AdaptedBlocks {
   // `scratch` is this step's own; see scratch_bytes.
   AdaptedBlocks(const Model& model, std::span<const AdapterGroup> groups, Workspace& scratch);
 
+  // What is added to embedded tokens, x [n, d].
+  void embed(View tokens, View x);
   void run(int64_t layer, const Rotation& rotation, const KvView& kv, const BlockBuffers& buffers);
+  // What is added to the logits [r, v] of the rows `outputs`, ascending; states [r, d].
+  void project(View states, std::span<const int32_t> outputs, View logits);
 
   // Bytes of scratch for n rows under the mixes of `groups`.
   static size_t scratch_bytes(const ModelConfig& config, int64_t n,
                               std::span<const AdapterGroup> groups);
 
  private:
-  // What one adapter of a mix adds to a group's rows of a product.
+  // What one adapter of a mix adds to a group's rows of a product: factor B inner + weight bias.
   struct Addition {
-    const LinearPatch* patch;
-    float weight;
-    View inner;  // A x, [rows, rank]; empty without LoRA
+    const Weight* b = nullptr;  // null: no LoRA
+    float factor = 0.0f;
+    View inner;  // A x, [rows, rank]
+    const float* bias = nullptr;
+    float weight = 0.0f;
     View out;
   };
 

@@ -89,13 +89,41 @@ void Adapter::add_lora(int64_t layer, Slot slot, const Tensor& a, const Tensor& 
   require_shape(place(layer, slot) + " lora B", b.view.shape, Shape(w.rows, rank));
   if (patch.lora()) throw CheckpointError("adapter: " + place(layer, slot) + " came twice");
   patch.scale = scale;
-  Backend& backend = model_->backend();
-  for (const auto& [from, to] : {std::pair(&a, &patch.a), std::pair(&b, &patch.b)}) {
-    const Tensor kept = halved(*from, w.dtype != DType::kF32, patch.scale);
-    *to = backend.prepare(kept, Role::kLinear, Repack::kAuto);
-    bytes_ += to->held_bytes();
-  }
+  patch.a = keep(a, Role::kLinear, w, patch.scale);
+  patch.b = keep(b, Role::kLinear, w, patch.scale);
   max_rank_ = std::max(max_rank_, rank);
+}
+
+void Adapter::add_output_lora(const Tensor& a, const Tensor& b, float scale) {
+  const Weight& w = model_->weights().output();
+  const int64_t rank = a.view.shape[0];
+  require_shape("output lora A", a.view.shape, Shape(rank, w.cols));
+  require_shape("output lora B", b.view.shape, Shape(w.rows, rank));
+  if (output_.lora()) throw CheckpointError("adapter: output came twice");
+  output_.scale = scale;
+  output_.a = keep(a, Role::kLinear, w, output_.scale);
+  output_.b = keep(b, Role::kOutput, w, output_.scale);
+  max_rank_ = std::max(max_rank_, rank);
+}
+
+void Adapter::add_embedding_lora(const Tensor& a, const Tensor& b, float scale) {
+  const Weight& w = model_->weights().embedding();
+  const int64_t rank = a.view.shape[1];
+  require_shape("embedding lora A", a.view.shape, Shape(w.rows, rank));
+  require_shape("embedding lora B", b.view.shape, Shape(w.cols, rank));
+  if (embedding_.a.rows > 0) throw CheckpointError("adapter: embedding came twice");
+  embedding_.scale = scale;
+  embedding_.a = keep(a, Role::kEmbedding, w, embedding_.scale);
+  embedding_.b = keep(b, Role::kLinear, w, embedding_.scale);
+  max_rank_ = std::max(max_rank_, rank);
+}
+
+// A factor of the product that is added to `base`; a power of two taken out of it joins `scale`.
+Weight Adapter::keep(const Tensor& matrix, Role role, const Weight& base, float& scale) {
+  const Tensor kept = halved(matrix, base.dtype != DType::kF32, scale);
+  Weight weight = model_->backend().prepare(kept, role, Repack::kAuto);
+  bytes_ += weight.held_bytes();
+  return weight;
 }
 
 void Adapter::add_input_scale(int64_t layer, Slot slot, std::vector<float> scale) {

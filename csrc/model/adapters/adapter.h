@@ -33,6 +33,13 @@ struct LinearPatch {
   bool any() const { return lora() || !input_scale.empty() || !bias.empty(); }
 };
 
+// x += scale B a[token], for the rows of the embedding.
+struct EmbeddingPatch {
+  Weight a;  // [vocab, rank]; rows 0: no LoRA here
+  Weight b;  // [d, rank]
+  float scale = 1.0f;
+};
+
 // LLaMA-Adapter: every query also attends, with a softmax of its own, to a few learned positions;
 // the result is multiplied by a gate per head and added. Keys are not rotated.
 struct GatedPrefix {
@@ -54,6 +61,10 @@ class Adapter {
   // W' = W + scale B A: a [rank, in] and b [out, rank]. Kept as f16, between powers of two, beside
   // weights that are themselves rounded; beside f32 weights only where that loses nothing.
   void add_lora(int64_t layer, Slot slot, const Tensor& a, const Tensor& b, float scale);
+  // The same for the output: a [rank, d], b [vocab, rank].
+  void add_output_lora(const Tensor& a, const Tensor& b, float scale);
+  // And for the embedding: a [vocab, rank], looked up; b [d, rank].
+  void add_embedding_lora(const Tensor& a, const Tensor& b, float scale);
   void add_input_scale(int64_t layer, Slot slot, std::vector<float> scale);
   void add_bias(int64_t layer, Slot slot, std::vector<float> bias);
   void replace_norm(int64_t layer, Norm norm, std::vector<float> gain);
@@ -62,6 +73,8 @@ class Adapter {
   void add_prefix(int64_t layer, const Tensor& prefix, std::vector<float> gate);
 
   const AdapterLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
+  const EmbeddingPatch& embedding() const { return embedding_; }
+  const LinearPatch& output() const { return output_; }
   // Keys and values of every layer's prefix, as a cache of one page.
   KvView prefixes(int64_t layer, std::span<const Segment> segments) const {
     return {&layout_, page_->data(), layer, segments};
@@ -73,11 +86,14 @@ class Adapter {
  private:
   AdapterLayer& at(int64_t layer);
   const Weight& base(int64_t layer, Slot slot) const;
+  Weight keep(const Tensor& matrix, Role role, const Weight& base, float& scale);
   std::vector<float> project(const LinearPatch& patch, const Weight& weight, const float* bias,
                              const Tensor& prefix) const;
 
   std::shared_ptr<const Model> model_;
   std::vector<AdapterLayer> layers_;
+  EmbeddingPatch embedding_;
+  LinearPatch output_;
   KvLayout layout_;
   std::shared_ptr<Storage> page_;  // made for the first prefix
   int64_t max_rank_ = 0;

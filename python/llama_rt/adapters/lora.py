@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from llama_rt.adapters.patches import AdapterFile, Bias, Lora, Patch
+from llama_rt.adapters.patches import AdapterFile, Bias, Lora, Patch, transposed
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import TensorRecord
 from llama_rt.loading.gguf import read_gguf
@@ -25,11 +25,15 @@ __all__ = ["open_gguf_lora", "open_peft_lora", "read_weights"]
 _WEIGHT = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+?)\.lora_(?P<part>A|B)(?:\.[^.]+)?\.(?P<kind>weight|bias)"
 )
+_EMBEDDING = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>model\.embed_tokens)\.lora_embedding_(?P<part>A|B)(?:\.[^.]+)?"
+)
+# The base's own tables, which peft saves beside factors of them.
+_TABLE = re.compile(r"(?:base_model\.model\.)?(?:model\.embed_tokens|lm_head)\.base_layer\.weight")
 _PLAIN = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\.bias")
 _SLOT = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(w[qkvo123])\.(?:weight|bias)")
 _REFUSED = {
     "use_dora": "DoRA (use_dora)",
-    "fan_in_fan_out": "transposed weights (fan_in_fan_out)",
     "modules_to_save": "whole modules in place of the base's (modules_to_save)",
     "layer_replication": "replicated layers (layer_replication)",
     "alora_invocation_tokens": "LoRA that sets in at certain tokens (alora_invocation_tokens)",
@@ -80,24 +84,7 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
             "(path_initial_model_for_weight_conversion) to plain LoRA"
         )
         raise CheckpointError(msg)
-    records = read_weights(folder)
-    pairs: dict[str, dict[str, TensorRecord]] = {}
-    biases: list[tuple[str, TensorRecord]] = []
-    for name, record in records.items():
-        match = _WEIGHT.fullmatch(name)
-        plain = _PLAIN.fullmatch(name)
-        if match:
-            part = match["part"] if match["kind"] == "weight" else match["part"] + ".bias"
-            parts = pairs.setdefault(match["module"], {})
-            if part in parts:
-                msg = f"{record.file}: {match['module']} has two of lora_{part}"
-                raise CheckpointError(msg)
-            parts[part] = record
-        elif plain:
-            biases.append((plain["module"], record))
-        else:
-            msg = f"{folder}: tensor {name!r} is no part of a LoRA on a linear layer"
-            raise CheckpointError(msg)
+    pairs, biases = _sorted(folder, read_weights(folder))
     patches: list[Patch] = []
     for module, parts in pairs.items():
         patches += _lora_patches(folder, module, parts, _scale_of(source, config, module))
@@ -107,6 +94,37 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
     ranks = sorted({patch.a.shape[0] for patch in patches if isinstance(patch, Lora)})
     kind = f"LoRA of rank {', '.join(map(str, ranks))}"
     return AdapterFile(folder, kind, "halves", tuple(patches))
+
+
+_Parts = dict[str, TensorRecord]
+
+
+def _sorted(
+    folder: Path, records: Mapping[str, TensorRecord]
+) -> tuple[dict[str, _Parts], list[tuple[str, TensorRecord]]]:
+    """Factors by module, and biases that stand for the base's own."""
+    pairs: dict[str, _Parts] = {}
+    biases: list[tuple[str, TensorRecord]] = []
+    for name, record in records.items():
+        if match := _EMBEDDING.fullmatch(name):
+            # x += (a^T)[token] b^T: as a sum of weights [vocab, dim] the factors change places
+            part, given = "BA"["AB".index(match["part"])], transposed(record)
+        elif (match := _WEIGHT.fullmatch(name)) and match["module"] != "model.embed_tokens":
+            part = match["part"] if match["kind"] == "weight" else match["part"] + ".bias"
+            given = record
+        elif match := _PLAIN.fullmatch(name):
+            biases.append((match["module"], record))
+            continue
+        elif _TABLE.fullmatch(name):
+            continue
+        else:
+            msg = f"{folder}: tensor {name!r} is no part of a LoRA on a linear layer"
+            raise CheckpointError(msg)
+        if part in pairs.setdefault(match["module"], {}):
+            msg = f"{record.file}: {match['module']} has two of lora_{match['part']}"
+            raise CheckpointError(msg)
+        pairs[match["module"]][part] = given
+    return pairs, biases
 
 
 def _lora_patches(
@@ -119,6 +137,9 @@ def _lora_patches(
         raise CheckpointError(msg)
     scale = _scale(path, module, a, b, scaling)
     patches: list[Patch] = [Lora(layer, slot, a, b, scale)]
+    if "B.bias" in parts and layer < 0:
+        msg = f"{path}: a bias (lora_bias) on {module!r} is not supported"
+        raise CheckpointError(msg)
     if "B.bias" in parts:
         patches.append(Bias(layer, slot, parts["B.bias"], scale))
     return patches
@@ -140,11 +161,13 @@ def _scale(
 
 
 def _place(path: Path, module: str, canonical: str | None) -> tuple[int, str]:
+    if canonical in ("tok_embeddings.weight", "output.weight"):
+        return -1, canonical.removesuffix(".weight")
     match = _SLOT.fullmatch(canonical or "")
     if not match:
         msg = (
             f"{path}: an adapter on {module!r} is not supported; the linear layers of attention "
-            "and feed-forward are (q, k, v, o, gate, up, down)"
+            "and feed-forward are (q, k, v, o, gate, up, down), the embedding and the output"
         )
         raise CheckpointError(msg)
     return int(match[1]), match[2]
@@ -216,8 +239,10 @@ def open_gguf_lora(path: Path) -> AdapterFile:
         if a is None or b is None:
             msg = f"{path}: {module} has only one of lora_a and lora_b"
             raise CheckpointError(msg)
+        if slot == "tok_embeddings":  # a is looked up: [vocab, rank]; b is [dim, rank]
+            a, b = transposed(b), a
         # alpha 0 or absent: the product as it is
-        factor = _scale(path, module, a, b, (float(alpha) or float(b.shape[-1]), False, 0))
+        factor = _scale(path, module, a, b, (float(alpha) or float(a.shape[0]), False, 0))
         patches.append(Lora(layer, slot, a, b, factor))
     if not patches:
         msg = f"{path}: an empty adapter, without a single tensor"

@@ -18,7 +18,7 @@ from llama_rt.adapters.patches import (
     Lora,
     check_pairing,
     floats,
-    group_of,
+    module_of,
     turn_for,
 )
 from llama_rt.config import ModelConfig
@@ -53,7 +53,13 @@ def merge(checkpoint: Checkpoint, files: Sequence[AdapterFile]) -> Checkpoint:
                 )
                 raise CheckpointError(msg)
             kind = "weight" if isinstance(patch, Lora) else "bias"
-            name = f"layers.{patch.layer}.{group_of(patch.slot)}.{patch.slot}.{kind}"
+            name = f"{module_of(patch)}.{kind}"
+            if patch.layer < 0 and "output.weight" not in tensors:
+                msg = (
+                    f"{file.path}: it changes {patch.slot!r}, which is embedding and output at "
+                    "once in this model; keep it as it is and give it with --adapter"
+                )
+                raise CheckpointError(msg)
             if name not in tensors:
                 msg = (
                     f"{file.path}: it brings the bias {name!r}, which the model has not; it cannot "

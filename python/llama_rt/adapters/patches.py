@@ -19,6 +19,7 @@ from llama_rt import _native
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CheckpointError, ShapeError
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
+from llama_rt.loading.computed import MakeRows, computed_record
 from llama_rt.loading.dtypes import STORED
 from llama_rt.loading.rewrite import to_halves, to_interleaved
 
@@ -35,7 +36,8 @@ __all__ = [
     "attach",
     "check_pairing",
     "floats",
-    "group_of",
+    "module_of",
+    "transposed",
     "turn_for",
 ]
 
@@ -48,7 +50,11 @@ NormName = Literal["attention_norm", "ffn_norm"]
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """`y += b (a x)`; a `[rank, in]`, b `[out, rank]`, multiplied by `scale`."""
+    """`W' = W + scale * b a`; a `[rank, in]`, b `[out, rank]`.
+
+    Of a layer's linear, or, with layer -1, of the slots `output` and `tok_embeddings`, whose
+    matrix is `[vocab, dim]`.
+    """
 
     layer: int
     slot: str
@@ -128,6 +134,13 @@ class AdapterFile:
     def dim(self) -> int | None:
         """Width of the model that it was made for; None if nothing in it tells."""
         return next((width for patch in self.patches if (width := _width(patch))), None)
+
+    @property
+    def vocab(self) -> int | None:
+        """Rows of the tables of the model that it was made for; None if it patches none."""
+        return next(
+            (p.b.shape[0] for p in self.patches if isinstance(p, Lora) and p.layer < 0), None
+        )
 
     @property
     def scalable(self) -> bool:
@@ -229,6 +242,12 @@ def check_pairing(file: AdapterFile, config: ModelConfig) -> None:
             f"{config.n_layers}"
         )
         raise CheckpointError(msg)
+    if file.vocab not in (None, config.vocab_size):
+        msg = (
+            f"{file.path}: {file.kind} for a model of {file.vocab} tokens, but the model has "
+            f"{config.vocab_size}"
+        )
+        raise CheckpointError(msg)
     if file.n_layers > config.n_layers:
         msg = (
             f"{file.path}: {file.kind} that patches layer {file.n_layers - 1}, but the model has "
@@ -267,8 +286,13 @@ def _add(
     adapter: _native.Adapter, patch: Patch, turn: _Turn, config: ModelConfig, base: Checkpoint
 ) -> None:
     if isinstance(patch, Lora):
-        b = turn(floats(patch.b), patch.slot)
-        adapter.add_lora(patch.layer, patch.slot, floats(patch.a), b, patch.scale)
+        a, b = floats(patch.a), turn(floats(patch.b), patch.slot)
+        if patch.slot == "tok_embeddings":
+            adapter.add_embedding_lora(b, np.ascontiguousarray(a.T), patch.scale)
+        elif patch.slot == "output":
+            adapter.add_output_lora(a, b, patch.scale)
+        else:
+            adapter.add_lora(patch.layer, patch.slot, a, b, patch.scale)
     elif isinstance(patch, Bias):
         bias = turn(floats(patch.bias).reshape(-1) * np.float32(patch.scale), patch.slot)
         if patch.replaces:
@@ -288,11 +312,24 @@ def _add(
         adapter.add_prefix(patch.layer, rows[patch.start : patch.stop], gate)
 
 
-def group_of(slot: str) -> str:
-    """The part of a layer that a linear belongs to, in canonical names."""
-    return "attention" if slot in ("wq", "wk", "wv", "wo") else "feed_forward"
+def module_of(patch: Lora | Bias) -> str:
+    """Canonical name of the linear that is patched, without `.weight` or `.bias`."""
+    if patch.layer < 0:
+        return patch.slot
+    part = "attention" if patch.slot in ("wq", "wk", "wv", "wo") else "feed_forward"
+    return f"layers.{patch.layer}.{part}.{patch.slot}"
+
+
+def transposed(record: TensorRecord) -> TensorRecord:
+    """A matrix with its axes exchanged, as float32, made when it is read."""
+
+    def prepare() -> MakeRows:
+        values = np.ascontiguousarray(floats(record).T)
+        return lambda start, stop: values[start:stop]
+
+    return computed_record(record.name, record.file, "f32", record.shape[::-1], prepare)
 
 
 def _base_bias(patch: Bias, base: Checkpoint, shape: tuple[int, ...]) -> Floats:
-    record = base.tensors.get(f"layers.{patch.layer}.{group_of(patch.slot)}.{patch.slot}.bias")
+    record = base.tensors.get(f"{module_of(patch)}.bias")
     return np.zeros(shape, np.float32) if record is None else floats(record)
