@@ -118,7 +118,7 @@ def windows(count: int, *, ctx: int, stride: int | None = None) -> list[tuple[in
         msg = f"ctx: expected windows of at least 4 tokens, got {ctx}"
         raise ConfigError(msg)
     if count < ctx:
-        msg = f"the text has {count} tokens, less than one window of {ctx}; use a smaller ctx"
+        msg = f"the text has {count} tokens, less than one window of {ctx}; use a smaller context"
         raise ConfigError(msg)
     if stride is None:
         # llama.cpp: logits of positions ctx/2 to ctx-2 against the tokens that follow them.

@@ -513,8 +513,9 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch):
 
 def test_folder_that_is_not_there(tmp_path):
     path, _ = source(tmp_path, CONFIG, "hf")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        convert(path, tmp_path / "no" / "out.gguf", "f16")
+    for target in ("out.gguf", "folder"):
+        with pytest.raises(CheckpointError, match=f"the folder {tmp_path / 'no'} does not exist"):
+            convert(path, tmp_path / "no" / target, "f16")
 
 
 def test_lone_safetensors_target_is_refused(tmp_path):

@@ -48,7 +48,7 @@ class Session:
         if self.console.interactive:
             with contextlib.suppress(ImportError):  # line editing; input() finds it by itself
                 import readline  # noqa: F401
-            name = self.llm.config.name or "the model"
+            name = self.llm.config.name or self.llm.path.name
             self.console.note(f"{name}, context {plural(self.llm.n_ctx, 'token')}. /help helps.")
 
     def run(self) -> None:

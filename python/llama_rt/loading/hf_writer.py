@@ -16,7 +16,7 @@ from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import Checkpoint
 from llama_rt.loading.gguf_keys import rotary_divisors
 from llama_rt.loading.names import DIVISORS, expected_tensors, to_hf_name
-from llama_rt.loading.output import new_file
+from llama_rt.loading.output import new_file, require_parent
 from llama_rt.loading.rewrite import Constant, Order, OutTensor, Rewritten, to_halves
 from llama_rt.loading.safetensors import SAFETENSORS_NAMES
 
@@ -61,6 +61,7 @@ def write_hf_folder(
     config = _with_llama3(checkpoint)
     tensors = _hf_tensors(checkpoint, config, format)
     text = json.dumps(hf_config(config, format), indent=2) + "\n"
+    require_parent(folder)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     try:
         temporary.mkdir()

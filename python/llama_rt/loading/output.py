@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from llama_rt.errors import CheckpointError
 
-__all__ = ["new_file"]
+__all__ = ["new_file", "require_parent"]
 
 
 @contextmanager
@@ -28,6 +28,7 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
         what = "is a folder" if path.is_dir() else "exists"
         msg = f"{path}: {what}; it is not replaced unasked"
         raise CheckpointError(msg)
+    require_parent(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with temporary.open("xb") as file:
@@ -41,3 +42,10 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def require_parent(path: Path) -> None:
+    """Refuses a target whose folder is not there: it is not made unasked, it may be a slip."""
+    if not path.parent.is_dir():
+        msg = f"{path}: the folder {path.parent} does not exist"
+        raise CheckpointError(msg)
