@@ -2,6 +2,7 @@
 
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,10 +115,16 @@ def test_logits_agree_with_torch_on_the_weights_of_the_independent_reader(reader
     assert (ours.argmax(-1) == expected.argmax(-1)).mean() > 0.85
 
 
-def test_every_seed_gives_a_tale_of_sixty_words(llm):
-    for seed in range(10):
-        tale = llm.generate("Once upon a time", seed=seed, max_tokens=150)
-        assert len(tale.text.split()) >= 56, (seed, tale.text)
+@pytest.mark.parametrize("seed", range(10))
+def test_the_first_command_of_the_readme_writes_sixty_words(seed):
+    assert 'llama-rt run "Once upon a time"' in (ROOT / "README.md").read_text(encoding="utf-8")
+    command = [sys.executable, "-m", "llama_rt", "run", "Once upon a time", "--seed", str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1  # one line of timings, nothing else
+    words = done.stdout.split()
+    assert len(words) >= 60
+    assert len({tuple(words[at : at + 8]) for at in range(len(words) - 8)}) > 0.9 * len(words) - 9
 
 
 @pytest.mark.skipif(not HELD_OUT.exists(), reason="the corpus is not beside the checkout")
