@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from muon import Muon
+from safetensors.torch import load_file
 from tales_data import Corpus, epoch_windows, load_corpus
 from tales_eval import bits_per_character, heldout_nats
 from tales_model import SIZES, TalesConfig, TalesModel
@@ -115,6 +116,8 @@ class Run:
         self.model = TalesModel(
             TalesConfig(**state["config"]) if state else config, dropout=args.dropout
         ).to(self.device)
+        if args.weights and not state:
+            self.model.load_state_dict(load_file(args.weights / "model.safetensors"))
         self.optimizers = build_optimizers(self.model, args)
         if state:
             self.model.load_state_dict(state["model"])
@@ -270,6 +273,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--size", choices=sorted(SIZES), default="base")
     add("--seed", type=int, default=1)
     add("--resume-from", type=Path, help="checkpoint to start from when --out has none")
+    add("--weights", type=Path, help="folder with weights to begin with, all else anew")
     stop = parser.add_argument_group("length (cooldown included; whichever comes first)")
     stop.add_argument("--minutes", type=float, default=0, help="training time, pauses left out")
     stop.add_argument("--steps", type=int, default=0)

@@ -86,7 +86,7 @@ def options(tmp_path, monkeypatch):
     def make(out, **changes):
         values = {
             "data": tmp_path, "out": tmp_path / out, "size": "test", "seed": 1,
-            "resume_from": None, "minutes": 0, "steps": 20, "flops": 0, "cooldown_file": None,
+            "resume_from": None, "weights": None, "minutes": 0, "steps": 20, "flops": 0, "cooldown_file": None,
             "cooldown_fraction": 0.25, "cooldown_steps": 0, "pause_file": None,
             "batch_tokens": 64, "context": 16, "cooldown_context": 32, "muon_lr": 0.02,
             "adam_lr": 0.004, "weight_decay": 0.02, "dropout": 0.0, "device": "cpu",
@@ -114,3 +114,16 @@ def test_run_learns_cools_down_and_resumes_to_the_same_weights(options, tmp_path
     whole, resumed = (load_model(Path(tmp_path, name, "final.pt")) for name in ("whole", "half"))
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_run_begins_with_given_weights(options, tmp_path):
+    first = Run(options("first"))
+    (tmp_path / "tokenizer.model").write_bytes(b"unused here")
+    write_folder(first.model, tmp_path / "tokenizer.model", tmp_path / "hf", 32)
+    second = Run(options("second", seed=2, weights=tmp_path / "hf"))
+    assert second.at.step == 0
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = Run(options("other", seed=2))
+    pairs = zip(first.model.parameters(), other.model.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
