@@ -86,7 +86,8 @@ def options(tmp_path, monkeypatch):
     def make(out, **changes):
         values = {
             "data": tmp_path, "out": tmp_path / out, "size": "test", "seed": 1,
-            "resume_from": None, "weights": None, "minutes": 0, "steps": 20, "flops": 0, "cooldown_file": None,
+            "resume_from": None, "weights": None, "minutes": 0, "steps": 20, "flops": 0,
+            "cooldown_file": None,
             "cooldown_fraction": 0.25, "cooldown_steps": 0, "pause_file": None,
             "batch_tokens": 64, "context": 16, "cooldown_context": 32, "muon_lr": 0.02,
             "adam_lr": 0.004, "weight_decay": 0.02, "dropout": 0.0, "device": "cpu",
