@@ -203,6 +203,7 @@ void bind_runner(py::module_& m) {
   py::class_<Sampled>(m, "Sampled", py::is_final())
       .def_readonly("tokens", &Sampled::tokens)
       .def_readonly("stopped", &Sampled::stopped)
+      .def_readonly("failure", &Sampled::failure)
       .def_readonly("logprobs", &Sampled::logprobs)
       .def_readonly("top_logprobs", &Sampled::top_logprobs);
   const RunnerOptions defaults;

@@ -194,14 +194,21 @@ std::vector<float> Runner::forward(std::span<const Feed> feeds, Rows rows, bool 
   return states ? states_ : logits_;
 }
 
-// Draws for each sampler from its own row of logits_.
+// Draws for each sampler from its own row of logits_. One that cannot (its logits are all NaN, say)
+// fails alone.
 void Runner::draw(std::span<Sampler* const> samplers, std::span<Sampled> sampled) {
   const auto vocab = static_cast<size_t>(model_->config().vocab_size);
   size_t row = 0;
   for (size_t i = 0; i < samplers.size(); ++i) {
     if (!samplers[i]) continue;
-    Drawn drawn = samplers[i]->draw(std::span(logits_).subspan(row++ * vocab, vocab));
     Sampled& s = sampled[i];
+    Drawn drawn;
+    try {
+      drawn = samplers[i]->draw(std::span(logits_).subspan(row++ * vocab, vocab));
+    } catch (const Error& error) {
+      s.failure = error.what();
+      continue;
+    }
     s.tokens.push_back(drawn.token);
     s.stopped = drawn.stop;
     if (samplers[i]->options().logprobs >= 0) {
@@ -260,10 +267,11 @@ std::vector<Sampled> Runner::decode(std::span<const Feed> given, std::span<Sampl
       break;
     }
     draw(samplers, sampled);
-    for (size_t i = 0; i < next.size(); ++i) next[i] = sampled[i].tokens.back();
-    const bool stopped = std::ranges::any_of(sampled, &Sampled::stopped);
+    const bool stopped = std::ranges::any_of(
+        sampled, [](const Sampled& s) { return s.stopped || !s.failure.empty(); });
     const std::chrono::duration<double> spent = Clock::now() - start;
     if (stopped || spent.count() >= max_seconds) break;
+    for (size_t i = 0; i < next.size(); ++i) next[i] = sampled[i].tokens.back();
   }
   return sampled;
 }

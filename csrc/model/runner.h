@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "model/adapters/adapter.h"
@@ -33,6 +34,7 @@ enum class Rows : uint8_t { kNone, kLast, kAll };
 struct Sampled {
   std::vector<int32_t> tokens;
   bool stopped = false;
+  std::string failure;  // why the sampler could not draw on; empty: it could
   std::vector<float> logprobs;
   std::vector<std::vector<std::pair<int32_t, float>>> top_logprobs;
 };

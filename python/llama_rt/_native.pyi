@@ -280,6 +280,9 @@ class Sampled:
     def stopped(self) -> bool:
         """The last token is one of the sampler's stop ids."""
     @property
+    def failure(self) -> str:
+        """Why no further token could be drawn, which concerns no other sequence; else empty."""
+    @property
     def logprobs(self) -> list[float]: ...
     @property
     def top_logprobs(self) -> list[list[tuple[int, float]]]: ...
@@ -348,9 +351,9 @@ class Runner:
     ) -> list[Sampled]:
         """The native loop: feeds each sequence its token, samples, feeds that, up to `steps` times.
 
-        Ends early, after a whole step, when any sequence stopped, the time is over, or the flag is
-        set (no error then: what was drawn is returned). The last drawn token is not yet in the
-        cache.
+        Ends early, after a whole step, when any sequence stopped or failed, the time is over, or
+        the flag is set (no error then: what was drawn is returned). The last drawn token is not
+        yet in the cache, unless the draw after it failed.
         """
     def memory(self) -> dict[str, int]:
         """Bytes: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`."""

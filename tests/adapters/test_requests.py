@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from llama_rt import Llama, _native
-from llama_rt.errors import ConfigError
+from llama_rt.errors import ConfigError, LlamaRtError
 
 from .llama_adapter_files import save_v2
 from .peft_files import LINEARS, save_lora
+from .test_lora import write_gguf_lora
 
 PROMPT = list(range(1, 60))
 GREEDY = {"temperature": 0.0, "max_tokens": 12}
@@ -49,6 +50,24 @@ def test_mixed_batches_have_the_bits_of_each_alone(llm, tiny_hf_folder, folders)
     for done, (tokens, logprobs) in zip(results, expected * 2, strict=True):
         assert done.tokens == tokens
         assert [item.logprob for item in done.logprobs] == logprobs
+
+
+def test_a_request_that_cannot_be_drawn_fails_alone(tmp_path, tiny_model, tiny_hf_folder, folders):
+    """Numbers that overflow under one adapter do not concern those beside it."""
+    config, _ = tiny_model
+    write_gguf_lora(tmp_path / "wild.gguf", config, alpha=1e38, spread=1e9)
+    adapters = [*folders, tmp_path / "wild.gguf"]
+    with Llama.load(tiny_hf_folder, adapters=adapters, threads=1, reproducible=True) as model:
+        mixes = ("one", "wild", None, "wild", "two")
+        streams = [model.stream(PROMPT, adapter=choice, **GREEDY) for choice in mixes]
+        for choice, stream in zip(mixes, streams, strict=True):
+            if choice == "wild":
+                with pytest.raises(LlamaRtError, match="no token can be drawn"):
+                    _ = stream.completion
+            else:
+                tokens, _ = alone(tiny_hf_folder, folders, choice)
+                assert stream.completion.tokens == tokens
+        assert model.generate(PROMPT, adapter="one", **GREEDY).tokens
 
 
 def test_prefixes_are_shared_only_under_the_same_mix(llm):

@@ -184,3 +184,29 @@ def test_empty_token_arrays_are_refused_or_harmless(runner):
     with contextlib.suppress(ShapeError, ValueError):
         runner.forward([sequence], [ids()], outputs="none")
     assert runner.length(sequence) == 0
+
+
+@pytest.mark.parametrize("call", ["step", "decode"])
+def test_a_sampler_that_can_draw_nothing_fails_alone(runner, call):
+    def greedy():
+        return _native.Sampler(CONFIG.vocab_size, temperature=0.0)
+
+    barred = dict.fromkeys(range(CONFIG.vocab_size), -np.inf)
+    samplers = [greedy(), _native.Sampler(CONFIG.vocab_size, logit_bias=barred), greedy()]
+
+    def run(samplers):
+        sequences = [runner.create() for _ in samplers]
+        if call == "step":
+            tokens = [np.array([1, 5, 9], np.int32) for _ in samplers]
+            results = runner.step(sequences, tokens, samplers)
+        else:
+            results = runner.decode(sequences, [7 for _ in samplers], samplers, steps=4)
+        return results, [runner.length(sequence) for sequence in sequences]
+
+    results, lengths = run(samplers)
+    alone = run([greedy()])[0][0].tokens
+    assert [len(result.tokens) for result in results] == [1, 0, 1]
+    assert [result.failure != "" for result in results] == [False, True, False]
+    assert "no token can be drawn" in results[1].failure
+    assert results[0].tokens == results[2].tokens == alone[:1]
+    assert lengths == [3 if call == "step" else 1] * 3

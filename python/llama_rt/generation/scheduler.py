@@ -207,13 +207,16 @@ class Scheduler:
             self._make_room(requests, error)
             return
         for request, sampled in zip(requests, results, strict=True):
-            request.fed += len(sampled.tokens)
+            # Each token was fed before the next was drawn, or could not be.
+            request.fed += len(sampled.tokens) + bool(sampled.failure)
             self._accept(request, sampled)
 
     def _accept(self, request: Request, sampled: _native.Sampled) -> None:
         try:
             reason = request.accept(sampled)
-        except Exception as error:  # its tokens could not be decoded; the others' can
+        except (
+            Exception
+        ) as error:  # it could not draw, or its tokens not be decoded; the others can
             self._end_request(request)
             request.deliver(error)
             return

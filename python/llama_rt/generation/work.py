@@ -178,13 +178,18 @@ class Request(Work):
         """Takes what was drawn; returns why the request is over, or None.
 
         The end-of-text token is neither text nor a token of the result.
+
+        Raises:
+            LlamaRtError: its sampler could draw no token.
         """
         tokens = sampled.tokens
+        self.history += tokens
+        if sampled.failure:
+            raise LlamaRtError(sampled.failure)
         if not tokens:
             return None
         self._last = time.perf_counter()
         self._first = self._first or self._last
-        self.history += tokens
         self.drawn += len(tokens)
         spoken = tokens[:-1] if sampled.stopped else tokens
         self.transcript.push(spoken, sampled.logprobs, sampled.top_logprobs)
