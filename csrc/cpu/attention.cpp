@@ -158,7 +158,7 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
   const int64_t head_bytes = layout.layer_bytes / layout.kv_heads;
   const Problem p{q, out, kv, spec, group, layout.head_dim, head_bytes, vectors};
   const std::vector<Unit> units = units_of(p);
-  const int64_t scratch_floats = attention_scratch(p.e) + 2 * p.state_floats();
+  const int64_t scratch_floats = attention_scratch(p.vectors, p.e) + 2 * p.state_floats();
   const size_t scratch_bytes = static_cast<size_t>(scratch_floats) * sizeof(float);
   for (Scratch& scratch : worker_) scratch.get(scratch_bytes);
   const auto scratch_of = [&](int worker) {

@@ -143,8 +143,12 @@ struct AttentionTask {
 };
 inline constexpr int64_t kPageTokens = 64;
 inline constexpr int64_t padded(int64_t e) { return (e + 15) / 16 * 16; }
-// Floats of scratch an AttentionTask needs: scores of a tile's vectors, as they are and scaled.
-inline constexpr int64_t attention_scratch(int64_t e) { return 6 * kPageTokens * (2 + e / 32); }
+inline constexpr int kQueryRows = 6;  // query vectors that attention takes at once
+// Floats of scratch an AttentionTask needs: scores of a tile, as they are and scaled or rounded,
+// and all query vectors rounded to 16 bits.
+inline constexpr int64_t attention_scratch(int64_t vectors, int64_t e) {
+  return kQueryRows * kPageTokens * (2 + e / 32) + vectors * padded(e) / 2;
+}
 
 struct KvFormat {
   int64_t (*head_bytes)(int64_t e) noexcept = nullptr;  // keys and values of one head in a page

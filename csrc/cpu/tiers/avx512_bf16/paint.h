@@ -6,5 +6,6 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 void paint_float_products(Kernels& kernels);
+void paint_attention(Kernels& kernels);
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -6,17 +6,6 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
 
-// How many vectors of positions or features a tile of `rows` query vectors holds, at most `most`.
-constexpr int beside(int rows, int most) {
-  while (most > 1 && rows * most > kQueryTile) most /= 2;
-  return most;
-}
-
-// Asks for the lines of [from, from + bytes), which may start within one.
-inline void fetch(const std::byte* from, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
-}
-
 // What attend() needs: scores of a page and sums of its values, for kRows query vectors. The cache
 // is read once, in order, by tasks of few vectors: while keys are read, the page's values are asked
 // for, and the next page's keys meanwhile.

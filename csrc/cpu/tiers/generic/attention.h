@@ -1,7 +1,7 @@
 // The walk of attention over the pages of one head's cache, with a running maximum (online
 // softmax). Every query vector goes through the same operations in the same order however vectors
 // are grouped, and meets nothing of a position that it does not see, so a token's bits do not
-// depend on its batch. The products are a class's (see PageProducts for what it has to have).
+// depend on its batch. The products are a class's (attention.cpp has those in float32).
 #pragma once
 
 #include "cpu/tiers/generic/kv.h"
@@ -38,6 +38,17 @@ inline Seen seen_by(const AttentionTask& t, int64_t i, int64_t start) {
   const int64_t oldest = t.window > 0 ? position + 1 - t.window : 0;
   return {clamp_to_page(oldest - start),
           clamp_to_page((visible < t.end ? visible : t.end) - start)};
+}
+
+// How many vectors of positions or features a tile of `rows` query vectors holds, at most `most`.
+constexpr int beside(int rows, int most) {
+  while (most > 1 && rows * most > kQueryTile) most /= 2;
+  return most;
+}
+
+// Asks for the lines of [from, from + bytes), which may start within one.
+inline void fetch(const std::byte* from, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
 }
 
 // Turns one vector's scores into exponentials, zero outside what it sees, and rescales what was
@@ -110,8 +121,6 @@ inline void attend_vectors(const Products& products, const AttentionTask& t, con
     if (first < vectors) attend_vectors<kNext>(products, t, page, first, scores);
   }
 }
-
-inline constexpr int kQueryRows = 6;  // of a register tile
 
 template <class Products>
 void attend(const AttentionTask& t) noexcept {
