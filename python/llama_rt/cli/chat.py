@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+from llama_rt.cli.commands import Commands
 from llama_rt.cli.console import Console
 from llama_rt.cli.options import (
     add_loading,
@@ -68,7 +69,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
         )
         if llm.template_name is None:
             _recognise(args, session, console)
-        session.run()
+        session.run(Commands(session).run)
         if console.json:
             console.object(session.as_json())
     return 0

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llama_rt.cli.console import plural
+from llama_rt.cli.session import Session
 from llama_rt.errors import TemplateError
-
-if TYPE_CHECKING:
-    from llama_rt.cli.session import Session
 
 __all__ = ["Commands"]
 

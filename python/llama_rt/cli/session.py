@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Mapping
 
 from llama_rt import Completion, Llama, SamplingParams
-from llama_rt.cli.commands import Commands
 from llama_rt.cli.console import Console, plural
 from llama_rt.cli.conversation import Conversation
 from llama_rt.cli.report import as_json, summary
@@ -41,7 +40,6 @@ class Session:
         self.template: str | None = None  # None: what the model was loaded with
         self.conversation = Conversation(system)
         self.turns: list[Completion] = []
-        self._commands = Commands(self)
 
     def _greet(self) -> None:
         """Says who is there, to a person."""
@@ -51,8 +49,11 @@ class Session:
             name = self.llm.config.name or self.llm.path.name
             self.console.note(f"{name}, context {plural(self.llm.n_ctx, 'token')}. /help helps.")
 
-    def run(self) -> None:
+    def run(self, command: Callable[[str], bool]) -> None:
         """Reads and answers until the end of the input.
+
+        Args:
+            command: runs a line that begins with a slash; False if the session is over.
 
         Raises:
             TemplateError: the model has no template and none was named.
@@ -62,7 +63,7 @@ class Session:
         while (line := self._read()) is not None:
             text = line.strip()
             if text.startswith("/"):
-                if not self._commands.run(text):
+                if not command(text):
                     return
             elif text:
                 self.say(text)
