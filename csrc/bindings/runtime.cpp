@@ -71,6 +71,7 @@ void bind_runtime(py::module_& m) {
       .def_readonly("model", &CpuInfo::model);
   m.def("cpu_info", [] { return cpu_info(); });
   m.def("cgroup_quota", &cgroup_quota, py::arg("root"));
+  m.def("cgroup_memory_limit", &cgroup_memory_limit, py::arg("root"));
   m.def("cgroup_available_memory", &cgroup_available_memory, py::arg("root"));
   m.def("available_memory", &available_memory);
   m.def("advise_dontneed", &advise_buffer, py::arg("data"));

@@ -142,7 +142,7 @@ uint64_t stat_sum(const CgroupDir& dir, std::string_view a, std::string_view b) 
   return sum;
 }
 
-std::optional<uint64_t> available_in(const CgroupDir& dir) {
+std::optional<uint64_t> memory_limit_of(const CgroupDir& dir) {
   const bool v2 = dir.version == 2;
   auto limit =
       parse_number<uint64_t>(read_or_empty(dir, v2 ? "memory.max" : "memory.limit_in_bytes"));
@@ -152,12 +152,30 @@ std::optional<uint64_t> available_in(const CgroupDir& dir) {
   }
   // v1 has no word for "no limit": it shows the largest multiple of the page size.
   if (!limit || *limit > std::numeric_limits<uint64_t>::max() / 4) return std::nullopt;
+  return limit;
+}
+
+std::optional<uint64_t> available_in(const CgroupDir& dir) {
+  const bool v2 = dir.version == 2;
+  const auto limit = memory_limit_of(dir);
+  if (!limit) return std::nullopt;
   const auto used =
       parse_number<uint64_t>(read_or_empty(dir, v2 ? "memory.current" : "memory.usage_in_bytes"));
   const uint64_t cache = v2 ? stat_sum(dir, "inactive_file", "active_file")
                             : stat_sum(dir, "total_inactive_file", "total_active_file");
   const uint64_t held = used.value_or(0) - std::min(cache, used.value_or(0));
   return *limit - std::min(held, *limit);
+}
+
+// The least that any memory group around this process says.
+std::optional<uint64_t> least_of_memory(const std::string& root,
+                                        std::optional<uint64_t> (*of)(const CgroupDir&)) {
+  std::optional<uint64_t> least;
+  for (const CgroupDir& dir : cgroup_dirs(root, "memory")) {
+    const auto bytes = of(dir);
+    if (bytes && (!least || *bytes < *least)) least = *bytes;
+  }
+  return least;
 }
 
 }  // namespace
@@ -200,13 +218,12 @@ double cgroup_quota(const std::string& root) {
   return least;
 }
 
+std::optional<uint64_t> cgroup_memory_limit(const std::string& root) {
+  return least_of_memory(root, memory_limit_of);
+}
+
 std::optional<uint64_t> cgroup_available_memory(const std::string& root) {
-  std::optional<uint64_t> least;
-  for (const CgroupDir& dir : cgroup_dirs(root, "memory")) {
-    const auto available = available_in(dir);
-    if (available && (!least || *available < *least)) least = *available;
-  }
-  return least;
+  return least_of_memory(root, available_in);
 }
 
 }  // namespace llama_rt

@@ -24,6 +24,9 @@ std::vector<CgroupDir> cgroup_dirs(const std::string& root, const std::string& c
 // CPUs' worth of time per wall-clock time: the smallest quota on the way up; 0 means no limit.
 double cgroup_quota(const std::string& root);
 
+// Bytes that the tightest limit lets this process use; nothing when there is none.
+std::optional<uint64_t> cgroup_memory_limit(const std::string& root);
+
 // Bytes this process may still use before the tightest limit is reached, file cache counted as
 // free because the kernel drops it first; nothing when there is no limit.
 std::optional<uint64_t> cgroup_available_memory(const std::string& root);

@@ -64,6 +64,9 @@ def cgroup_quota(root: str) -> float:
     least limit on the way up; 0 means no limit.
     """
 
+def cgroup_memory_limit(root: str) -> int | None:
+    """The tightest memory limit in bytes; None: no limit."""
+
 def cgroup_available_memory(root: str) -> int | None:
     """Bytes left below the tightest memory limit, file cache counted as free; None: no limit."""
 

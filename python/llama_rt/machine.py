@@ -1,15 +1,13 @@
 """What this computer offers: processor, threads, memory, bandwidth, devices or why not.
 
-Facts only; what a model would need of them is `plan`'s. Memory limits of containers are those of
-Linux control groups, versions 1 and 2.
+Facts only; what a model would need of them is `plan`'s. The native module reads what control groups
+allow.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from llama_rt import _native
 from llama_rt.errors import LlamaRtError
@@ -86,73 +84,6 @@ def read_bandwidth(threads: int | None = None, *, seconds: float = 1.0) -> float
 
 def available_memory() -> tuple[int, int]:
     """Bytes of memory (total, available), within the limit of the container if there is one."""
-    total, available = _meminfo()
-    for limit, used in group_limits():
-        total = min(total, limit)
-        available = min(available, max(0, limit - used))
-    return total, available
-
-
-def _meminfo() -> tuple[int, int]:
-    """`/proc/meminfo`, which counts in KiB; without it, what sysconf knows."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        table = {name: int(rest.split()[0]) << 10 for name, rest in (x.split(":") for x in lines)}
-        return table["MemTotal"], table["MemAvailable"]
-    except (OSError, KeyError, ValueError, IndexError):
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return total, total
-
-
-def group_limits(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> Iterator[tuple[int, int]]:
-    """(limit, bytes in use that cannot be given back) of each control group around this process.
-
-    Args:
-        root: where the groups are mounted.
-        own: the file that names this process's groups.
-    """
-    for folder, limit_name, usage_name in _groups(root, own):
-        limit = _number(folder / limit_name)
-        usage = _number(folder / usage_name)
-        if limit is None or usage is None or limit >= 1 << 60:  # version 1 says "none" so
-            continue
-        yield limit, max(0, usage - _reclaimable(folder / "memory.stat"))
-
-
-def _groups(root: Path, own: Path) -> Iterator[tuple[Path, str, str]]:
-    """The memory folders from this process's group up to the root."""
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers == "":
-            top, names = root, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            top, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        folder = top / name.lstrip("/")
-        while folder.is_relative_to(top):
-            yield (folder, *names)
-            folder = folder.parent
-
-
-def _number(path: Path) -> int | None:
-    """The integer in a file; None if there is no file or it says `max`."""
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-
-
-def _reclaimable(stat: Path) -> int:
-    """Bytes of page cache that the kernel drops on demand."""
-    try:
-        rows = [line.split() for line in stat.read_text(encoding="ascii").splitlines()]
-        return sum(int(value) for name, value in rows if name == "inactive_file")
-    except (OSError, ValueError):
-        return 0
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _native.cgroup_memory_limit("")
+    return total if limit is None else min(total, limit), _native.available_memory()

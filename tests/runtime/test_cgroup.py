@@ -51,6 +51,10 @@ class Tree:
         return _native.cgroup_quota(str(self.root))
 
     @property
+    def limit(self):
+        return _native.cgroup_memory_limit(str(self.root))
+
+    @property
     def memory(self):
         return _native.cgroup_available_memory(str(self.root))
 
@@ -181,15 +185,15 @@ class TestMemory:
         for level, limit in (("/a", 900), ("/a/b", 1000)):
             tree.write(f"/sys/fs/cgroup{level}/memory.max", f"{limit}\n")
             tree.write(f"/sys/fs/cgroup{level}/memory.current", "100\n")
-        assert tree.memory == 800
+        assert (tree.limit, tree.memory) == (900, 800)
         tree.write("/sys/fs/cgroup/a/b/memory.high", "400\n")
-        assert tree.memory == 300
+        assert (tree.limit, tree.memory) == (400, 300)
 
     def test_v2_no_limit(self, tree):
         tree.v2()
         tree.write("/sys/fs/cgroup/memory.max", "max\n")
         tree.write("/sys/fs/cgroup/memory.high", "max\n")
-        assert tree.memory is None
+        assert tree.limit is tree.memory is None
 
     def test_v1(self, tree):
         tree.v1("memory", "/x")
@@ -200,12 +204,12 @@ class TestMemory:
             f"{folder}/memory.stat",
             "inactive_file 1\ntotal_inactive_file 300\ntotal_active_file 7\n",
         )
-        assert tree.memory == 807
+        assert (tree.limit, tree.memory) == (5000, 807)
 
     def test_v1_word_for_no_limit(self, tree):
         tree.v1("memory")
         tree.write("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
-        assert tree.memory is None
+        assert tree.limit is tree.memory is None
 
     def test_over_the_limit_is_nothing_left(self, tree):
         tree.v2()
