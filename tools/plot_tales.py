@@ -2,6 +2,8 @@
 
 python tools/plot_tales.py run/base run/small run/large --data run/data \
     --heldout tales_heldout.txt.xz --csv docs/tales_curve.csv --png docs/tales_curve.png
+
+A run is called by its folder's name; runs that the CSV holds already and that are not given stay.
 """
 
 from __future__ import annotations
@@ -82,8 +84,22 @@ def characters_per_token(data: Path, stories: list[str]) -> dict[str, float]:
     }
 
 
+def read_csv(path: Path) -> list[Point]:
+    """The points of an earlier call; none if there was none."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            Point(
+                row["run"], int(row["parameters"]), row["kind"], int(row["step"]),
+                int(row["tokens"]), float(row["flops"]), float(row["bits_per_character"]),
+            )
+            for row in csv.DictReader(file)
+        ]  # fmt: skip
+
+
 def draw(points: list[Point], target: Path) -> None:
-    """Plot training (thin) and held-out (dots) bits per character over tokens."""
+    """Plot training (thin) and held-out (dots, stars) bits per character over training effort."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -96,11 +112,11 @@ def draw(points: list[Point], target: Path) -> None:
         for kind, style in (("train", "-"), ("heldout_20_stories", "o"), ("heldout", "*")):
             part = [p for p in points if p.run == run and p.kind == kind]
             axes.plot(
-                [p.tokens / 1e6 for p in part], [p.bits_per_character for p in part], style,
+                [p.flops / 1e13 for p in part], [p.bits_per_character for p in part], style,
                 color=colour, lw=0.8, ms=9 if style == "*" else 4,
                 label=f"{run}, {parameters / 1e6:.1f}M weights" if kind == "train" else None,
             )  # fmt: skip
-    axes.set(xlabel="million tokens seen", ylabel="bits per character", ylim=(1.2, 2.4))
+    axes.set(xlabel="effort, 10^13 operations", ylabel="bits per character", ylim=(1.2, 2.4))
     axes.set_title(
         "line: training batches; dots: 20 held-out tales; star: all held out", fontsize=8
     )
@@ -122,7 +138,9 @@ def main() -> None:
     parser.add_argument("--png", type=Path, required=True)
     args = parser.parse_args()
     per = characters_per_token(args.data, read_stories(args.heldout))
-    points = [point for run in args.runs for point in read_points(run / "log.jsonl", per)]
+    given = {run.name for run in args.runs}
+    points = [point for point in read_csv(args.csv) if point.run not in given]
+    points += [point for run in args.runs for point in read_points(run / "log.jsonl", per)]
     with args.csv.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FIELDS)
