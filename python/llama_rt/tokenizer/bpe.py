@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llama_rt.errors import MissingExtraError, TokenizerError
-from llama_rt.tokenizer.protocol import (
-    SpecialTokens,
-    check_ids,
-    check_text,
-    frame,
-    is_end_text,
-    is_markup,
-    is_padding_text,
-)
+from llama_rt.tokenizer.protocol import check_ids, check_text, frame
+from llama_rt.tokenizer.special import SpecialTokens, is_padding_text
 
 __all__ = ["BYTE_TO_CHAR", "CHAR_TO_BYTE", "BpeDecoder", "BpeTokenizer", "BpeVocabulary"]
 
@@ -82,15 +75,14 @@ class BpeTokenizer:
         for id, (text, special) in words.added.items():
             self._bytes[id] = None if special else text.encode()
             self._names[id] = text
-        self._special = SpecialTokens({text: id for id, (text, _) in words.added.items()})
-        ordinary = {
-            t: id for id, (t, special) in words.added.items() if not (special or is_markup(t))
-        }
-        self._words = SpecialTokens(ordinary)
+        self._special = SpecialTokens(
+            {text: id for id, (text, _) in words.added.items()},
+            {text: id for id, (text, special) in words.added.items() if not special},
+        )
         self.bos_id = words.bos_id
         self.eos_id = words.eos_id
-        ends = {id for text, id in self._special.ids.items() if is_end_text(text)}
-        ends |= words.stop_ids | ({words.eos_id} if words.eos_id is not None else set())
+        ends = self._special.end_ids | words.stop_ids
+        ends |= {words.eos_id} if words.eos_id is not None else set()
         self.stop_ids = frozenset(ends)
         known = words.tokens.keys() | words.added.keys()
         barred = set(range(self._size)) - known | words.unsampled_ids
@@ -111,13 +103,12 @@ class BpeTokenizer:
         self, text: str, bos: bool = True, eos: bool = False, *, special: bool = False
     ) -> list[int]:
         """See `Tokenizer.encode`."""
-        ids: list[int] = []
-        for part in (self._special if special else self._words).split(check_text(text)):
-            if isinstance(part, int):
-                ids.append(part)
-            else:
-                ids += self._backend.encode(part, add_special_tokens=False).ids
+        ids = self._special.encode(check_text(text), self._encode, special=special)
         return frame(ids, self.bos_id if bos else None, self.eos_id if eos else None)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """See `Tokenizer.decode`."""

@@ -9,22 +9,8 @@ from typing import Protocol
 
 from llama_rt.errors import TokenizerError
 
-__all__ = ["SpecialTokens", "StreamDecoder", "Tokenizer", "check_ids", "check_text", "is_end_text"]
+__all__ = ["StreamDecoder", "Tokenizer", "check_ids", "check_text", "frame"]
 
-# Texts of control tokens that end a generation wherever they occur (llama.cpp's list, as far as it
-# concerns this family and what is built on it).
-_END_TEXTS = frozenset(
-    {
-        "</s>",
-        "<EOT>",
-        "<end_of_turn>",
-        "<|end_of_text|>",
-        "<|endoftext|>",
-        "<|eom_id|>",
-        "<|eot_id|>",
-        "<|im_end|>",
-    }
-)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -104,25 +90,6 @@ class Tokenizer(Protocol):
         ...
 
 
-class SpecialTokens:
-    """Splits text at the texts of special tokens, longest first."""
-
-    ids: dict[str, int]
-
-    def __init__(self, ids: dict[str, int]) -> None:
-        """Keeps `ids`, a map of token text to id; empty texts are ignored."""
-        self.ids = {text: id for text, id in ids.items() if text}
-        texts = sorted(self.ids, key=len, reverse=True)
-        self._pattern = re.compile("(" + "|".join(map(re.escape, texts)) + ")") if texts else None
-
-    def split(self, text: str) -> Iterable[str | int]:
-        """Yields str for ordinary text (never empty) and int for a special token."""
-        parts = self._pattern.split(text) if self._pattern else [text]
-        for index, part in enumerate(parts):
-            if part:
-                yield self.ids[part] if index % 2 else part
-
-
 def frame(ids: list[int], bos_id: int | None, eos_id: int | None) -> list[int]:
     """Adds begin and end ids (None: not wanted) where they are not there already."""
     if bos_id is not None and ids[:1] != [bos_id]:
@@ -160,21 +127,3 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> Sequence[int]:
         msg = f"ids[{at}]: {result[at]} is not in the vocabulary (0 to {vocab_size - 1})"
         raise TokenizerError(msg)
     return result
-
-
-def is_end_text(text: str) -> bool:
-    """Says whether a control token of this text ends a generation."""
-    return text in _END_TEXTS
-
-
-def is_markup(text: str) -> bool:
-    """Says whether an added token looks like a control token rather than like a word.
-
-    Such tokens are never read out of ordinary text, even where a file fails to call them special.
-    """
-    return re.fullmatch(r"<\S+>|\[\S+\]", text) is not None
-
-
-def is_padding_text(text: str) -> bool:
-    """Says whether an added row of this text is padding that no text stands for."""
-    return re.fullmatch(r"\[PAD\d*\]|<pad>|<PAD>|<\|pad\|>", text) is not None

@@ -6,15 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.protocol import (
-    SpecialTokens,
-    check_ids,
-    check_text,
-    frame,
-    is_end_text,
-    is_markup,
-    is_padding_text,
-)
+from llama_rt.tokenizer.protocol import check_ids, check_text, frame
+from llama_rt.tokenizer.special import SpecialTokens, is_padding_text
 from llama_rt.tokenizer.spm_model import PieceKind, SpmModel
 from llama_rt.tokenizer.spm_stream import SpmDecoder, SpmSurfaces
 
@@ -95,10 +88,9 @@ class SpmTokenizer:
             for id, (text, kind) in enumerate(zip(self._names, kinds, strict=True))
             if (kind in _CONTROL_KINDS or id in added) and id not in padding
         }
-        self._special = SpecialTokens(special)
-        words = {t.text: id for id, t in added.items() if not t.special and not is_markup(t.text)}
-        self._words = SpecialTokens(words)
-        ends = {id for text, id in special.items() if is_end_text(text)} | set(stop_ids)
+        words = {token.text: id for id, token in added.items() if not token.special}
+        self._special = SpecialTokens(special, words)
+        ends = self._special.end_ids | set(stop_ids)
         self._stop_ids = frozenset(ends if self._eos_id is None else {*ends, self._eos_id})
         barred = {id for id, token in added.items() if is_padding_text(token.text)}
         barred |= padding | set(unsampled_ids)
@@ -138,9 +130,7 @@ class SpmTokenizer:
         self, text: str, bos: bool = True, eos: bool = False, *, special: bool = False
     ) -> list[int]:
         """See `Tokenizer.encode`."""
-        ids: list[int] = []
-        for part in (self._special if special else self._words).split(check_text(text)):
-            ids += [part] if isinstance(part, int) else self._encode(part)
+        ids = self._special.encode(check_text(text), self._encode, special=special)
         return frame(ids, self._bos_id if bos else None, self._eos_id if eos else None)
 
     def decode(self, ids: Iterable[int]) -> str:

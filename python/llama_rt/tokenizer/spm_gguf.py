@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.protocol import check_text, is_padding_text
+from llama_rt.tokenizer.protocol import check_text
+from llama_rt.tokenizer.special import is_padding_text
 from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
 from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.spm_rebuild import encodable
