@@ -1,0 +1,254 @@
+// The kernel table of a CUDA tier: what the backend may start, and the plain structs it passes.
+// A slot is a host function that queues kernels on a stream; it checks nothing, allocates nothing
+// and never waits, so that its launches can be captured in a graph. All pointers are to device
+// memory. Letters as in specs.h.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "backend/specs.h"
+#include "core/dtype.h"
+
+namespace llama_rt::cuda {
+
+enum class Tier : uint8_t { kSm80, kSm90a };
+
+// ---- Products ----------------------------------------------------------------------------------
+
+// A weight [rows, cols]. `stored`: rows of blocks (core/blocks.h), row_bytes apart, or null.
+// `packed`: the layout made by ProductFormat::pack, or null.
+struct Matrix {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType dtype = DType::kF32;
+  const std::byte* stored = nullptr;
+  int64_t row_bytes = 0;
+  const std::byte* packed = nullptr;
+};
+
+// Rows [first_row, first_row + count) of a stored matrix, in device memory, into its packed form.
+// first_row is a multiple of kPackRows; so is count, except at the matrix's end.
+struct PackTask {
+  const std::byte* rows_data = nullptr;  // the first of these rows, row_bytes apart
+  int64_t row_bytes = 0;
+  int64_t first_row = 0;
+  int64_t count = 0;
+  int64_t rows = 0;  // of the whole matrix
+  int64_t cols = 0;
+  std::byte* packed = nullptr;  // of the whole matrix
+};
+inline constexpr int64_t kPackRows = 128;
+
+struct ProductJob {
+  Matrix weight;
+  const float* bias = nullptr;  // [rows] or null
+  float* out = nullptr;         // [n, rows]
+  int64_t out_stride = 0;       // floats
+};
+
+enum class Epilogue : uint8_t {
+  kStore,   // out = x wT + bias
+  kAdd,     // out += x wT + bias
+  kSwiglu,  // two jobs, gate and up: job[0].out = silu(gate) * up; job[1].out may be scratch
+};
+inline constexpr int kMaxJobs = 3;
+
+// Products that share an input and a dtype. Where `gain` is set the input is first normalised:
+// x / sqrt(mean(x^2) + eps) * gain, rounded to float32 only.
+struct ProductTask {
+  const float* x = nullptr;  // [n, k]
+  int64_t x_stride = 0;      // floats
+  int64_t n = 0;
+  int64_t k = 0;
+  const float* gain = nullptr;  // [k] or null
+  float eps = 0;
+  int jobs = 0;
+  ProductJob job[kMaxJobs];
+  Epilogue epilogue = Epilogue::kStore;
+  std::byte* scratch = nullptr;  // ProductFormat::scratch_bytes, 256-byte aligned
+  bool reproducible = false;     // a row's bits must not depend on n
+};
+
+// How a tier multiplies one dtype. Every function does the whole task, in as many kernels as it
+// needs. `packed_bytes` null: the stored form is used.
+struct ProductFormat {
+  int64_t (*packed_bytes)(int64_t rows, int64_t cols) = nullptr;  // 0: not this shape
+  void (*pack)(const PackTask& task, cudaStream_t stream) = nullptr;
+  void (*matvec)(const ProductTask& task, cudaStream_t stream) = nullptr;  // packed, few inputs
+  int64_t matvec_inputs = 0;                                               // at most
+  void (*gemm)(const ProductTask& task, cudaStream_t stream) = nullptr;    // packed, any n
+  // Of one task with all its jobs, for either function.
+  int64_t (*scratch_bytes)(const ProductTask& task) = nullptr;
+};
+
+// ---- Element-wise ------------------------------------------------------------------------------
+
+struct EmbedTask {  // out[i] = decoded row tokens[i]
+  const std::byte* table = nullptr;
+  DType dtype = DType::kF32;
+  int64_t row_bytes = 0;
+  int64_t d = 0;
+  const int32_t* tokens = nullptr;  // [n]
+  int64_t n = 0;
+  float* out = nullptr;  // [n, d]
+};
+
+struct NormTask {
+  const float* x = nullptr;     // [n, d]
+  const float* gain = nullptr;  // [d]
+  int64_t n = 0;
+  int64_t d = 0;
+  float eps = 0;
+  float* out = nullptr;  // [n, d]; may be x
+};
+
+struct RopeTask {              // in place
+  float* x = nullptr;          // [n, heads, e]
+  const float* cos = nullptr;  // [n, e/2]
+  const float* sin = nullptr;
+  int64_t n = 0;
+  int64_t heads = 0;
+  int64_t e = 0;
+  RopeStyle style = RopeStyle::kInterleaved;
+};
+
+struct SwigluTask {
+  const float* gate = nullptr;
+  const float* up = nullptr;
+  float* out = nullptr;
+  int64_t count = 0;
+};
+
+struct GatherTask {  // out[i] = x[rows[i]]
+  const float* x = nullptr;
+  const int32_t* rows = nullptr;  // [n]
+  int64_t n = 0;
+  int64_t d = 0;
+  float* out = nullptr;
+};
+
+// y[i, j] = accumulate * y[i, j] + factor * x[i, j] * by[j / repeat % columns]; x or by may be null
+// (one), so that this serves the small ops of adapters.
+struct CombineTask {
+  const float* x = nullptr;
+  const float* by = nullptr;
+  float* y = nullptr;
+  int64_t rows = 0;
+  int64_t width = 0;
+  int64_t repeat = 1;
+  float factor = 1;
+  bool accumulate = false;
+};
+
+// ---- Attention ---------------------------------------------------------------------------------
+
+// One layer of the paged cache and the batch's place in it. A head's share of a page (keys and
+// values of kPageTokens positions) is kv_head_bytes long; heads follow one another.
+struct CacheTask {
+  std::byte* base = nullptr;  // page p of this layer starts at base + p * page_bytes
+  int64_t page_bytes = 0;
+  KvType type = KvType::kF16;
+  int64_t kv_heads = 0;
+  int64_t e = 0;
+  int64_t n = 0;                        // rows of the batch
+  int64_t segments = 0;                 // sequences of the batch
+  const int32_t* positions = nullptr;   // [n] of each row in its sequence
+  const int32_t* segment_of = nullptr;  // [n] sequence of each row
+  const int32_t* first_row = nullptr;   // [segments + 1]
+  const int32_t* pages = nullptr;       // [segments, page_stride]
+  int64_t page_stride = 0;
+};
+inline constexpr int64_t kPageTokens = 64;
+// Bytes of one KV head's keys and values in one page; a multiple of 128.
+int64_t kv_head_bytes(KvType type, int64_t e);
+
+// Appends rows to the cache. With `cos` the keys are rotated on their way, and the queries in
+// place: rope and store_kv in one pass.
+struct StoreKvTask {
+  CacheTask cache;
+  const float* k = nullptr;  // [n, g, e]
+  const float* v = nullptr;
+  float* q = nullptr;          // [n, h, e] or null
+  int64_t heads = 0;           // h
+  const float* cos = nullptr;  // [n, e/2] or null
+  const float* sin = nullptr;
+  RopeStyle style = RopeStyle::kInterleaved;
+};
+
+// Row i sees the positions (p - window, p] of its sequence, p = positions[i]; window 0: all before
+// it; length not 0: exactly [0, length) instead.
+struct AttentionTask {
+  CacheTask cache;
+  const float* q = nullptr;  // [n, h, e]
+  float* out = nullptr;      // [n, h, e]
+  int64_t heads = 0;
+  float scale = 0;
+  int64_t window = 0;
+  int64_t length = 0;
+  int64_t max_rows = 0;     // most rows of one sequence in this batch
+  int64_t max_context = 0;  // no row sees a position >= this; fixes the grid of a captured step
+  int multiprocessors = 0;
+  bool reproducible = false;
+  std::byte* scratch = nullptr;  // attention_scratch_bytes, 256-byte aligned
+};
+int64_t attention_scratch_bytes(const AttentionTask& task);
+
+// ---- Sampling ----------------------------------------------------------------------------------
+
+// One row's settings; the rules are the host sampler's (model/sampler.h), without penalties,
+// biases and typical-p, which stay on the host.
+struct SampleRow {
+  float temperature = 0;  // 0: the most likely token, the lowest id of equals
+  int32_t top_k = 0;      // <= 0: off
+  float top_p = 1;        // 1: off
+  float min_p = 0;        // 0: off
+  uint64_t seed = 0;
+  uint64_t draw = 0;  // counter of the random number
+};
+struct SampleTask {
+  const float* logits = nullptr;   // [rows, vocab]
+  const SampleRow* row = nullptr;  // [rows]
+  int64_t rows = 0;
+  int64_t vocab = 0;
+  int32_t* tokens = nullptr;     // [rows]; -1 where no token can be drawn
+  std::byte* scratch = nullptr;  // sample_scratch_bytes, 256-byte aligned
+};
+int64_t sample_scratch_bytes(int64_t rows, int64_t vocab);
+
+// ---- The table ---------------------------------------------------------------------------------
+
+struct Kernels {
+  Tier tier = Tier::kSm80;
+  // By DType: by decoding, any n, from the stored form; and the fast form.
+  std::array<void (*)(const ProductTask& task, cudaStream_t stream), kDTypes> stored{};
+  std::array<ProductFormat, kDTypes> product{};
+  void (*embed)(const EmbedTask& task, cudaStream_t stream) = nullptr;
+  void (*rms_norm)(const NormTask& task, cudaStream_t stream) = nullptr;
+  void (*rope)(const RopeTask& task, cudaStream_t stream) = nullptr;
+  void (*swiglu)(const SwigluTask& task, cudaStream_t stream) = nullptr;
+  void (*gather)(const GatherTask& task, cudaStream_t stream) = nullptr;
+  void (*combine)(const CombineTask& task, cudaStream_t stream) = nullptr;
+  void (*store_kv)(const StoreKvTask& task, cudaStream_t stream) = nullptr;
+  void (*attention)(const AttentionTask& task, cudaStream_t stream) = nullptr;
+  void (*sample)(const SampleTask& task, cudaStream_t stream) = nullptr;
+};
+
+// Each source of kernels fills or replaces its slots; sm90a is painted over sm80 where the build
+// has it.
+void paint_elementwise(Kernels& kernels);  // kernels/elementwise.cu
+void paint_stored(Kernels& kernels);       // kernels/stored.cu: products by decoding, every dtype
+void paint_products(Kernels& kernels);     // kernels/products.cu: packed forms, matvec, mma
+void paint_attention(Kernels& kernels);    // kernels/attention.cu: store_kv, attention
+void paint_sample(Kernels& kernels);       // kernels/sample.cu
+void paint_wgmma(Kernels& kernels);        // kernels/gemm_wgmma.cu, compiled for sm_90a only
+
+std::string_view tier_name(Tier tier);
+// The table for a device of this compute capability.
+const Kernels& kernels_for(int major, int minor);
+
+}  // namespace llama_rt::cuda
