@@ -1,0 +1,56 @@
+"""Builds device code as plain C++ on the emulated device, into shared libraries for ctypes.
+
+Objects are kept in `build/emulated` and made again when a source or a header they read is newer.
+"""
+
+import ctypes
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EMULATION = ROOT / "tests" / "cuda" / "emulation"
+FOLDER = ROOT / "build" / "emulated"
+COMPILER = os.environ.get("CXX", "g++")
+# `-x c++`: the compiler does not know the ending .cu.
+FLAGS = [
+    *("-std=c++20", "-O2", "-g1", "-fPIC", "-ffp-contract=off", "-mf16c", "-mfma"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-psabi"),
+    *("-I", str(EMULATION), "-I", str(ROOT / "csrc"), "-x", "c++"),
+]
+DEVICE = [EMULATION / name for name in ("execution.cpp", "asynchronous.cpp", "runtime.cpp")]
+
+
+def _is_current(made: Path, depfile: Path) -> bool:
+    if not made.is_file() or not depfile.is_file():
+        return False
+    read = depfile.read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    age = made.stat().st_mtime
+    return all(Path(p).is_file() and Path(p).stat().st_mtime <= age for p in read)
+
+
+def compiled(source: Path) -> Path:
+    """The object file of one source."""
+    made = FOLDER / (source.relative_to(ROOT).as_posix().replace("/", "-") + ".o")
+    depfile = made.with_suffix(".d")
+    if not _is_current(made, depfile):
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        new = made.with_suffix(f".{os.getpid()}.o")
+        command = [COMPILER, *FLAGS, "-MMD", "-MF", str(depfile), "-c", str(source), "-o", str(new)]
+        subprocess.run(command, check=True)
+        new.replace(made)
+    return made
+
+
+@cache
+def library(name: str, *sources: str) -> ctypes.CDLL:
+    """Loads `sources` (relative to the repository) with the emulated device as one library."""
+    objects = [compiled(path) for path in (*DEVICE, *(ROOT / s for s in sources))]
+    made = FOLDER / f"lib{name}.so"
+    if not made.is_file() or any(o.stat().st_mtime > made.stat().st_mtime for o in objects):
+        new = FOLDER / f"lib{name}.{os.getpid()}.so"
+        command = [COMPILER, "-shared", "-Wl,-Bsymbolic", "-o", str(new), *map(str, objects)]
+        subprocess.run(command, check=True)
+        new.replace(made)
+    return ctypes.CDLL(str(made))
