@@ -60,6 +60,7 @@ class Backend::Timer {
   }
   ~Timer() {
     if (!backend_.profiling_) return;
+    backend_.settle();
     backend_.seconds_[op_] += std::chrono::duration<double>(Clock::now() - start_).count();
   }
   Timer(const Timer&) = delete;
@@ -81,6 +82,16 @@ std::vector<OpTime> Backend::take_profile() {
   return times;
 }
 
+Vector Backend::keep(std::span<const float> values) {
+  Vector vector{allocate(values.size_bytes())};
+  upload(vector.storage->data(), values.data(), values.size_bytes());
+  return vector;
+}
+
+Weight Backend::share(const Weight& table, Role role, Repack repack) {
+  return prepare(table.stored, role, repack);
+}
+
 Weight Backend::prepare(const Tensor& matrix, Role role, Repack repack) {
   const Shape& shape = matrix.view.shape;
   require(shape.rank == 2 && shape[0] > 0 && shape[1] > 0, "prepare",
@@ -94,13 +105,6 @@ void Backend::embed(const Weight& table, View tokens, View out) {
   require(out.shape == Shape(tokens.shape[0], table.cols), "embed", [&] {
     return "out must be [n, " + std::to_string(table.cols) + "], got " + out.shape.text();
   });
-  for (int64_t i = 0; i < tokens.shape[0]; ++i) {
-    const int32_t token = tokens.i32()[i];
-    require(token >= 0 && token < table.rows, "embed", [&] {
-      return "token " + std::to_string(token) + " is outside the vocabulary of " +
-             std::to_string(table.rows);
-    });
-  }
   if (tokens.shape[0] > 0) do_embed(table, tokens, out);
 }
 
@@ -166,6 +170,19 @@ void Backend::swiglu(View gate, View up, View out) {
   require_same(gate, up, "swiglu", "up");
   require_same(gate, out, "swiglu", "out");
   if (gate.shape.rows() > 0) do_swiglu(gate, up, out);
+}
+
+void Backend::gather_rows(View x, View rows, View out) {
+  const Timer timer(*this, kEmbed);
+  require_f32(x, "gather_rows", "x");
+  const Shape expected(rows.shape[0], x.shape.row());
+  require(out.shape == expected, "gather_rows",
+          [&] { return "out must be " + expected.text() + ", got " + out.shape.text(); });
+  if (rows.shape[0] > 0) do_gather_rows(x, rows, out);
+}
+
+void Backend::sample(View, const SampleSpec*, int32_t*) {
+  throw Error("sample: " + name() + " leaves drawing to the host");
 }
 
 void Backend::scale_columns(View x, const float* factors, View out) {

@@ -54,23 +54,34 @@ class Backend {
   virtual std::string isa() const = 0;   // the tier in use
   virtual int threads() const = 0;
 
-  // Memory on the device, committed as it is touched; throws std::bad_alloc.
+  // The backend's memory: whatever an op reads or writes is in it, all but tensors to prepare.
+  // Committed as it is touched; throws std::bad_alloc.
   virtual std::shared_ptr<Storage> allocate(size_t bytes) = 0;
-  // Gives the pages under a range back to the system; the contents are lost.
-  virtual void discard(std::byte* data, size_t bytes) = 0;
+  // Whether the host can read and write that memory in place.
+  virtual bool host_memory() const = 0;
   virtual void copy_bytes(std::byte* to, const std::byte* from, size_t bytes) = 0;
+  // From the host, which may use its bytes again at once; ops that follow see them.
+  virtual void upload(std::byte* to, const void* from, size_t bytes) = 0;
+  // To the host, after all ops before it.
+  virtual void download(void* to, const std::byte* from, size_t bytes) = 0;
+  // A copy of host floats in the backend's memory.
+  Vector keep(std::span<const float> values);
 
-  // Claims a matrix [rows, cols].
+  // Claims a matrix [rows, cols] of host memory.
   Weight prepare(const Tensor& matrix, Role role, Repack repack);
+  // The same for a matrix that was claimed as a table and is still there as stored.
+  virtual Weight share(const Weight& table, Role role, Repack repack);
 
   // The cache's geometry on this backend for a model's sizes.
   virtual KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                              int64_t head_dim) const = 0;
 
-  // Runs `body`, which calls ops only; workers stay awake between them.
-  virtual void step(FunctionRef<void()> body) = 0;
+  // Runs `body`, which calls ops only; workers stay awake between them. With a key the backend may
+  // replay what it recorded under it instead, and not call `body`.
+  virtual void step(const StepKey& key, FunctionRef<void()> body) = 0;
+  void step(FunctionRef<void()> body) { step(StepKey{}, body); }
 
-  // Primitives. All activations are float32, [n, ...], rows contiguous.
+  // Primitives. All activations are float32, [n, ...], rows contiguous. Token ids are trusted.
   void embed(const Weight& table, View tokens, View out);         // i32 [n] -> [n, d]
   void rms_norm(View x, const float* gain, float eps, View out);  // [n, d]
   void matmul(View x, std::span<const Linear> jobs);              // [n, k]
@@ -78,6 +89,12 @@ class Backend {
   void store_kv(View k, View v, const KvView& kv);                // [n, g, e]
   void attention(View q, const KvView& kv, const AttentionSpec& spec, View out);  // [n, h, e]
   void swiglu(View gate, View up, View out);                                      // [n, f]
+  void gather_rows(View x, View rows, View out);  // out[i] = x[rows[i]]; rows i32 [r]
+
+  // Draws a token from each row of logits [r, v]; specs and tokens [r] in the backend's memory. A
+  // token is -1 where none can be drawn. Only where `samples`.
+  virtual bool samples() const { return false; }
+  virtual void sample(View logits, const SampleSpec* specs, int32_t* tokens);
 
   // Primitives of adapters.
   void scale_columns(View x, const float* factors, View out);          // [n, k] * [k]
@@ -105,10 +122,15 @@ class Backend {
   virtual void do_store_kv(View k, View v, const KvView& kv) = 0;
   virtual void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) = 0;
   virtual void do_swiglu(View gate, View up, View out) = 0;
+  virtual void do_gather_rows(View x, View rows, View out) = 0;
   virtual void do_scale_columns(View x, const float* factors, View out) = 0;
   virtual void do_scale(View x, float factor) = 0;
   virtual void do_add_row(const float* row, float factor, View y) = 0;
   virtual void do_add_gated(View x, const float* gates, float factor, View out) = 0;
+
+  bool profiling() const { return profiling_; }
+  // While profiling: returns when all ops so far are done.
+  virtual void settle() noexcept {}
 
  private:
   enum Op { kEmbed, kNorm, kMatmul, kRope, kStoreKv, kAttention, kSwiglu, kAdapt, kOps };

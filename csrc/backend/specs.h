@@ -37,6 +37,16 @@ struct Weight {
   }
 };
 
+// Floats in a backend's memory, such as a bias; empty when there are none.
+struct Vector {
+  std::shared_ptr<Storage> storage;
+
+  const float* data() const {
+    return storage ? reinterpret_cast<const float*>(storage->data()) : nullptr;
+  }
+  bool empty() const { return !storage; }
+};
+
 // One product of a shared input: out[n, rows] = x weightᵀ + bias, or added to what is there.
 struct Linear {
   const Weight* weight = nullptr;
@@ -67,7 +77,16 @@ struct Segment {
   int64_t first_row = 0;
   int64_t rows = 0;
   int64_t past = 0;
-  const int32_t* pages = nullptr;
+  std::span<const int32_t> pages;  // host memory
+};
+
+// The same in the backend's memory, for kernels that cannot read the host's; see staging.h.
+struct SegmentTable {
+  const int32_t* positions = nullptr;   // [n] of each row in its sequence
+  const int32_t* segment_of = nullptr;  // [n] which segment a row belongs to
+  const int32_t* first_row = nullptr;   // [segments + 1]
+  const int32_t* pages = nullptr;       // [segments, page_stride]
+  int64_t page_stride = 0;
 };
 
 // The cache as one layer's ops see it.
@@ -76,6 +95,7 @@ struct KvView {
   std::byte* base = nullptr;  // page i starts at base + i * page_bytes()
   int64_t layer = 0;
   std::span<const Segment> segments;
+  SegmentTable table;
 };
 
 struct AttentionSpec {
@@ -83,6 +103,30 @@ struct AttentionSpec {
   float scale = 0.0f;  // of the scores, 1/sqrt(e)
   int64_t window = 0;  // a position sees the last `window` positions; 0: all before it
   int64_t length = 0;  // not 0: every row sees exactly the positions [0, length)
+};
+
+// How to draw from one row of logits where the backend draws; the rules are the host sampler's
+// (model/sampler.h).
+struct SampleSpec {
+  float temperature = 0;  // 0: the most likely token, the lowest id of equals
+  int32_t top_k = 0;      // <= 0: off
+  float top_p = 1;        // 1: off
+  float min_p = 0;        // 0: off
+  uint64_t seed = 0;
+  uint64_t draw = 0;  // counter of the random number
+};
+
+// Names a step by all that its ops depend on besides the contents of buffers: equal keys mean equal
+// calls with equal addresses, so that a backend may record a step and replay it.
+struct StepKey {
+  uint64_t owner = 0;  // whose buffers, and since when; 0: never to be replayed
+  int64_t rows = 0;
+  int64_t segments = 0;
+  int64_t outputs = 0;
+  int64_t page_stride = 0;
+  int64_t products = 0;  // what happens to the last states
+
+  bool operator==(const StepKey&) const = default;
 };
 
 }  // namespace llama_rt

@@ -1,8 +1,8 @@
 // Adapters as Python builds them: patch by patch, arrays already in the base's rotary order.
 #include "bindings/adapter.h"
 
+#include <span>
 #include <string>
-#include <vector>
 
 #include "bindings/tensor.h"
 #include "core/error.h"
@@ -36,8 +36,8 @@ Tensor matrix(const Array<float>& array, const std::string& what) {
   return Tensor(storage, DType::kF32, Shape(array.shape(0), array.shape(1)), what);
 }
 
-std::vector<float> vector(const Array<float>& array) {
-  return {array.data(), array.data() + array.size()};
+std::span<const float> vector(const Array<float>& array) {
+  return {array.data(), static_cast<size_t>(array.size())};
 }
 
 }  // namespace

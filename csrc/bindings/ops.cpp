@@ -3,9 +3,12 @@
 
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <optional>
+#include <span>
 
 #include "backend/backend.h"
+#include "backend/staging.h"
 #include "bindings/model.h"
 #include "bindings/tensor.h"
 #include "core/error.h"
@@ -15,10 +18,36 @@ namespace py = pybind11;
 namespace llama_rt {
 namespace {
 
-Array<float> like(View view) {
+// Values in the backend's memory.
+struct Held {
+  std::shared_ptr<Storage> storage;
+  View view;
+};
+
+Held hold(Backend& backend, Shape shape) {
+  const auto bytes = static_cast<size_t>(shape.elements()) * sizeof(float);
+  auto storage = backend.allocate(bytes);
+  return {storage, f32_view(reinterpret_cast<float*>(storage->data()), shape)};
+}
+
+Held hold(Backend& backend, const Array<float>& array) {
+  Held held = hold(backend, view_of(array).shape);
+  backend.upload(held.storage->data(), array.data(), static_cast<size_t>(array.nbytes()));
+  return held;
+}
+
+Held hold(Backend& backend, std::span<const int32_t> values) {
+  Held held = hold(backend, Shape(static_cast<int64_t>(values.size())));
+  backend.upload(held.storage->data(), values.data(), values.size_bytes());
+  return held;
+}
+
+Array<float> fetch(Backend& backend, const Held& held) {
   std::vector<py::ssize_t> shape;
-  for (int i = 0; i < view.shape.rank; ++i) shape.push_back(view.shape[i]);
-  return Array<float>(shape);
+  for (int i = 0; i < held.view.shape.rank; ++i) shape.push_back(held.view.shape[i]);
+  Array<float> out(shape);
+  backend.download(out.mutable_data(), held.view.data, static_cast<size_t>(out.nbytes()));
+  return out;
 }
 
 Tensor matrix(const py::object& data, const std::string& dtype, int64_t rows, int64_t cols) {
@@ -28,89 +57,100 @@ Tensor matrix(const py::object& data, const std::string& dtype, int64_t rows, in
 Array<float> matmul(Backend& backend, const Array<float>& x, const py::object& weight,
                     const std::string& dtype, int64_t rows, const std::optional<Array<float>>& bias,
                     const std::string& repack) {
-  const View in = view_of(x);
-  const Weight w = backend.prepare(matrix(weight, dtype, rows, in.shape.row()), Role::kLinear,
+  const Shape shape = view_of(x).shape;
+  const Weight w = backend.prepare(matrix(weight, dtype, rows, shape.row()), Role::kLinear,
                                    repack_named(repack));
   if (bias && bias->size() != rows) throw ShapeError("matmul: bias must have one value per row");
-  Array<float> out({in.shape.rows(), rows});
-  const Linear job[] = {{&w, bias ? bias->data() : nullptr, view_of(out)}};
-  const py::gil_scoped_release release;
-  backend.step([&] { backend.matmul(in, job); });
-  return out;
+  const Held in = hold(backend, x), out = hold(backend, Shape(shape.rows(), rows));
+  const Held added = bias ? hold(backend, *bias) : Held{};
+  const Linear job[] = {{&w, bias ? added.view.f32() : nullptr, out.view}};
+  {
+    const py::gil_scoped_release release;
+    backend.step([&] { backend.matmul(in.view, job); });
+  }
+  return fetch(backend, out);
 }
 
 Array<float> embed(Backend& backend, const py::object& table, const std::string& dtype,
                    int64_t rows, int64_t dim, const Array<int32_t>& tokens) {
   const Weight w =
       backend.prepare(matrix(table, dtype, rows, dim), Role::kEmbedding, Repack::kNever);
-  Array<float> out({static_cast<int64_t>(tokens.size()), dim});
-  const View ids{reinterpret_cast<std::byte*>(const_cast<int32_t*>(tokens.data())), DType::kF32,
-                 Shape(tokens.size()), 0};
-  backend.embed(w, ids, view_of(out));
-  return out;
+  const std::span<const int32_t> ids(tokens.data(), static_cast<size_t>(tokens.size()));
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < rows) continue;
+    throw ShapeError("embed: token " + std::to_string(id) + " is outside the vocabulary of " +
+                     std::to_string(rows));
+  }
+  const Held in = hold(backend, ids), out = hold(backend, Shape(tokens.size(), dim));
+  backend.step([&] { backend.embed(w, in.view, out.view); });
+  return fetch(backend, out);
 }
 
 Array<float> rms_norm(Backend& backend, const Array<float>& x, const Array<float>& gain,
                       float eps) {
-  const View in = view_of(x);
-  if (gain.size() != in.shape.row())
+  const Held in = hold(backend, x), gains = hold(backend, gain);
+  if (gain.size() != in.view.shape.row())
     throw ShapeError("rms_norm: gain must have one value per column");
-  Array<float> out = like(in);
-  backend.rms_norm(in, gain.data(), eps, view_of(out));
-  return out;
+  const Held out = hold(backend, in.view.shape);
+  backend.step([&] { backend.rms_norm(in.view, gains.view.f32(), eps, out.view); });
+  return fetch(backend, out);
 }
 
 Array<float> swiglu(Backend& backend, const Array<float>& gate, const Array<float>& up) {
-  Array<float> out = like(view_of(gate));
-  backend.swiglu(view_of(gate), view_of(up), view_of(out));
-  return out;
+  const Held g = hold(backend, gate), u = hold(backend, up);
+  const Held out = hold(backend, g.view.shape);
+  backend.step([&] { backend.swiglu(g.view, u.view, out.view); });
+  return fetch(backend, out);
 }
 
 Array<float> rope(Backend& backend, const Array<float>& x, const Array<int32_t>& positions,
                   const Array<float>& cos, const Array<float>& sin, const std::string& style) {
-  const View in = view_of(x);
   const View cosines = view_of(cos), sines = view_of(sin);
-  Array<float> out = like(in);
-  std::copy_n(x.data(), x.size(), out.mutable_data());
   // Rows of the tables for the positions asked.
   const int64_t half = cosines.shape.row();
-  std::vector<float> c, s;
+  Array<float> c({static_cast<int64_t>(positions.size()), half}), s(c.request().shape);
   for (py::ssize_t i = 0; i < positions.size(); ++i) {
     const int32_t p = positions.data()[i];
     if (p < 0 || p >= cosines.shape[0]) throw ShapeError("rope: position outside the table");
-    c.insert(c.end(), cosines.f32(p), cosines.f32(p) + half);
-    s.insert(s.end(), sines.f32(p), sines.f32(p) + half);
+    std::copy_n(cosines.f32(p), half, c.mutable_data() + i * half);
+    std::copy_n(sines.f32(p), half, s.mutable_data() + i * half);
   }
-  const Shape rows(positions.size(), half);
-  backend.rope(view_of(out),
-               {f32_view(c.data(), rows), f32_view(s.data(), rows), rope_style_named(style)});
-  return out;
+  const Held in = hold(backend, x), turns = hold(backend, c), slants = hold(backend, s);
+  const RopeStyle pairs = rope_style_named(style);
+  backend.step([&] { backend.rope(in.view, {turns.view, slants.view, pairs}); });
+  return fetch(backend, in);
 }
 
 Array<float> attention(Backend& backend, const Array<float>& q, const Array<float>& k,
                        const Array<float>& v, const std::string& kv_dtype, int64_t window) {
-  const View queries = view_of(q), keys = view_of(k), values = view_of(v);
-  if (queries.shape.rank != 3 || keys.shape.rank != 3 || keys.shape[0] < queries.shape[0]) {
+  const Held queries = hold(backend, q), keys = hold(backend, k), values = hold(backend, v);
+  const Shape q_shape = queries.view.shape, k_shape = keys.view.shape;
+  if (q_shape.rank != 3 || k_shape.rank != 3 || k_shape[0] < q_shape[0]) {
     throw ShapeError("attention: q must be [n, h, e] and k, v [t, g, e] with t >= n");
   }
-  const int64_t n = queries.shape[0], t = keys.shape[0];
-  const KvLayout layout =
-      backend.kv_layout(kv_type_named(kv_dtype), 1, keys.shape[1], keys.shape[2]);
+  const int64_t n = q_shape[0], t = k_shape[0];
+  const KvLayout layout = backend.kv_layout(kv_type_named(kv_dtype), 1, k_shape[1], k_shape[2]);
   const int64_t count = (t + layout.page_tokens - 1) / layout.page_tokens;
   const auto storage = backend.allocate(static_cast<size_t>(count * layout.page_bytes()));
   std::vector<int32_t> pages;  // backwards, so that a page's index is not its place
   for (int64_t i = count; i-- > 0;) pages.push_back(static_cast<int32_t>(i));
-  Array<float> out = like(queries);
-  if (t == 0) return out;
-  const Segment all[] = {{0, t, 0, pages.data()}};
-  backend.store_kv(keys, values, {&layout, storage->data(), 0, all});
-  if (n == 0) return out;
-  const Segment last[] = {{0, n, t - n, pages.data()}};
-  const float scale = 1.0f / std::sqrt(static_cast<float>(queries.shape[2]));
-  const AttentionSpec spec{queries.shape[1], scale, window};
-  backend.step(
-      [&] { backend.attention(queries, {&layout, storage->data(), 0, last}, spec, view_of(out)); });
-  return out;
+  const Held out = hold(backend, q_shape);
+  if (t == 0) return fetch(backend, out);
+  const Segment all[] = {{0, t, 0, pages}}, last[] = {{0, n, t - n, pages}};
+  Staging staging(backend);
+  staging.begin(2 * Staging::segment_bytes(t, 1, count));
+  const SegmentTable all_table = staging.segments(all, count);
+  const SegmentTable last_table = staging.segments(last, count);
+  staging.send();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(q_shape[2]));
+  const AttentionSpec spec{q_shape[1], scale, window};
+  backend.step([&] {
+    backend.store_kv(keys.view, values.view, {&layout, storage->data(), 0, all, all_table});
+    if (n == 0) return;
+    backend.attention(queries.view, {&layout, storage->data(), 0, last, last_table}, spec,
+                      out.view);
+  });
+  return fetch(backend, out);
 }
 
 }  // namespace

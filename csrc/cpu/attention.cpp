@@ -88,7 +88,7 @@ AttentionTask task_for(const Problem& p, const Unit& u, int64_t cut, State state
   t.end = std::min(t.begin + kCut, t.last);
   t.base = p.kv.base + p.kv.layer * p.kv.layout->layer_bytes + u.kv_head * p.head_bytes;
   t.page_bytes = p.kv.layout->page_bytes();
-  t.pages = u.segment->pages;
+  t.pages = u.segment->pages.data();
   t.max = state.max, t.sum = state.sum, t.acc = state.acc;
   t.scratch = scratch;
   return t;
@@ -137,9 +137,10 @@ void CpuBackend::do_store_kv(View k, View v, const KvView& kv) {
         for (const Segment& s : kv.segments) {
           for (int64_t i = 0; i < s.rows; ++i) {
             const int64_t position = s.past + i;
-            std::byte* layer = kv.base +
-                               s.pages[position / layout.page_tokens] * layout.page_bytes() +
-                               kv.layer * layout.layer_bytes;
+            std::byte* layer =
+                kv.base +
+                s.pages[static_cast<size_t>(position / layout.page_tokens)] * layout.page_bytes() +
+                kv.layer * layout.layer_bytes;
             for (int64_t g = begin; g < end; ++g) {
               const int64_t offset = ((s.first_row + i) * heads + g) * e;
               format.store({k.f32() + offset, v.f32() + offset, layer + g * head_bytes,

@@ -1,7 +1,5 @@
 #include "cpu/cpu_backend.h"
 
-#include <sys/mman.h>
-
 #include <cstring>
 
 #include "core/error.h"
@@ -33,15 +31,16 @@ std::shared_ptr<Storage> CpuBackend::allocate(size_t bytes) {
   return Storage::borrow(buffer->data(), bytes, [buffer] {});
 }
 
-void CpuBackend::discard(std::byte* data, size_t bytes) {
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-}
-
 void CpuBackend::copy_bytes(std::byte* to, const std::byte* from, size_t bytes) {
   std::memcpy(to, from, bytes);
+}
+
+void CpuBackend::upload(std::byte* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+void CpuBackend::download(void* to, const std::byte* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
 KvLayout CpuBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
@@ -51,7 +50,7 @@ KvLayout CpuBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
   return layout;
 }
 
-void CpuBackend::step(FunctionRef<void()> body) {
+void CpuBackend::step(const StepKey&, FunctionRef<void()> body) {
   const std::scoped_lock turn(turn_);
   ThreadPool::Lease lease(threads_);
   body();
@@ -95,6 +94,13 @@ void CpuBackend::do_swiglu(View gate, View up, View out) {
       kernels_.swiglu({gate.f32(i), up.f32(i), out.f32(i), f});
     }
   });
+}
+
+void CpuBackend::do_gather_rows(View x, View rows, View out) {
+  const size_t row = static_cast<size_t>(x.shape.row()) * sizeof(float);
+  for (int64_t i = 0; i < rows.shape[0]; ++i) {
+    std::memcpy(out.f32(i), x.f32(rows.i32()[i]), row);
+  }
 }
 
 void CpuBackend::do_matmul(View x, std::span<const Linear> jobs) {

@@ -38,11 +38,14 @@ class CpuBackend final : public Backend {
   int threads() const override { return threads_; }
 
   std::shared_ptr<Storage> allocate(size_t bytes) override;
-  void discard(std::byte* data, size_t bytes) override;
+  bool host_memory() const override { return true; }
   void copy_bytes(std::byte* to, const std::byte* from, size_t bytes) override;
+  void upload(std::byte* to, const void* from, size_t bytes) override;
+  void download(void* to, const std::byte* from, size_t bytes) override;
   KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                      int64_t head_dim) const override;
-  void step(FunctionRef<void()> body) override;
+  using Backend::step;
+  void step(const StepKey& key, FunctionRef<void()> body) override;
 
  protected:
   Weight do_prepare(const Tensor& matrix, Role role, Repack repack) override;
@@ -53,6 +56,7 @@ class CpuBackend final : public Backend {
   void do_store_kv(View k, View v, const KvView& kv) override;
   void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) override;
   void do_swiglu(View gate, View up, View out) override;
+  void do_gather_rows(View x, View rows, View out) override;
   void do_scale_columns(View x, const float* factors, View out) override;
   void do_scale(View x, float factor) override;
   void do_add_row(const float* row, float factor, View y) override;

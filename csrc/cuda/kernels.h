@@ -60,6 +60,12 @@ inline constexpr int kMaxJobs = 3;
 
 // Products that share an input and a dtype. Where `gain` is set the input is first normalised:
 // x / sqrt(mean(x^2) + eps) * gain, rounded to float32 only.
+//
+// What the input is rounded to depends on the weights alone: F32 and every stored form: float32.
+// F16: 22 bits (two halves). All others: bfloat16. Sums are float32. `matvec` multiplies codes as
+// whole numbers and scales the sums of a group; `gemm` multiplies quantized weights rounded to
+// bfloat16. With `reproducible` every n goes through the kernel of few inputs, a few at a time:
+// then a row has the same bits beside any others. Results never depend on timing.
 struct ProductTask {
   const float* x = nullptr;  // [n, k]
   int64_t x_stride = 0;      // floats
@@ -71,8 +77,10 @@ struct ProductTask {
   ProductJob job[kMaxJobs];
   Epilogue epilogue = Epilogue::kStore;
   std::byte* scratch = nullptr;  // ProductFormat::scratch_bytes, 256-byte aligned
+  uint32_t* counters = nullptr;  // [kProductCounters] zeros; every task leaves them zero
   bool reproducible = false;     // a row's bits must not depend on n
 };
+inline constexpr int kProductCounters = 4096;
 
 // How a tier multiplies one dtype. Every function does the whole task, in as many kernels as it
 // needs. `packed_bytes` null: the stored form is used.
@@ -132,8 +140,8 @@ struct GatherTask {  // out[i] = x[rows[i]]
   float* out = nullptr;
 };
 
-// y[i, j] = accumulate * y[i, j] + factor * x[i, j] * by[j / repeat % columns]; x or by may be null
-// (one), so that this serves the small ops of adapters.
+// y[i, j] = factor * x[i, j] * by[j / repeat], or that added to y; x or by may be null (ones), so
+// that this serves the small ops of adapters.
 struct CombineTask {
   const float* x = nullptr;
   const float* by = nullptr;
@@ -195,21 +203,14 @@ struct AttentionTask {
   int multiprocessors = 0;
   bool reproducible = false;
   std::byte* scratch = nullptr;  // attention_scratch_bytes, 256-byte aligned
+  uint32_t* counters = nullptr;  // [attention_counters] zeros; every task leaves them zero
 };
 int64_t attention_scratch_bytes(const AttentionTask& task);
+inline int64_t attention_counters(const AttentionTask& task) { return task.cache.n * task.heads; }
 
 // ---- Sampling ----------------------------------------------------------------------------------
 
-// One row's settings; the rules are the host sampler's (model/sampler.h), without penalties,
-// biases and typical-p, which stay on the host.
-struct SampleRow {
-  float temperature = 0;  // 0: the most likely token, the lowest id of equals
-  int32_t top_k = 0;      // <= 0: off
-  float top_p = 1;        // 1: off
-  float min_p = 0;        // 0: off
-  uint64_t seed = 0;
-  uint64_t draw = 0;  // counter of the random number
-};
+using SampleRow = SampleSpec;
 struct SampleTask {
   const float* logits = nullptr;   // [rows, vocab]
   const SampleRow* row = nullptr;  // [rows]

@@ -37,7 +37,7 @@ class KvCache {
   // After reserve: they were not; pages beyond the old lengths go back.
   void roll_back(std::span<const Growth> growths);
 
-  const int32_t* pages(int sequence) const { return find(sequence).pages.data(); }
+  std::span<const int32_t> pages(int sequence) const { return find(sequence).pages; }
   std::byte* base() const { return storage_->data(); }
   const KvLayout& layout() const { return layout_; }
   int64_t max_length() const { return max_length_; }

@@ -75,7 +75,7 @@ void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayo
   if (batch.adapted) batch.adapted->embed(batch.tokens, b.x);
   for (int64_t i = 0; i < config_.n_layers; ++i) {
     interrupt.check();
-    const KvView kv{&layout, cache, i, batch.segments};
+    const KvView kv{&layout, cache, i, batch.segments, batch.table};
     if (batch.adapted) {
       batch.adapted->run(i, batch.rotation, kv, b);
     } else {
@@ -84,13 +84,9 @@ void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayo
   }
   interrupt.check();
   // The wanted rows move together before the last norm; `normed` is free by now.
-  const size_t row = static_cast<size_t>(config_.dim) * sizeof(float);
-  for (size_t r = 0; r < batch.outputs.size(); ++r) {
-    backend_->copy_bytes(reinterpret_cast<std::byte*>(b.normed.f32(static_cast<int64_t>(r))),
-                         reinterpret_cast<const std::byte*>(b.x.f32(batch.outputs[r])), row);
-  }
-  backend_->rms_norm(f32_view(b.normed.f32(), states.shape), weights_.norm(), config_.norm_eps,
-                     states);
+  const View wanted = f32_view(b.normed.f32(), states.shape);
+  backend_->gather_rows(b.x, batch.outputs, wanted);
+  backend_->rms_norm(wanted, weights_.norm(), config_.norm_eps, states);
 }
 
 void Model::project(View states, View logits) const {

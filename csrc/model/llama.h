@@ -30,7 +30,8 @@ struct StagedBatch {
   View tokens;        // i32 [n]
   Rotation rotation;  // of each row's position
   std::span<const Segment> segments;
-  std::span<const int32_t> outputs;  // rows wanted, ascending
+  SegmentTable table;
+  View outputs;                      // i32 [r], rows wanted, ascending
   AdaptedBlocks* adapted = nullptr;  // runs the blocks when some rows use adapters
 };
 

@@ -1,12 +1,12 @@
 #include "model/runner.h"
 
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <chrono>
-#include <optional>
 #include <string>
 
 #include "core/error.h"
-#include "model/adapters/adapted.h"
 
 namespace llama_rt {
 namespace {
@@ -24,6 +24,14 @@ const RunnerOptions& checked(const RunnerOptions& o, const Model& model) {
   return o;
 }
 
+// Steps of more rows differ too much from one another to be worth recording.
+constexpr int64_t kReplayedRows = 64;
+
+uint64_t next_owner() {
+  static std::atomic<uint64_t> owners = 0;
+  return ++owners << 32;
+}
+
 KvLayout layout_for(const Model& model, KvType type) {
   const ModelConfig& c = model.config();
   return model.backend().kv_layout(type, c.n_layers, c.n_kv_heads, c.head_dim);
@@ -36,7 +44,9 @@ Runner::Runner(std::shared_ptr<const Model> model, const RunnerOptions& options)
       options_(checked(options, *model_)),
       cache_(model_->shared_backend(), layout_for(*model_, options.kv_type),
              options.cache_tokens > 0 ? options.cache_tokens : options.n_ctx, options.n_ctx),
-      workspace_(model_->backend().allocate(model_->workspace_bytes(options.max_batch_tokens))) {}
+      workspace_(model_->backend().allocate(model_->workspace_bytes(options.max_batch_tokens))),
+      staging_(model_->backend()),
+      owner_(next_owner()) {}
 
 int Runner::create() {
   const std::scoped_lock turn(turn_);
@@ -122,53 +132,107 @@ bool Runner::stage_adapters(std::span<const Feed> feeds) {
   return true;
 }
 
-// One forward pass over all feeds; leaves the wanted rows in states_ or logits_.
-void Runner::run(std::span<const Feed> feeds, std::span<const int32_t> outputs, bool states,
-                 const Interrupt& interrupt) {
+// f32 memory of at least `shape`, kept from step to step.
+View Runner::grown(std::shared_ptr<Storage>& storage, Shape shape) {
+  const size_t bytes = static_cast<size_t>(shape.elements()) * sizeof(float);
+  if (!storage || storage->bytes() < bytes) {
+    storage.reset();
+    storage = model_->backend().allocate(bytes);
+    ++moves_;
+  }
+  return f32_view(reinterpret_cast<float*>(storage->data()), shape);
+}
+
+// Writes the batch where ops read it. `segments_` and `outputs_` are what it was made from.
+Runner::Pass Runner::stage(std::span<const Feed> feeds, Last last,
+                           std::optional<AdaptedBlocks>& adapted) {
   const ModelConfig& c = model_->config();
+  segments_.clear(), positions_.clear();
+  size_t most_pages = 8;
+  for (const Feed& f : feeds) {
+    const int64_t past = cache_.length(f.sequence);
+    const auto rows = static_cast<int64_t>(f.tokens.size());
+    segments_.push_back(
+        {static_cast<int64_t>(positions_.size()), rows, past, cache_.pages(f.sequence)});
+    most_pages = std::max(most_pages, segments_.back().pages.size());
+    for (int64_t i = 0; i < rows; ++i) positions_.push_back(static_cast<int32_t>(past + i));
+  }
+  const auto n = static_cast<int64_t>(positions_.size());
+  const auto r = static_cast<int64_t>(outputs_.size());
+  const auto s = static_cast<int64_t>(segments_.size());
+  const int64_t half = model_->rope().half();
+  // Doubled, so that recorded steps serve many lengths.
+  const auto stride = static_cast<int64_t>(std::bit_ceil(most_pages));
+  const bool adapts = stage_adapters(feeds);
+  staging_.begin(Staging::bytes_of<int32_t>(n) + 2 * Staging::bytes_of<float>(n * half) +
+                 Staging::bytes_of<int32_t>(r) + Staging::bytes_of<SampleSpec>(r) +
+                 Staging::segment_bytes(n, s, stride) +
+                 (adapts ? AdaptedBlocks::stage_bytes(groups_) : 0));
+  const auto tokens = staging_.take<int32_t>(n);
+  const auto cos = staging_.take<float>(n * half), sin = staging_.take<float>(n * half);
+  const auto outputs = staging_.take<int32_t>(r);
+  const auto specs = staging_.take<SampleSpec>(r);
+  int32_t* to = tokens.host;
+  for (const Feed& f : feeds) to = std::ranges::copy(f.tokens, to).out;
+  model_->rope().rotate(positions_, cos.host, sin.host);
+  std::ranges::copy(outputs_, outputs.host);
+  if (last == Last::kTokens) std::ranges::copy(specs_, specs.host);
+
+  const auto indices = [](int32_t* data, int64_t count) {
+    return View{reinterpret_cast<std::byte*>(data), DType::kF32, Shape(count), 0};
+  };
+  Pass pass;
+  pass.batch.tokens = indices(tokens.device, n);
+  pass.batch.rotation = {f32_view(cos.device, Shape(n, half)), f32_view(sin.device, Shape(n, half)),
+                         c.rope.style};
+  pass.batch.segments = segments_;
+  pass.batch.table = staging_.segments(segments_, stride);
+  pass.batch.outputs = indices(outputs.device, r);
+  pass.specs = specs.device;
+  if (adapts) {
+    pass.batch.adapted = &adapted.emplace(*model_, groups_, *adapter_scratch_, staging_);
+  }
+  pass.states = grown(states_, Shape(r, c.dim));
+  if (last != Last::kStates) pass.logits = grown(logits_, Shape(r, c.vocab_size));
+  if (last == Last::kTokens) grown(tokens_, Shape(r));
+  return pass;
+}
+
+// Equal for steps that make the same calls: one token of each of as many sequences.
+StepKey Runner::key_of(const Pass& pass, Last last) const {
+  const int64_t rows = pass.batch.tokens.shape[0];
+  const auto segments = static_cast<int64_t>(segments_.size());
+  if (pass.batch.adapted || rows != segments || rows > kReplayedRows) return {};
+  return {owner_ + moves_ + staging_.moves(),
+          rows,
+          segments,
+          pass.states.shape[0],
+          pass.batch.table.page_stride,
+          static_cast<int64_t>(last)};
+}
+
+// One forward pass over all feeds; leaves the wanted rows in states_ and logits_, and what was
+// drawn from them in tokens_.
+void Runner::run(std::span<const Feed> feeds, Last last, const Interrupt& interrupt) {
   growths_.clear();
   for (const Feed& f : feeds) {
     growths_.push_back({f.sequence, static_cast<int64_t>(f.tokens.size())});
   }
   cache_.reserve(growths_);
-
-  tokens_.clear(), positions_.clear(), segments_.clear();
-  for (const Feed& f : feeds) {
-    const int64_t past = cache_.length(f.sequence);
-    segments_.push_back({static_cast<int64_t>(tokens_.size()),
-                         static_cast<int64_t>(f.tokens.size()), past, cache_.pages(f.sequence)});
-    for (size_t i = 0; i < f.tokens.size(); ++i) {
-      tokens_.push_back(f.tokens[i]);
-      positions_.push_back(static_cast<int32_t>(past + static_cast<int64_t>(i)));
-    }
-  }
-  const auto n = static_cast<int64_t>(tokens_.size());
-  const auto r = static_cast<int64_t>(outputs.size());
-  const int64_t half = model_->rope().half();
-  cos_.resize(static_cast<size_t>(n * half));
-  sin_.resize(cos_.size());
-  model_->rope().rotate(positions_, cos_.data(), sin_.data());
-  states_.resize(static_cast<size_t>(r * c.dim));
-  if (!states) logits_.resize(static_cast<size_t>(r * c.vocab_size));
-
-  StagedBatch batch;
-  batch.tokens = {reinterpret_cast<std::byte*>(tokens_.data()), DType::kF32, Shape(n), 0};
-  batch.rotation = {f32_view(cos_.data(), Shape(n, half)), f32_view(sin_.data(), Shape(n, half)),
-                    c.rope.style};
-  batch.segments = segments_;
-  batch.outputs = outputs;
-  std::optional<AdaptedBlocks> adapted;
-  if (stage_adapters(feeds)) {
-    batch.adapted = &adapted.emplace(*model_, groups_, *adapter_scratch_);
-  }
+  Backend& backend = model_->backend();
   try {
-    model_->backend().step([&] {
-      const View rows = f32_view(states_.data(), Shape(r, c.dim));
-      model_->forward(batch, workspace_, cache_.layout(), cache_.base(), interrupt, rows);
-      if (!states && r > 0) {
-        const View logits = f32_view(logits_.data(), Shape(r, c.vocab_size));
-        model_->project(rows, logits);
-        if (batch.adapted) batch.adapted->project(rows, outputs, logits);
+    std::optional<AdaptedBlocks> adapted;
+    const Pass pass = stage(feeds, last, adapted);
+    staging_.send();
+    interrupt.check();
+    backend.step(key_of(pass, last), [&] {
+      model_->forward(pass.batch, workspace_, cache_.layout(), cache_.base(), interrupt,
+                      pass.states);
+      if (last == Last::kStates || outputs_.empty()) return;
+      model_->project(pass.states, pass.logits);
+      if (pass.batch.adapted) pass.batch.adapted->project(pass.states, outputs_, pass.logits);
+      if (last == Last::kTokens) {
+        backend.sample(pass.logits, pass.specs, reinterpret_cast<int32_t*>(tokens_->data()));
       }
     });
   } catch (...) {
@@ -190,21 +254,63 @@ std::vector<float> Runner::forward(std::span<const Feed> feeds, Rows rows, bool 
     for (int32_t i = first; i < count; ++i) outputs_.push_back(row + i);
     row += count;
   }
-  run(feeds, outputs_, states, interrupt);
-  return states ? states_ : logits_;
+  run(feeds, states ? Last::kStates : Last::kLogits, interrupt);
+  const ModelConfig& c = model_->config();
+  const size_t width = static_cast<size_t>(states ? c.dim : c.vocab_size);
+  const Storage& results = states ? *states_ : *logits_;
+  return fetch(results, outputs_.size() * width);
 }
 
-// Draws for each sampler from its own row of logits_. One that cannot (its logits are all NaN, say)
-// fails alone.
-void Runner::draw(std::span<Sampler* const> samplers, std::span<Sampled> sampled) {
+// Floats of the backend's memory.
+std::vector<float> Runner::fetch(const Storage& storage, size_t count) {
+  if (model_->backend().host_memory()) {
+    const auto* data = reinterpret_cast<const float*>(storage.data());
+    return {data, data + count};
+  }
+  std::vector<float> values(count);
+  model_->backend().download(values.data(), storage.data(), count * sizeof(float));
+  return values;
+}
+
+// Where to draw: on the backend if it can and no sampler needs the host. Sets specs_.
+Runner::Last Runner::plan_draw(std::span<Sampler* const> samplers) {
+  specs_.clear();
+  if (!model_->backend().samples()) return Last::kLogits;
+  for (const Sampler* sampler : samplers) {
+    if (!sampler) continue;
+    const std::optional<SampleSpec> spec = sampler->spec();
+    if (!spec) return Last::kLogits;
+    specs_.push_back(*spec);
+  }
+  return Last::kTokens;
+}
+
+// Draws for each sampler from its own row of logits_, or takes what was drawn there. One that
+// cannot (its logits are all NaN, say) fails alone.
+void Runner::draw(Last last, std::span<Sampler* const> samplers, std::span<Sampled> sampled) {
   const auto vocab = static_cast<size_t>(model_->config().vocab_size);
+  Backend& backend = model_->backend();
+  const size_t rows = outputs_.size();
+  if (rows == 0) return;
+  std::span<const float> logits;
+  if (last == Last::kTokens) {
+    drawn_.resize(rows);
+    backend.download(drawn_.data(), tokens_->data(), rows * sizeof(int32_t));
+  } else if (backend.host_memory()) {
+    logits = {reinterpret_cast<const float*>(logits_->data()), rows * vocab};
+  } else {
+    fetched_ = fetch(*logits_, rows * vocab);
+    logits = fetched_;
+  }
   size_t row = 0;
   for (size_t i = 0; i < samplers.size(); ++i) {
     if (!samplers[i]) continue;
     Sampled& s = sampled[i];
     Drawn drawn;
     try {
-      drawn = samplers[i]->draw(std::span(logits_).subspan(row++ * vocab, vocab));
+      const size_t own = row++;
+      drawn = last == Last::kTokens ? samplers[i]->accept(drawn_[own])
+                                    : samplers[i]->draw(logits.subspan(own * vocab, vocab));
     } catch (const Error& error) {
       s.failure = error.what();
       continue;
@@ -232,9 +338,10 @@ std::vector<Sampled> Runner::step(std::span<const Feed> feeds, std::span<Sampler
     row += static_cast<int32_t>(feeds[i].tokens.size());
     if (samplers[i]) outputs_.push_back(row - 1);
   }
-  run(feeds, outputs_, false, interrupt);
+  const Last last = plan_draw(samplers);
+  run(feeds, last, interrupt);
   std::vector<Sampled> sampled(feeds.size());
-  draw(samplers, sampled);
+  draw(last, samplers, sampled);
   return sampled;
 }
 
@@ -246,27 +353,30 @@ std::vector<Sampled> Runner::decode(std::span<const Feed> given, std::span<Sampl
                      std::to_string(samplers.size()) + " samplers");
   }
   std::vector<Feed> feeds(given.begin(), given.end());
-  std::vector<int32_t> next(feeds.size()), rows(feeds.size());
+  std::vector<int32_t> next(feeds.size());
+  outputs_.clear();
   for (size_t i = 0; i < feeds.size(); ++i) {
     if (!samplers[i]) throw ConfigError("decode needs a sampler for every sequence");
     if (feeds[i].tokens.size() != 1) throw ShapeError("decode feeds one token to each sequence");
     next[i] = feeds[i].tokens[0];
     feeds[i].tokens = std::span(&next[i], 1);
-    rows[i] = static_cast<int32_t>(i);
+    outputs_.push_back(static_cast<int32_t>(i));
   }
   check(feeds);
   std::vector<Sampled> sampled(feeds.size());
   const auto start = Clock::now();
   for (int64_t step = 0; step < steps && !feeds.empty(); ++step) {
+    Last last = Last::kLogits;
     try {
-      run(feeds, rows, false, interrupt);
+      last = plan_draw(samplers);
+      run(feeds, last, interrupt);
     } catch (const CancelledError&) {
       break;
     } catch (const CapacityError&) {
       if (step == 0) throw;  // what was drawn is returned; the caller meets the limit next time
       break;
     }
-    draw(samplers, sampled);
+    draw(last, samplers, sampled);
     const bool stopped = std::ranges::any_of(
         sampled, [](const Sampled& s) { return s.stopped || !s.failure.empty(); });
     const std::chrono::duration<double> spent = Clock::now() - start;

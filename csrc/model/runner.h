@@ -3,10 +3,13 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "backend/staging.h"
+#include "model/adapters/adapted.h"
 #include "model/adapters/adapter.h"
 #include "model/kv_cache.h"
 #include "model/llama.h"
@@ -74,11 +77,26 @@ class Runner {
   std::vector<OpTime> profile(bool enable);
 
  private:
-  void run(std::span<const Feed> feeds, std::span<const int32_t> outputs, bool states,
-           const Interrupt& interrupt);
+  // What a pass leaves of the wanted rows.
+  enum class Last : uint8_t { kStates, kLogits, kTokens };
+
+  // The buffers of one pass, in the backend's memory.
+  struct Pass {
+    StagedBatch batch;
+    View states;  // [r, d]
+    View logits;  // [r, v]
+    const SampleSpec* specs = nullptr;
+  };
+
+  void run(std::span<const Feed> feeds, Last last, const Interrupt& interrupt);
+  Pass stage(std::span<const Feed> feeds, Last last, std::optional<AdaptedBlocks>& adapted);
+  StepKey key_of(const Pass& pass, Last last) const;
+  View grown(std::shared_ptr<Storage>& storage, Shape shape);
+  Last plan_draw(std::span<Sampler* const> samplers);
   void check(std::span<const Feed> feeds) const;
   bool stage_adapters(std::span<const Feed> feeds);
-  void draw(std::span<Sampler* const> samplers, std::span<Sampled> sampled);
+  void draw(Last last, std::span<Sampler* const> samplers, std::span<Sampled> sampled);
+  std::vector<float> fetch(const Storage& storage, size_t count);
 
   std::shared_ptr<const Model> model_;
   RunnerOptions options_;
@@ -86,9 +104,14 @@ class Runner {
   Workspace workspace_;
   std::mutex turn_;
 
-  // Staging, reused from step to step.
-  std::vector<int32_t> tokens_, positions_, outputs_;
-  std::vector<float> cos_, sin_, states_, logits_;
+  // Staging and results, reused from step to step.
+  Staging staging_;
+  std::shared_ptr<Storage> states_, logits_, tokens_;
+  uint64_t owner_;      // of recorded steps
+  uint64_t moves_ = 0;  // of the results, each making recorded steps useless
+  std::vector<int32_t> positions_, outputs_, drawn_;
+  std::vector<float> fetched_;
+  std::vector<SampleSpec> specs_;
   std::vector<Segment> segments_;
   std::vector<KvCache::Growth> growths_;
   std::vector<AdapterGroup> groups_;

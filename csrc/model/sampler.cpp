@@ -44,6 +44,10 @@ Scratch& scratch_for(int64_t vocab) {
                     std::to_string(got));
 }
 
+[[noreturn]] void refuse_all() {
+  throw Error("sampler: no token can be drawn, every logit is barred, -inf or NaN");
+}
+
 // `test` is written so that NaN fails it.
 void check(bool test, const char* option, const char* expected, double got) {
   if (!test) refuse(option, expected, got);
@@ -195,9 +199,7 @@ Drawn Sampler::draw(std::span<const float> logits) {
   const int64_t n = scan::padded(vocab_);
   float top = scan::copy_clean(logits, s.scores.data());
   if (edit(s.scores.data())) top = scan::maximum(s.scores.data(), n);
-  if (top == scan::kBarred) {
-    throw Error("sampler: no token can be drawn, every logit is barred, -inf or NaN");
-  }
+  if (top == scan::kBarred) refuse_all();
   Drawn drawn;
   if (options_.temperature == 0.0f) {
     drawn.token = static_cast<int32_t>(scan::first_equal(s.scores.data(), n, top));
@@ -205,10 +207,29 @@ Drawn Sampler::draw(std::span<const float> logits) {
     const double u = uniform_double(philox(options_.seed, draws_));
     drawn.token = draw_filtered(s, vocab_, top, options_, u);
   }
-  const auto& stops = options_.stop_ids;
-  drawn.stop = std::find(stops.begin(), stops.end(), drawn.token) != stops.end();
+  drawn.stop = stops(drawn.token);
   if (options_.logprobs >= 0) report(logits, drawn);
   record(drawn.token);
+  return drawn;
+}
+
+bool Sampler::stops(int32_t token) const {
+  return std::ranges::find(options_.stop_ids, token) != options_.stop_ids.end();
+}
+
+std::optional<SampleSpec> Sampler::spec() const {
+  const SamplerOptions& o = options_;
+  const bool plain = o.logit_bias.empty() && seen_.empty() && counts_.empty();
+  if (!plain || o.typical_p < 1 || o.logprobs >= 0) return std::nullopt;
+  return SampleSpec{o.temperature, o.top_k, o.top_p, o.min_p, o.seed, draws_};
+}
+
+Drawn Sampler::accept(int32_t token) {
+  if (token < 0 || token >= vocab_) refuse_all();
+  Drawn drawn;
+  drawn.token = token;
+  drawn.stop = stops(token);
+  record(token);
   return drawn;
 }
 

@@ -4,9 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
+
+#include "backend/specs.h"
 
 namespace llama_rt {
 
@@ -69,12 +72,18 @@ class Sampler {
   // not draw from one sampler at the same time.
   Drawn draw(std::span<const float> logits);
 
+  // The next draw as a backend does it, if nothing in it is left to the host (a penalty, a bias,
+  // typical-p, log-probabilities); then `accept` takes the token that the backend drew.
+  std::optional<SampleSpec> spec() const;
+  Drawn accept(int32_t token);
+
   int vocab() const { return vocab_; }
   const SamplerOptions& options() const { return options_; }
 
  private:
   bool edit(float* scores) const;
   void record(int32_t token);
+  bool stops(int32_t token) const;
   void report(std::span<const float> logits, Drawn& drawn) const;
 
   int vocab_;

@@ -82,8 +82,8 @@ Weights::Slot Weights::slot_for(const std::string& name) {
 }
 
 const float* Weights::keep_vector(const Tensor& tensor) {
-  vectors_.push_back(std::make_shared<std::vector<float>>(to_floats(tensor)));
-  return vectors_.back()->data();
+  vectors_.push_back(backend_->keep(to_floats(tensor)));
+  return vectors_.back().data();
 }
 
 void Weights::add(const std::string& name, const Tensor& tensor) {
@@ -125,7 +125,7 @@ void Weights::finish() {
   }
   if (!seen_.contains("output.weight")) {
     // The table stays as stored for look-ups; the product may have its own packed copy.
-    output_ = backend_->prepare(embedding_.stored, Role::kOutput, repack_);
+    output_ = backend_->share(embedding_, Role::kOutput, repack_);
   }
   finished_ = true;
 }
@@ -139,7 +139,7 @@ int64_t Weights::held_bytes() const {
       bytes += w->held_bytes();
     }
   }
-  for (const auto& vector : vectors_) bytes += static_cast<int64_t>(vector->size() * sizeof(float));
+  for (const Vector& vector : vectors_) bytes += static_cast<int64_t>(vector.storage->bytes());
   return bytes;
 }
 
@@ -151,7 +151,7 @@ int64_t Weights::streamed_bytes() const {
       bytes += w->stored_bytes();
     }
   }
-  for (const auto& vector : vectors_) bytes += static_cast<int64_t>(vector->size() * sizeof(float));
+  for (const Vector& vector : vectors_) bytes += static_cast<int64_t>(vector.storage->bytes());
   return bytes;
 }
 

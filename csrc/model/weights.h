@@ -56,7 +56,7 @@ class Weights {
   const float* norm_ = nullptr;
   std::vector<LayerWeights> layers_;
   std::vector<float> rope_divisors_;
-  std::vector<std::shared_ptr<std::vector<float>>> vectors_;
+  std::vector<Vector> vectors_;
   std::set<std::string> seen_;
   bool finished_ = false;
 };

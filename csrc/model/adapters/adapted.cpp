@@ -1,6 +1,7 @@
 #include "model/adapters/adapted.h"
 
 #include <algorithm>
+#include <array>
 
 namespace llama_rt {
 namespace {
@@ -13,6 +14,12 @@ View rows_of(View v, int64_t first, int64_t count) {
   return f32_view(v.f32() + first * per_row, shape);
 }
 
+// A group's rows before a prefix, which is page 0 of a cache of its own.
+Segment prefix_segment(const AdapterGroup& group) {
+  static constexpr int32_t kPage[] = {0};
+  return {0, group.rows, 0, kPage};
+}
+
 View flat_of(View heads) {
   return f32_view(heads.f32(), Shape(heads.shape[0], heads.shape[1] * heads.shape[2]));
 }
@@ -20,8 +27,18 @@ View flat_of(View heads) {
 }  // namespace
 
 AdaptedBlocks::AdaptedBlocks(const Model& model, std::span<const AdapterGroup> groups,
-                             Workspace& scratch)
-    : model_(model), backend_(model.backend()), groups_(groups), scratch_(scratch) {}
+                             Workspace& scratch, Staging& staging)
+    : model_(model), backend_(model.backend()), groups_(groups), scratch_(scratch) {
+  for (const AdapterGroup& g : groups_) {
+    tables_.push_back(staging.segments(std::array{prefix_segment(g)}, 1));
+  }
+}
+
+size_t AdaptedBlocks::stage_bytes(std::span<const AdapterGroup> groups) {
+  size_t bytes = 0;
+  for (const AdapterGroup& g : groups) bytes += Staging::segment_bytes(g.rows, 1, 1);
+  return bytes;
+}
 
 size_t AdaptedBlocks::scratch_bytes(const ModelConfig& c, int64_t n,
                                     std::span<const AdapterGroup> groups) {
@@ -159,14 +176,14 @@ void AdaptedBlocks::project(View states, std::span<const int32_t> outputs, View 
 }
 
 void AdaptedBlocks::attend_prefix(int64_t layer, View q, View out) {
-  constexpr int32_t kPage = 0;
   const ModelConfig& c = model_.config();
-  for (const AdapterGroup& g : groups_) {
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    const AdapterGroup& g = groups_[i];
     for (const AdapterMix& m : g.mix) {
       const GatedPrefix& prefix = m.adapter->layer(layer).prefix;
       if (prefix.length == 0 || m.weight == 0.0f) continue;
-      const Segment all[] = {{0, g.rows, 0, &kPage}};
-      const KvView kv = m.adapter->prefixes(layer, all);
+      const Segment all[] = {prefix_segment(g)};
+      const KvView kv = m.adapter->prefixes(layer, all, tables_[i]);
       AttentionSpec spec = model_.attention_spec();
       spec.window = 0;
       spec.length = prefix.length;

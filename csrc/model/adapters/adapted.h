@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/staging.h"
 #include "backend/workspace.h"
 #include "model/adapters/adapter.h"
 
@@ -13,8 +14,9 @@ namespace llama_rt {
 
 class AdaptedBlocks {
  public:
-  // `scratch` is this step's own; see scratch_bytes.
-  AdaptedBlocks(const Model& model, std::span<const AdapterGroup> groups, Workspace& scratch);
+  // `scratch` is this step's own; see scratch_bytes. Takes stage_bytes of `staging`.
+  AdaptedBlocks(const Model& model, std::span<const AdapterGroup> groups, Workspace& scratch,
+                Staging& staging);
 
   // What is added to embedded tokens, x [n, d].
   void embed(View tokens, View x);
@@ -25,6 +27,7 @@ class AdaptedBlocks {
   // Bytes of scratch for n rows under the mixes of `groups`.
   static size_t scratch_bytes(const ModelConfig& config, int64_t n,
                               std::span<const AdapterGroup> groups);
+  static size_t stage_bytes(std::span<const AdapterGroup> groups);
 
  private:
   // What one adapter of a mix adds to a group's rows of a product: factor B inner + weight bias.
@@ -49,6 +52,7 @@ class AdaptedBlocks {
   const Model& model_;
   Backend& backend_;
   std::span<const AdapterGroup> groups_;
+  std::vector<SegmentTable> tables_;  // of each group's rows in a cache of one page
   Workspace& scratch_;
   std::vector<Linear> products_;  // of the call being put together
   std::vector<Addition> additions_;

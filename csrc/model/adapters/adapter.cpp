@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "backend/staging.h"
 #include "core/codec.h"
 #include "core/error.h"
 
@@ -126,39 +127,44 @@ Weight Adapter::keep(const Tensor& matrix, Role role, const Weight& base, float&
   return weight;
 }
 
-void Adapter::add_input_scale(int64_t layer, Slot slot, std::vector<float> scale) {
+void Adapter::add_input_scale(int64_t layer, Slot slot, std::span<const float> scale) {
   require_length(place(layer, slot) + " scale", scale.size(), base(layer, slot).cols);
-  at(layer).linear[static_cast<size_t>(slot)].input_scale = std::move(scale);
+  at(layer).linear[static_cast<size_t>(slot)].input_scale = model_->backend().keep(scale);
 }
 
-void Adapter::add_bias(int64_t layer, Slot slot, std::vector<float> bias) {
+void Adapter::add_bias(int64_t layer, Slot slot, std::span<const float> bias) {
   require_length(place(layer, slot) + " bias", bias.size(), base(layer, slot).rows);
-  at(layer).linear[static_cast<size_t>(slot)].bias = std::move(bias);
+  at(layer).linear[static_cast<size_t>(slot)].bias = model_->backend().keep(bias);
 }
 
-void Adapter::replace_norm(int64_t layer, Norm norm, std::vector<float> gain) {
+void Adapter::replace_norm(int64_t layer, Norm norm, std::span<const float> gain) {
   require_length("layer " + std::to_string(layer) + " norm", gain.size(), model_->config().dim);
-  at(layer).norm[static_cast<size_t>(norm)] = std::move(gain);
+  at(layer).norm[static_cast<size_t>(norm)] = model_->backend().keep(gain);
 }
 
-// Keys or values of the prefix: W (P * scale) + bias.
-std::vector<float> Adapter::project(const LinearPatch& patch, const Weight& weight,
-                                    const float* bias, const Tensor& prefix) const {
-  const int64_t length = prefix.view.shape[0];
-  std::vector<float> in = to_floats(prefix);
-  for (size_t i = 0; i < in.size() && !patch.input_scale.empty(); ++i) {
-    in[i] *= patch.input_scale[i % patch.input_scale.size()];
+// Keys or values of the prefix [length, d]: W (P * scale) + bias.
+std::shared_ptr<Storage> Adapter::project(const LinearPatch& patch, const Weight& weight,
+                                          const float* bias, View prefix) const {
+  Backend& backend = model_->backend();
+  const int64_t length = prefix.shape[0];
+  auto floats = [&backend](Shape shape) {
+    auto storage = backend.allocate(static_cast<size_t>(shape.elements()) * sizeof(float));
+    return std::pair(storage, f32_view(reinterpret_cast<float*>(storage->data()), shape));
+  };
+  const auto [storage, out] = floats(Shape(length, weight.rows));
+  const auto [scaled_storage, scaled] = floats(prefix.shape);
+  View in = prefix;
+  if (!patch.input_scale.empty()) {
+    backend.scale_columns(prefix, patch.input_scale.data(), scaled);
+    in = scaled;
   }
-  std::vector<float> out(static_cast<size_t>(length * weight.rows));
-  const Linear job[] = {{&weight, bias, f32_view(out.data(), Shape(length, weight.rows))}};
-  model_->backend().matmul(f32_view(in.data(), prefix.view.shape), job);
-  for (size_t i = 0; i < out.size() && !patch.bias.empty(); ++i) {
-    out[i] += patch.bias[i % patch.bias.size()];
-  }
-  return out;
+  const Linear job[] = {{&weight, bias, out}};
+  backend.matmul(in, job);
+  if (!patch.bias.empty()) backend.add_row(patch.bias.data(), 1.0f, out);
+  return storage;
 }
 
-void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::vector<float> gate) {
+void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::span<const float> gate) {
   AdapterLayer& target = at(layer);
   const ModelConfig& c = model_->config();
   const int64_t length = prefix.view.shape[0];
@@ -172,19 +178,30 @@ void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::vector<float>
   }
   const AttentionWeights& w = model_->weights().layers()[static_cast<size_t>(layer)].attention;
   const auto& patches = target.linear;
-  std::vector<float> k = project(patches[static_cast<size_t>(Slot::kWk)], w.k, w.k_bias, prefix);
-  std::vector<float> v = project(patches[static_cast<size_t>(Slot::kWv)], w.v, w.v_bias, prefix);
   Backend& backend = model_->backend();
   if (!page_) {
     page_ = backend.allocate(static_cast<size_t>(layout_.page_bytes()));
     bytes_ += layout_.page_bytes();
   }
-  constexpr int32_t kPage = 0;
-  const Segment all[] = {{0, length, 0, &kPage}};
-  const Shape heads(length, c.n_kv_heads, c.head_dim);
-  backend.store_kv(f32_view(k.data(), heads), f32_view(v.data(), heads), prefixes(layer, all));
+  const Vector floats = backend.keep(to_floats(prefix));
+  const View in = f32_view(const_cast<float*>(floats.data()), prefix.view.shape);
+  constexpr int32_t kPage[] = {0};
+  const Segment all[] = {{0, length, 0, kPage}};
+  Staging staging(backend);
+  staging.begin(Staging::segment_bytes(length, 1, 1));
+  const SegmentTable table = staging.segments(all, 1);
+  staging.send();
+  const auto heads = [&](const std::shared_ptr<Storage>& rows) {
+    return f32_view(reinterpret_cast<float*>(rows->data()),
+                    Shape(length, c.n_kv_heads, c.head_dim));
+  };
+  backend.step([&] {
+    const auto k = project(patches[static_cast<size_t>(Slot::kWk)], w.k, w.k_bias, in);
+    const auto v = project(patches[static_cast<size_t>(Slot::kWv)], w.v, w.v_bias, in);
+    backend.store_kv(heads(k), heads(v), prefixes(layer, all, table));
+  });
   target.prefix.length = length;
-  target.prefix.gate = std::move(gate);
+  target.prefix.gate = backend.keep(gate);
 }
 
 }  // namespace llama_rt

@@ -26,8 +26,8 @@ struct LinearPatch {
   Weight a;  // [rank, in]; rows 0: no LoRA here
   Weight b;  // [out, rank]
   float scale = 1.0f;
-  std::vector<float> input_scale;  // [in] or empty
-  std::vector<float> bias;         // [out] or empty
+  Vector input_scale;  // [in] or empty
+  Vector bias;         // [out] or empty
 
   bool lora() const { return a.rows > 0; }
   bool any() const { return lora() || !input_scale.empty() || !bias.empty(); }
@@ -43,13 +43,13 @@ struct EmbeddingPatch {
 // LLaMA-Adapter: every query also attends, with a softmax of its own, to a few learned positions;
 // the result is multiplied by a gate per head and added. Keys are not rotated.
 struct GatedPrefix {
-  int64_t length = 0;       // positions; 0: none here
-  std::vector<float> gate;  // [heads]
+  int64_t length = 0;  // positions; 0: none here
+  Vector gate;         // [heads]
 };
 
 struct AdapterLayer {
   std::array<LinearPatch, kSlots> linear;
-  std::array<std::vector<float>, 2> norm;  // by Norm: gain [d] that replaces the base's, or empty
+  std::array<Vector, 2> norm;  // by Norm: gain [d] that replaces the base's, or empty
   GatedPrefix prefix;
 };
 
@@ -65,19 +65,20 @@ class Adapter {
   void add_output_lora(const Tensor& a, const Tensor& b, float scale);
   // And for the embedding: a [vocab, rank], looked up; b [d, rank].
   void add_embedding_lora(const Tensor& a, const Tensor& b, float scale);
-  void add_input_scale(int64_t layer, Slot slot, std::vector<float> scale);
-  void add_bias(int64_t layer, Slot slot, std::vector<float> bias);
-  void replace_norm(int64_t layer, Norm norm, std::vector<float> gain);
+  void add_input_scale(int64_t layer, Slot slot, std::span<const float> scale);
+  void add_bias(int64_t layer, Slot slot, std::span<const float> bias);
+  void replace_norm(int64_t layer, Norm norm, std::span<const float> gain);
   // `prefix` f32 [length, d] in the space of the layer's normed input; `gate` [heads] as it
   // multiplies. Scales and biases of wk and wv that belong to it must have been added before.
-  void add_prefix(int64_t layer, const Tensor& prefix, std::vector<float> gate);
+  void add_prefix(int64_t layer, const Tensor& prefix, std::span<const float> gate);
 
   const AdapterLayer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
   const EmbeddingPatch& embedding() const { return embedding_; }
   const LinearPatch& output() const { return output_; }
   // Keys and values of every layer's prefix, as a cache of one page.
-  KvView prefixes(int64_t layer, std::span<const Segment> segments) const {
-    return {&layout_, page_->data(), layer, segments};
+  KvView prefixes(int64_t layer, std::span<const Segment> segments,
+                  const SegmentTable& table) const {
+    return {&layout_, page_->data(), layer, segments, table};
   }
   const Model* model() const { return model_.get(); }
   int64_t max_rank() const { return max_rank_; }
@@ -87,8 +88,8 @@ class Adapter {
   AdapterLayer& at(int64_t layer);
   const Weight& base(int64_t layer, Slot slot) const;
   Weight keep(const Tensor& matrix, Role role, const Weight& base, float& scale);
-  std::vector<float> project(const LinearPatch& patch, const Weight& weight, const float* bias,
-                             const Tensor& prefix) const;
+  std::shared_ptr<Storage> project(const LinearPatch& patch, const Weight& weight,
+                                   const float* bias, View prefix) const;
 
   std::shared_ptr<const Model> model_;
   std::vector<AdapterLayer> layers_;
