@@ -15,7 +15,16 @@ FOLDER = ROOT / "build" / "emulated"
 COMPILER = os.environ.get("CXX", "g++")
 # `-x c++`: the compiler does not know the ending .cu.
 FLAGS = [
-    *("-std=c++20", "-O2", "-g1", "-fPIC", "-ffp-contract=off", "-mf16c", "-mfma"),
+    *(
+        "-std=c++20",
+        "-O2",
+        "-g1",
+        "-fPIC",
+        "-ffp-contract=off",
+        "-fno-strict-aliasing",
+        "-mf16c",
+        "-mfma",
+    ),
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-psabi"),
     *("-I", str(EMULATION), "-I", str(ROOT / "csrc"), "-x", "c++"),
 ]

@@ -252,6 +252,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrComputeCapabilityMinor:
       *value = emulation::capability() % 10;
       break;
+    case cudaDevAttrMemoryClockRate:
+    case cudaDevAttrGlobalMemoryBusWidth:
+      *value = 0;  // the slowest memory, so that sharing work always pays
+      break;
     case cudaDevAttrL2CacheSize:
       *value = 50 << 20;
       break;

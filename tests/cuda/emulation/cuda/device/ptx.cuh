@@ -110,6 +110,8 @@ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
   return emulation::pair(out[0], out[1]);
 }
 
+inline float exp2_fast(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
+
 inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }

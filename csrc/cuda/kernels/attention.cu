@@ -1,0 +1,60 @@
+// Which attention kernel takes a task, and what it needs.
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/kv.cuh"
+
+namespace llama_rt::cuda {
+namespace {
+
+// Positions of a warp. The longest costs least; shorter ones keep a small batch on all
+// multiprocessors. Reproducible results want one length.
+constexpr int64_t kCut = 128;
+constexpr int64_t kShortestCut = 32;
+
+void attention(const AttentionTask& t, cudaStream_t stream) {
+  attention_split(t, std::numeric_limits<int>::max(), stream);
+}
+
+}  // namespace
+
+int64_t kv_head_bytes(KvType type, int64_t e) {
+  const int width = kv_width(type, e);
+  switch (type) {
+    case KvType::kF32:
+      return head_share<KvType::kF32>(width);
+    case KvType::kF16:
+      return head_share<KvType::kF16>(width);
+    case KvType::kBF16:
+      return head_share<KvType::kBF16>(width);
+    case KvType::kQ8:
+      return head_share<KvType::kQ8>(width);
+  }
+  return 0;
+}
+
+int64_t attention_cut(const AttentionTask& t) {
+  if (t.reproducible) return kCut;
+  int64_t cut = kCut;
+  const int64_t heads = t.cache.segments * t.cache.kv_heads;
+  while (cut > kShortestCut &&
+         heads * ((t.max_context + cut * kAttentionWarps - 1) / (cut * kAttentionWarps)) <
+             t.multiprocessors) {
+    cut /= 2;
+  }
+  return cut;
+}
+
+int64_t attention_scratch_bytes(const AttentionTask& t) {
+  const int64_t floats = 2 + kv_width(t.cache.type, t.cache.e);
+  return t.cache.n * t.heads * attention_parts(t) * floats * static_cast<int64_t>(sizeof(float));
+}
+
+void paint_attention(Kernels& kernels) {
+  kernels.store_kv = store_kv;
+  kernels.attention = attention;
+}
+
+}  // namespace llama_rt::cuda

@@ -1,0 +1,217 @@
+// Attention of few rows over a long cache: sixteen query vectors (the heads that share a KV head,
+// and rows beside each other) against the cut of one warp, which brings its keys and values through
+// its own ring of copies and meets the other warps only at the end.
+#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/kv_mma.cuh"
+#include "cuda/launch.h"
+
+namespace llama_rt::cuda {
+namespace {
+
+constexpr int kVectors = 16;
+
+template <KvType kType, int kWidth>
+struct Ring {
+  static constexpr int kCodes = kRun * kWidth * kKvBytes<kType>;  // bytes of keys, or of values
+  static constexpr int kScales = scale_bytes<kType>(kWidth);
+  static constexpr int kStage = 2 * kCodes + 2 * kScales;
+  // About 24 KiB on their way for each warp; room for what the warp leaves at its end.
+  static constexpr int kState = softmax_floats(kVectors, kWidth) * 4;
+  static constexpr int kWanted = kStage >= 12288 ? 2 : 24576 / kStage;
+  static constexpr int kNeeded = (kState + kStage - 1) / kStage;
+  static constexpr int kStages =
+      kWanted > 6 ? (kNeeded > 6 ? kNeeded : 6) : (kNeeded > kWanted ? kNeeded : kWanted);
+  static constexpr int kBytes = kStages * kStage;
+
+  // This lane's part of bringing the run at slot `p` of a head's share of a page.
+  static __device__ __forceinline__ void copy(uint32_t to, const std::byte* share, int p) {
+    const int lane = lane_index(), run = p / kRun;
+    const auto piece = [&](const std::byte* from, uint32_t at, int bytes) {
+#pragma unroll
+      for (int i = 0; i < bytes; i += kWarp * 16) {
+        if (i + lane * 16 < bytes)
+          copy_async(at + static_cast<uint32_t>(i + lane * 16), from + i + lane * 16);
+      }
+    };
+    piece(share + run * kCodes, to, kCodes);
+    piece(share + values_at<kType>(kWidth) + run * kCodes, to + kCodes, kCodes);
+    if constexpr (kType == KvType::kQ8) {
+      piece(share + key_scales_at<kType>(kWidth) + run * kScales, to + 2 * kCodes, kScales);
+      piece(share + value_scales_at<kType>(kWidth) + run * kScales, to + 2 * kCodes + kScales,
+            kScales);
+    }
+  }
+  static __device__ __forceinline__ Run at(const std::byte* stage) {
+    const uint32_t address = shared_address(stage);
+    return {address, address + kCodes, reinterpret_cast<const float*>(stage + 2 * kCodes),
+            reinterpret_cast<const float*>(stage + 2 * kCodes + kScales)};
+  }
+};
+
+// What a lane's two vectors see; nothing for vectors that are not there.
+struct LaneRows {
+  Visible see[2];
+};
+
+template <KvType kType, int kWidth>
+__device__ void hide(float (&s)[2][4], const LaneRows& rows, int position) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int p = position + i * 8 + lane_index() % 4 * 2 + j % 2;
+      const Visible& see = rows.see[j / 2];
+      if (p < see.begin || p >= see.end) s[i][j] = -INFINITY;
+    }
+  }
+}
+
+// The softmax of one warp over the positions [begin, end) of a sequence.
+template <KvType kType, int kWidth>
+__device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kWidth>& softmax,
+                                       const uint32_t (&q)[kWidth / 16][4], std::byte* ring,
+                                       const int32_t* pages, int g, int begin, int end,
+                                       const LaneRows& rows, int all_begin, int all_end) {
+  using R = Ring<kType, kWidth>;
+  const CacheTask& c = t.cache;
+  const int first = begin / kRun, count = begin < end ? (end + kRun - 1) / kRun - first : 0;
+  const auto bring = [&](int i) {
+    if (i < count) {
+      const int p = (first + i) * kRun;
+      const std::byte* share =
+          c.base + pages[p / kPageTokens] * c.page_bytes + g * head_share<kType>(kWidth);
+      R::copy(shared_address(ring) + static_cast<uint32_t>(i % R::kStages * R::kStage), share,
+              p % static_cast<int>(kPageTokens));
+    }
+    copy_async_commit();
+  };
+  for (int i = 0; i < R::kStages - 1; ++i) bring(i);
+  for (int i = 0; i < count; ++i) {
+    copy_async_wait<R::kStages - 2>();
+    __syncwarp();
+    bring(i + R::kStages - 1);
+    const int position = (first + i) * kRun;
+    const Run run = R::at(ring + i % R::kStages * R::kStage);
+    float s[2][4];
+    scores<kType, kWidth>(s, q, run);
+    if (position < all_begin || position + kRun > all_end) hide<kType, kWidth>(s, rows, position);
+    softmax.take(s);
+    add_values<kType, kWidth>(softmax.values, s, run, min(kRun, end - position));
+  }
+  copy_async_wait<0>();
+  __syncwarp();
+}
+
+template <KvType kType, int kWidth>
+__global__ __launch_bounds__(kAttentionWarps* kWarp) void split(AttentionTask t, int cut,
+                                                                int max_parts, int most_rows) {
+  wait_for_previous();
+  let_next_start();
+  using R = Ring<kType, kWidth>;
+  const CacheTask& c = t.cache;
+  const int row = static_cast<int>(blockIdx.z), segment = c.segment_of[row];
+  const int segment_rows = c.first_row[segment + 1] - c.first_row[segment];
+  if (segment_rows > most_rows) return;
+
+  // Vectors: as many rows as fill sixteen, or a part of the heads of one row.
+  const int heads = static_cast<int>(t.heads / c.kv_heads);
+  const int head_tiles = (heads + kVectors - 1) / kVectors;
+  const int g = static_cast<int>(blockIdx.y) / head_tiles;
+  const int first_head = static_cast<int>(blockIdx.y) % head_tiles * kVectors;
+  const int group = min(kVectors, heads - first_head), tile_rows = max(1, kVectors / heads);
+  if ((row - c.first_row[segment]) % tile_rows != 0) return;
+  const int rows = min(tile_rows, c.first_row[segment + 1] - row);
+  const Vectors vectors{row, g * heads + first_head, group, rows * group};
+
+  const Visible oldest = visible(t, row), newest = visible(t, row + rows - 1);
+  const int block_cut = cut * kAttentionWarps, block = static_cast<int>(blockIdx.x);
+  const int first_block = oldest.begin / block_cut;
+  const int blocks = (newest.end + block_cut - 1) / block_cut - first_block;
+  if (block < first_block || block >= first_block + blocks) return;
+
+  const auto address = [&](int v) -> const float* {
+    if (v >= vectors.count) return nullptr;
+    return t.q + ((row + v / group) * t.heads + vectors.head + v % group) * c.e;
+  };
+  uint32_t q[kWidth / 16][4];
+  load_queries<kType, kWidth>(q, static_cast<int>(c.e), t.scale, address);
+  LaneRows lane_rows;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int v = lane_index() / 4 + i * 8;
+    lane_rows.see[i] = v < vectors.count ? visible(t, row + v / group) : Visible{0, 0};
+  }
+
+  std::byte* ring = dynamic_shared() + warp_index() * R::kBytes;
+  RunningSoftmax<kWidth> softmax;
+  const int from = block * block_cut + warp_index() * cut;
+  attend<kType, kWidth>(t, softmax, q, ring, c.pages + segment * c.page_stride, g,
+                        max(from, oldest.begin), min(from + cut, newest.end), lane_rows,
+                        newest.begin, visible(t, row).end);
+  softmax.finish_sums();
+
+  const Softmax state(reinterpret_cast<float*>(ring), kVectors);
+  const int lane = lane_index();
+  constexpr float kUnscale = kType == KvType::kQ8 ? 1.0f / kProbabilityScale : 1.0f;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int v = lane / 4 + r * 8;
+    if (lane % 4 == 0) state.largest[v] = softmax.largest[r], state.sum[v] = softmax.sum[r];
+#pragma unroll
+    for (int j = 0; j < kWidth / 8; ++j) {
+      *reinterpret_cast<float2*>(state.values + v * kWidth + j * 8 + lane % 4 * 2) =
+          make_float2(softmax.values[j][2 * r] * kUnscale, softmax.values[j][2 * r + 1] * kUnscale);
+    }
+  }
+  const Part part{block - first_block, blocks,
+                  t.counters + int64_t{row} * (c.kv_heads * head_tiles) + blockIdx.y};
+  finish<kVectors>(t, reinterpret_cast<float*>(dynamic_shared()), R::kBytes / 4, vectors, part,
+                   max_parts, kWidth);
+}
+
+template <KvType kType, int kWidth>
+void launch_split(const AttentionTask& t, int64_t rows, cudaStream_t stream) {
+  const int64_t heads = t.heads / t.cache.kv_heads;
+  const int64_t tiles = t.cache.kv_heads * ((heads + kVectors - 1) / kVectors);
+  const auto parts = static_cast<unsigned>(attention_parts(t));
+  launch({stream, dim3(parts, static_cast<unsigned>(tiles), static_cast<unsigned>(t.cache.n)),
+          dim3(kAttentionWarps * kWarp),
+          static_cast<size_t>(kAttentionWarps * Ring<kType, kWidth>::kBytes)},
+         split<kType, kWidth>, t, static_cast<int>(attention_cut(t)), static_cast<int>(parts),
+         static_cast<int>(rows));
+}
+
+template <KvType kType>
+void launch_type(const AttentionTask& t, int64_t rows, cudaStream_t stream) {
+  switch (kv_width(kType, t.cache.e)) {
+    case 32:
+      return launch_split<kType, 32>(t, rows, stream);
+    case 64:
+      return launch_split<kType, 64>(t, rows, stream);
+    case 96:
+      return launch_split<kType, 96>(t, rows, stream);
+    case 128:
+      return launch_split<kType, 128>(t, rows, stream);
+    case 192:
+      return launch_split<kType, 192>(t, rows, stream);
+    default:
+      return launch_split<kType, 256>(t, rows, stream);
+  }
+}
+
+}  // namespace
+
+void attention_split(const AttentionTask& t, int64_t rows, cudaStream_t stream) {
+  switch (t.cache.type) {
+    case KvType::kF32:
+      return attention_plain(t, stream);
+    case KvType::kF16:
+      return launch_type<KvType::kF16>(t, rows, stream);
+    case KvType::kBF16:
+      return launch_type<KvType::kBF16>(t, rows, stream);
+    case KvType::kQ8:
+      return launch_type<KvType::kQ8>(t, rows, stream);
+  }
+}
+
+}  // namespace llama_rt::cuda

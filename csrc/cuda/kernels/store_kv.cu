@@ -1,0 +1,124 @@
+// Appends keys and values to the cache, rotating keys and queries on the way if asked.
+// One warp for one head of one row.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "cuda/device/warp.cuh"
+#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/kv.cuh"
+#include "cuda/launch.h"
+
+namespace llama_rt::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+
+// Feature `f` of a head after rotation; `x` [e], cos and sin [e/2] or null.
+__device__ float rotated(const float* x, const float* cos, const float* sin, RopeStyle style, int e,
+                         int f) {
+  if (!cos) return x[f];
+  const bool halves = style == RopeStyle::kHalves;
+  const int half = e / 2;
+  const int i = halves ? f % half : f / 2;
+  const bool second = halves ? f >= half : f % 2 == 1;
+  const int first = halves ? i : 2 * i;
+  const float a = x[first], b = x[first + (halves ? half : 1)];
+  return second ? a * sin[i] + b * cos[i] : a * cos[i] - b * sin[i];
+}
+
+__device__ void rotate_in_place(float* x, const float* cos, const float* sin, RopeStyle style,
+                                int e) {
+  const bool halves = style == RopeStyle::kHalves;
+  for (int i = lane_index(); i < e / 2; i += kWarp) {
+    float& first = x[halves ? i : 2 * i];
+    float& second = x[halves ? i + e / 2 : 2 * i + 1];
+    const float a = first, b = second;
+    first = a * cos[i] - b * sin[i];
+    second = a * sin[i] + b * cos[i];
+  }
+}
+
+template <KvType kType>
+__device__ void put(std::byte* to, float x) {
+  if constexpr (kType == KvType::kF32) *reinterpret_cast<float*>(to) = x;
+  if constexpr (kType == KvType::kF16) *reinterpret_cast<__half*>(to) = __float2half_rn(x);
+  if constexpr (kType == KvType::kBF16) {
+    *reinterpret_cast<__nv_bfloat16*>(to) = __float2bfloat16_rn(x);
+  }
+}
+
+// The scale of 32 features, one in each lane, and each one's code.
+__device__ float encode(float x, int8_t& code) {
+  const float scale = warp_max(fabsf(x)) / 127.0f;
+  const float q = x * (scale > 0 ? 1.0f / scale : 0.0f);
+  code = static_cast<int8_t>(fminf(fmaxf(truncf(q + copysignf(0.5f, q)), -127.0f), 127.0f));
+  return scale;
+}
+
+template <KvType kType>
+__device__ void store_head(const StoreKvTask& t, int row, int g) {
+  const CacheTask& c = t.cache;
+  const int e = static_cast<int>(c.e), width = kv_width(kType, e), lane = lane_index();
+  const int position = c.positions[row];
+  const int32_t page = c.pages[c.segment_of[row] * c.page_stride + position / kPageTokens];
+  const int p = position % static_cast<int>(kPageTokens);
+  std::byte* keys = c.base + page * c.page_bytes + g * head_share<kType>(width);
+  std::byte* values = keys + values_at<kType>(width);
+  const int64_t from = (row * c.kv_heads + g) * c.e;
+  const float* cos = t.cos ? t.cos + int64_t{row} * (e / 2) : nullptr;
+  const float* sin = t.cos ? t.sin + int64_t{row} * (e / 2) : nullptr;
+  for (int group = 0; group < width / kWarp; ++group) {
+    const int f = group * kWarp + lane;
+    const float k = f < e ? rotated(t.k + from, cos, sin, t.style, e, f) : 0.0f;
+    const float v = f < e ? t.v[from + f] : 0.0f;
+    if constexpr (kType == KvType::kQ8) {
+      int8_t k_code, v_code;
+      const float k_scale = encode(k, k_code), v_scale = encode(v, v_code);
+      *reinterpret_cast<int8_t*>(keys + key_at<kType>(width, p, f)) = k_code;
+      *reinterpret_cast<int8_t*>(values + value_at<kType>(width, p, f)) = v_code;
+      const int at = (p / kRun * (width / kScaleGroup) + group) * kRun + p % kRun;
+      if (lane == 0) reinterpret_cast<float*>(keys + key_scales_at<kType>(width))[at] = k_scale;
+      if (lane == 1) reinterpret_cast<float*>(keys + value_scales_at<kType>(width))[at] = v_scale;
+    } else {
+      put<kType>(keys + key_at<kType>(width, p, f), k);
+      put<kType>(values + value_at<kType>(width, p, f), v);
+    }
+  }
+}
+
+// Heads of the keys, then heads of the queries, which are only rotated.
+template <KvType kType>
+__global__ __launch_bounds__(kWarps* kWarp) void store(StoreKvTask t) {
+  wait_for_previous();
+  let_next_start();
+  const int row = static_cast<int>(blockIdx.x);
+  const int head = static_cast<int>(blockIdx.y) * kWarps + warp_index();
+  const int kv_heads = static_cast<int>(t.cache.kv_heads);
+  if (head < kv_heads) {
+    store_head<kType>(t, row, head);
+  } else if (t.q && t.cos && head < kv_heads + t.heads) {
+    const int64_t e = t.cache.e;
+    rotate_in_place(t.q + (row * t.heads + head - kv_heads) * e, t.cos + row * (e / 2),
+                    t.sin + row * (e / 2), t.style, static_cast<int>(e));
+  }
+}
+
+}  // namespace
+
+void store_kv(const StoreKvTask& t, cudaStream_t stream) {
+  const int64_t heads = t.cache.kv_heads + (t.q && t.cos ? t.heads : 0);
+  const Launch how{stream, dim3(static_cast<unsigned>(t.cache.n), blocks_for(heads, kWarps)),
+                   dim3(kWarps * kWarp)};
+  switch (t.cache.type) {
+    case KvType::kF32:
+      return launch(how, store<KvType::kF32>, t);
+    case KvType::kF16:
+      return launch(how, store<KvType::kF16>, t);
+    case KvType::kBF16:
+      return launch(how, store<KvType::kBF16>, t);
+    case KvType::kQ8:
+      return launch(how, store<KvType::kQ8>, t);
+  }
+}
+
+}  // namespace llama_rt::cuda
