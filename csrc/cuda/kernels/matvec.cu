@@ -1,0 +1,309 @@
+// Products with up to 8 inputs, at the memory's speed. A block of 16 warps has a tile of two panels
+// of 16 rows; 8 warps share a panel's units, each loading its own weights straight into registers a
+// few units ahead, across tiles. Inputs lie in shared memory in the order of the fragments.
+#include "cuda/kernels/product.cuh"
+
+namespace llama_rt::cuda {
+namespace {
+
+constexpr int kWarps = 16;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kSlices = kWarps / 2;  // warps of a panel
+constexpr int kColumns = 8;          // of a fragment of inputs
+constexpr int kChunkK = 64;          // columns whose fragments a lane reads together
+constexpr int kChunkBytes = kChunkK * 2;
+constexpr int kSumGroup = 32;  // inputs that are summed for formats with mins
+static_assert(kMatvecShape.units_per_step == kSlices && kMatvecShape.columns == kColumns);
+
+// Shared memory: sums of the warps of two tiles, reductions, then the inputs.
+struct Shared {
+  float part[2][kWarps][kWarp * 4];
+  float reduce[kWarps][kColumns];
+  float scale[kColumns];  // of the results of each input
+  int flag;
+};
+constexpr int kInputsAt = (sizeof(Shared) + 127) / 128 * 128;
+
+// Bytes of one input (of one part). 16 more than its length, so that two columns' equal chunks lie
+// in different banks.
+__host__ __device__ constexpr int64_t column_bytes(int64_t padded_k) { return padded_k * 2 + 16; }
+
+template <DType kType>
+__host__ __device__ constexpr int64_t shared_bytes(int64_t padded_k, int64_t n) {
+  const int64_t sums = Packed<kType>::kHasMin ? padded_k / kSumGroup * kColumns * 4 : 0;
+  return kInputsAt + sums + n * kInputParts<kType> * column_bytes(padded_k);
+}
+
+// Of `value(column, k)` over all k the sum or the maximum per column, in the same order for any
+// number of columns; in shared.reduce's first row for all threads.
+template <class Value, class Fold>
+__device__ void reduce_columns(Shared& shared, const ProductTask& task, Value value, Fold fold) {
+  float total[kColumns] = {};
+  for (int64_t k = threadIdx.x; k < task.k; k += kThreads) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      if (c < task.n) total[c] = fold(total[c], value(c, k));
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      total[c] = fold(total[c], __shfl_xor_sync(kAllLanes, total[c], step));
+    }
+    if (lane_index() == 0) shared.reduce[warp_index()][c] = total[c];
+  }
+  __syncthreads();
+  if (threadIdx.x < kColumns) {
+    float all = 0.0f;
+    for (int w = 0; w < kWarps; ++w) all = fold(all, shared.reduce[w][threadIdx.x]);
+    shared.reduce[0][threadIdx.x] = all;
+  }
+  __syncthreads();
+}
+
+// Pair p of a chunk lies where lane t reads its fragments of four tiles: at 32 t + 8 tile + 4 half.
+__device__ __forceinline__ int pair_offset(int p) { return p % 4 * 32 + p / 8 * 8 + p / 4 % 2 * 4; }
+
+// Normalises and rounds the inputs into shared memory: [sums][part][column].
+template <DType kType>
+__device__ void stage_inputs(const ProductTask& task, int padded_k, Shared& shared, float* sums,
+                             std::byte* inputs) {
+  constexpr int kParts = kInputParts<kType>;
+  const auto stored = [&](int c, int64_t k) { return task.x[c * task.x_stride + k]; };
+  float factor[kColumns], scale[kColumns];
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) factor[c] = scale[c] = 1.0f;
+  if (task.gain) {
+    reduce_columns(
+        shared, task, [&](int c, int64_t k) { return stored(c, k) * stored(c, k); },
+        [](float a, float b) { return a + b; });
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      factor[c] = rsqrtf(shared.reduce[0][c] / static_cast<float>(task.k) + task.eps);
+    }
+    __syncthreads();
+  }
+  const auto value = [&](int c, int64_t k) {
+    if (k >= task.k) return 0.0f;
+    return task.gain ? stored(c, k) * factor[c] * task.gain[k] : stored(c, k);
+  };
+  if constexpr (kParts == 2) {
+    reduce_columns(
+        shared, task, [&](int c, int64_t k) { return fabsf(value(c, k)); },
+        [](float a, float b) { return fmaxf(a, b); });
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) scale[c] = half_range_scale(shared.reduce[0][c]);
+  }
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) shared.scale[c] = 1.0f / scale[c];
+  }
+  const int64_t column = column_bytes(padded_k);
+  for (int pair = static_cast<int>(threadIdx.x); pair < padded_k / 2; pair += kThreads) {
+    const int64_t k = 2 * pair;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      uint32_t parts[kParts] = {};
+      if (c < task.n) {
+        round_pair<kParts>(value(c, k) * scale[c], value(c, k + 1) * scale[c], parts);
+        std::byte* chunk = inputs + c * column + pair / 32 * kChunkBytes + pair_offset(pair % 32);
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          *reinterpret_cast<uint32_t*>(chunk + part * task.n * column) = parts[part];
+        }
+      }
+      if constexpr (Packed<kType>::kHasMin) {  // 16 neighbours have the pairs of a group
+        float sum = __uint_as_float(parts[0] << 16) + __uint_as_float(parts[0] & 0xffff0000u);
+        for (int step = 8; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+        if (pair % 16 == 0) sums[pair / 16 * kColumns + c] = sum;
+      }
+    }
+  }
+}
+
+// What a lane of one warp needs to multiply units.
+template <DType kType>
+struct Multiplier {
+  using Format = Packed<kType>;
+  static constexpr int kParts = kInputParts<kType>;
+  const std::byte* inputs;  // of this lane's column, at its place in a chunk; null: no such column
+  int64_t part_bytes;
+  const float* sums;  // of this lane's two columns of results
+
+  // Fragments of the four tiles of a chunk.
+  __device__ __forceinline__ void load(uint4 (&b)[kParts][2], int chunk) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        b[part][i] = make_uint4(0, 0, 0, 0);
+        if (inputs) {
+          b[part][i] = *reinterpret_cast<const uint4*>(inputs + part * part_bytes +
+                                                       chunk * kChunkBytes + i * 16);
+        }
+      }
+    }
+  }
+
+  // sum += unit number `index` of the panel times the inputs.
+  __device__ __forceinline__ void multiply(const typename Format::Unit& unit, int index,
+                                           float (&sum)[4]) const {
+    uint4 b[kParts][2];
+    float group[4];
+#pragma unroll
+    for (int j = 0; j < Format::kTiles; ++j) {
+      if (j % 4 == 0) load(b, index * (Format::kTiles / 4) + j / 4);
+      Fragment a;
+      Format::tile(unit, j, a);
+      if constexpr (!Format::kScaled) {
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          const uint4& v = b[part][j % 4 / 2];
+          multiply_tile<kType>(sum, a, word_of(v, j % 2 * 2), word_of(v, j % 2 * 2 + 1));
+        }
+      } else {
+        if (j % Format::kGroupTiles == 0) group[0] = group[1] = group[2] = group[3] = 0.0f;
+        const uint4& v = b[0][j % 4 / 2];
+        multiply_tile<kType>(group, a, word_of(v, j % 2 * 2), word_of(v, j % 2 * 2 + 1));
+        if (j % Format::kGroupTiles == Format::kGroupTiles - 1) {
+          add_group(Format::scales(unit, j), index * (Format::kTiles / 2) + j / 2, group, sum);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void add_group(const RowScales& s, int sum_group,
+                                            const float (&group)[4], float (&sum)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] += s.scale[i / 2] * group[i];
+    if constexpr (Format::kHasMin) {
+      const float2 x = *reinterpret_cast<const float2*>(sums + sum_group * kColumns);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[i] -= s.min[i / 2] * (i % 2 ? x.y : x.x);
+    }
+  }
+};
+
+// Adds the warps' sums of a tile and writes its results; value r of a half is element r % 4 of lane
+// r / 4's fragment.
+template <DType kType>
+__device__ void finish_tile(const ProductTask& task, const ProductPlan& plan, int tile, int buffer,
+                            Shared& shared) {
+  constexpr int kValues = kPanelRows * kColumns;
+  const int r = static_cast<int>(threadIdx.x);
+  float value[2] = {};
+  if (r < kValues) {
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) value[w / kSlices] += shared.part[buffer][w][r];
+  }
+  const int row = r / 16 + r % 4 / 2 * 8, column = r / 4 % 4 * 2 + r % 2;
+  const bool mine =
+      gather_parts(task, plan, tile, r, kValues, value, &shared.flag, [] { __syncthreads(); });
+  if (!mine || r >= kValues || column >= task.n) return;
+  if constexpr (kInputParts<kType> == 2) {
+    value[0] *= shared.scale[column];
+    value[1] *= shared.scale[column];
+  }
+  const HalfTile first = half_tile<1>(task, plan, tile, 0);
+  const int64_t at = static_cast<int64_t>(first.panel) * kPanelRows + row;
+  if (task.epilogue == Epilogue::kSwiglu) {
+    store_gated(task, at, column, value[0], value[1]);
+  } else {
+    store_result(task, task.job[first.job], at, column, value[0]);
+    store_result(task, task.job[first.job], at + kPanelRows, column, value[1]);
+  }
+}
+
+template <DType kType>
+__global__ void __launch_bounds__(kThreads, 1)
+    matvec_kernel(const __grid_constant__ ProductTask task,
+                  const __grid_constant__ ProductPlan plan) {
+  using Format = Packed<kType>;
+  // Units in flight: about 4 KiB per warp, 64 KiB per processor.
+  constexpr int kAhead = Format::kUnitBytes < 1536 ? 4 : 2;
+  const int begin = range_begin(plan, static_cast<int>(blockIdx.x));
+  const int end = range_begin(plan, static_cast<int>(blockIdx.x) + 1);
+  const int slice = warp_index() % kSlices, lane = lane_index();
+
+  PanelCursor<1> ahead(task, plan, warp_index() / kSlices, 0, begin);
+  typename Format::Unit units[kAhead];
+  const auto fetch = [&](typename Format::Unit& unit) {
+    const int index = ahead.step * kSlices + slice;
+    if (index < plan.units) {
+      Format::load(unit, ahead.panel + static_cast<int64_t>(index) * Format::kUnitBytes, lane);
+    }
+    ahead.next();
+  };
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (begin + i < end) fetch(units[i]);
+  }
+
+  auto& shared = *reinterpret_cast<Shared*>(dynamic_shared());
+  const int padded_k = plan.units * Format::kUnitK;
+  auto* sums = reinterpret_cast<float*>(dynamic_shared() + kInputsAt);
+  std::byte* inputs =
+      dynamic_shared() + kInputsAt + (Format::kHasMin ? padded_k / kSumGroup * kColumns * 4 : 0);
+  wait_for_previous();
+  stage_inputs<kType>(task, padded_k, shared, sums, inputs);
+  __syncthreads();
+  let_next_start();
+
+  const int64_t column = column_bytes(padded_k);
+  const Multiplier<kType> multiplier{
+      lane / 4 < task.n ? inputs + lane / 4 * column + lane % 4 * 32 : nullptr, task.n * column,
+      sums + lane % 4 * 2};
+  int tile = begin / plan.steps, step = begin % plan.steps, buffer = 0;
+  float sum[4] = {};
+  for (int i = begin; i < end; i += kAhead) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (i + j >= end) break;
+      const int index = step * kSlices + slice;
+      if (index < plan.units) multiplier.multiply(units[j], index, sum);
+      if (i + j + kAhead < end) fetch(units[j]);
+      if (++step < plan.steps && i + j + 1 < end) continue;
+      *reinterpret_cast<float4*>(shared.part[buffer][warp_index()] + lane * 4) =
+          make_float4(sum[0], sum[1], sum[2], sum[3]);
+      __syncthreads();
+      finish_tile<kType>(task, plan, tile, buffer, shared);
+      sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
+      step = 0;
+      buffer ^= 1;
+      ++tile;
+    }
+  }
+}
+
+}  // namespace
+
+// As many inputs at a time as fit in shared memory; how many changes no bit.
+template <DType kType>
+void matvec(const ProductTask& task, cudaStream_t stream) {
+  using Format = Packed<kType>;
+  ProductPlan plan = plan_product(task, Format::kUnitK, Format::kUnitBytes, kMatvecShape);
+  if (plan.tiles == 0) return;
+  plan.partials = reinterpret_cast<float*>(task.scratch);
+  const int64_t padded_k = int64_t{plan.units} * Format::kUnitK;
+  const int64_t free = device_limits().shared_bytes - shared_bytes<kType>(padded_k, 0);
+  int64_t most = free / (kInputParts<kType> * column_bytes(padded_k));
+  most = most < 1 ? 1 : most > kColumns ? kColumns : most;
+  for (int64_t first = 0; first < task.n; first += most) {
+    ProductTask some = task;
+    some.x += first * task.x_stride;
+    some.n = task.n - first < most ? task.n - first : most;
+    for (int j = 0; j < some.jobs; ++j) some.job[j].out += first * some.job[j].out_stride;
+    Launch how;
+    how.stream = stream;
+    how.grid = dim3(static_cast<unsigned>(plan.blocks));
+    how.block = dim3(kThreads);
+    how.shared_bytes = static_cast<size_t>(shared_bytes<kType>(padded_k, some.n));
+    launch(how, matvec_kernel<kType>, some, plan);
+  }
+}
+
+#define LLAMA_RT_INSTANCE(id) template void matvec<DType::k##id>(const ProductTask&, cudaStream_t);
+LLAMA_RT_PACKED_DTYPES(LLAMA_RT_INSTANCE)
+#undef LLAMA_RT_INSTANCE
+
+}  // namespace llama_rt::cuda

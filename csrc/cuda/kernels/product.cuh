@@ -1,0 +1,215 @@
+// What the kernels of packed products share: how the work of a launch is dealt to blocks, which
+// rows a tile has, the sum of a tile that several blocks computed, and what happens to a result.
+//
+// A launch is tiles x steps, tile by tile, cut into as many equal ranges as there are blocks: at
+// tiles where that is even enough, else anywhere (a tile is then summed by the block that finishes
+// last, in the order of the blocks, so that results do not depend on timing).
+#pragma once
+
+#include "cuda/device/packed.cuh"
+#include "cuda/kernels.h"
+#include "cuda/launch.h"
+
+namespace llama_rt::cuda {
+
+// Shape of a kernel's tile. Its rows are two halves: consecutive, or (kSwiglu) the same rows of the
+// gate and of the up matrix.
+struct TileShape {
+  int half_panels = 1;
+  int columns = 8;
+  int units_per_step = 1;  // of each panel
+  int blocks_per_processor = 1;
+  bool may_cut = true;  // anywhere, not only at tiles
+};
+
+struct ProductPlan {
+  int units = 0;  // of a panel
+  int64_t panel_bytes = 0;
+  int steps = 0;  // of a tile
+  int tiles = 0;  // column tiles of a row tile first
+  int column_tiles = 1;
+  int first_tile[kMaxJobs + 1] = {};  // row tiles of the jobs before
+  int granule = 1;                    // steps that stay together
+  int64_t granules = 0;
+  int blocks = 0;
+  float* partials = nullptr;  // [blocks, 2, values of a tile]
+  // Inputs of gemm: core matrices of 8 rows and 8 columns, see inputs.cu.
+  const std::byte* inputs = nullptr;
+  int64_t input_groups = 0;  // of 8 rows
+  int64_t part_bytes = 0;
+  const float* input_scale = nullptr;  // [n] what results are multiplied by, or null
+};
+
+// ---- Host --------------------------------------------------------------------------------------
+
+struct DeviceLimits {
+  int multiprocessors = 0;
+  int shared_bytes = 0;  // of a block
+};
+DeviceLimits device_limits();
+
+ProductPlan plan_product(const ProductTask& task, int unit_k, int unit_bytes,
+                         const TileShape& shape);
+
+// Normalises, rounds and rearranges the inputs of a gemm; fills the plan's part about them.
+// `unit_k`: the columns are padded with zeros to whole units.
+void prepare_inputs(const ProductTask& task, int parts, int unit_k, std::byte* scratch,
+                    ProductPlan& plan, cudaStream_t stream);
+int64_t input_bytes(const ProductTask& task, int parts, int unit_k);
+
+// Every dtype that has a packed form.
+#define LLAMA_RT_PACKED_DTYPES(X) X(F16) X(BF16) X(Q8_0) X(Q4_0) X(Q4_K) X(Q6_K)
+
+// What fills the table, per packed dtype: pack.cu, matvec.cu, gemm_mma.cu, gemm_wgmma.cu.
+template <DType kType>
+void pack(const PackTask& task, cudaStream_t stream);
+template <DType kType>
+void matvec(const ProductTask& task, cudaStream_t stream);  // any n, few at a time
+template <DType kType>
+void gemm_mma(const ProductTask& task, cudaStream_t stream);
+template <DType kType>
+void gemm_wgmma(const ProductTask& task, cudaStream_t stream);
+
+// Tiles of the kernels; scratch is sized for all of them.
+inline constexpr int kMatvecInputs = 8;
+inline constexpr TileShape kMatvecShape{1, kMatvecInputs, 8, 1, true};
+constexpr TileShape gemm_mma_shape(int groups) {
+  return {4, groups * 8, 1, groups > 8 ? 1 : 2, true};
+}
+constexpr TileShape gemm_wgmma_shape(int groups) { return {4, groups * 8, 1, 1, groups <= 16}; }
+
+// ---- Device: inputs ----------------------------------------------------------------------------
+
+// A power of two that brings values up to `largest` below 2^15.
+__device__ __forceinline__ float half_range_scale(float largest) {
+  if (!(largest > 0.0f) || largest > 1e38f) return 1.0f;
+  int exponent;
+  frexpf(largest, &exponent);  // largest < 2^exponent
+  return ldexpf(1.0f, max(-120, min(120, 15 - exponent)));
+}
+
+// A pair of inputs as bfloat16 (one part), or as two pairs of halves that add up to it.
+template <int kParts>
+__device__ __forceinline__ void round_pair(float low, float high, uint32_t (&parts)[kParts]) {
+  if constexpr (kParts == 1) {
+    parts[0] = pack_bf16(low, high);
+  } else {
+    parts[0] = pack_f16(low, high);
+    parts[1] = pack_f16(low - half_at(parts[0], 0), high - half_at(parts[0], 1));
+  }
+}
+
+// ---- Device: the work of a block ---------------------------------------------------------------
+
+__device__ __forceinline__ int range_begin(const ProductPlan& plan, int block) {
+  return static_cast<int>(plan.granules * block / plan.blocks) * plan.granule;
+}
+// The block whose range has this step.
+__device__ __forceinline__ int owner_of(const ProductPlan& plan, int64_t step) {
+  return static_cast<int>(((step / plan.granule + 1) * plan.blocks - 1) / plan.granules);
+}
+
+struct HalfTile {
+  int job;
+  int panel;  // the first
+};
+template <int kHalfPanels>
+__device__ __forceinline__ HalfTile half_tile(const ProductTask& task, const ProductPlan& plan,
+                                              int tile, int half) {
+  const int row_tile = tile / plan.column_tiles;
+  if (task.epilogue == Epilogue::kSwiglu) return {half, row_tile * kHalfPanels};
+  int job = 0;
+  while (row_tile >= plan.first_tile[job + 1]) ++job;
+  return {job, ((row_tile - plan.first_tile[job]) * 2 + half) * kHalfPanels};
+}
+
+// Where the steps of a warp's panel are: goes through a range, tile after tile.
+template <int kHalfPanels>
+struct PanelCursor {
+  const ProductTask& task;
+  const ProductPlan& plan;
+  int half, panel_in_half;
+  int tile, step;
+  const std::byte* panel;
+
+  __device__ __forceinline__ PanelCursor(const ProductTask& t, const ProductPlan& p, int half_of,
+                                         int within, int begin)
+      : task(t),
+        plan(p),
+        half(half_of),
+        panel_in_half(within),
+        tile(begin / p.steps),
+        step(begin % p.steps) {
+    find();
+  }
+  __device__ __forceinline__ void find() {
+    const HalfTile h = half_tile<kHalfPanels>(task, plan, tile, half);
+    panel = task.job[h.job].weight.packed + (h.panel + panel_in_half) * plan.panel_bytes;
+  }
+  __device__ __forceinline__ void next() {
+    if (++step < plan.steps) return;
+    step = 0;
+    if (++tile < plan.tiles) find();
+  }
+};
+
+// ---- Device: results ---------------------------------------------------------------------------
+
+// Adds up what several blocks computed of a tile, `values` of each of the first `threads`. True
+// where the sum is then in `values`: in the only block, or in the last. `flag`: a word of shared
+// memory; `sync`: a barrier of all threads that come here.
+template <int kValues, class Sync>
+__device__ __forceinline__ bool gather_parts(const ProductTask& task, const ProductPlan& plan,
+                                             int tile, int thread, int threads,
+                                             float (&values)[kValues], int* flag, Sync sync) {
+  const int64_t begin = static_cast<int64_t>(tile) * plan.steps;
+  const int first = owner_of(plan, begin), last = owner_of(plan, begin + plan.steps - 1);
+  if (first == last) return true;
+  const auto part_of = [&](int block) {
+    const int slot = 2 * block + (range_begin(plan, block) / plan.steps == tile ? 0 : 1);
+    return plan.partials + static_cast<int64_t>(slot) * kValues * threads + thread;
+  };
+  if (thread < threads) {
+    float* mine = part_of(static_cast<int>(blockIdx.x));
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) __stcg(mine + i * threads, values[i]);
+    __threadfence();
+  }
+  sync();
+  if (thread == 0)
+    *flag = atomicAdd(task.counters + tile, 1u) == static_cast<unsigned>(last - first);
+  sync();
+  if (*flag == 0) return false;
+  if (thread == 0) task.counters[tile] = 0;
+  if (thread >= threads) return true;
+  __threadfence();
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) values[i] = 0.0f;
+  for (int block = first; block <= last; ++block) {
+    const float* part = part_of(block);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) values[i] += __ldcg(part + i * threads);
+  }
+  return true;
+}
+
+__device__ __forceinline__ float with_bias(const ProductJob& job, int64_t row, float value) {
+  return job.bias ? value + job.bias[row] : value;
+}
+
+__device__ __forceinline__ void store_result(const ProductTask& task, const ProductJob& job,
+                                             int64_t row, int64_t column, float value) {
+  if (row >= job.weight.rows || column >= task.n) return;
+  float* out = job.out + column * job.out_stride + row;
+  value = with_bias(job, row, value);
+  *out = task.epilogue == Epilogue::kAdd ? *out + value : value;
+}
+__device__ __forceinline__ void store_gated(const ProductTask& task, int64_t row, int64_t column,
+                                            float gate, float up) {
+  if (row >= task.job[0].weight.rows || column >= task.n) return;
+  gate = with_bias(task.job[0], row, gate);
+  up = with_bias(task.job[1], row, up);
+  task.job[0].out[column * task.job[0].out_stride + row] = gate / (1.0f + expf(-gate)) * up;
+}
+
+}  // namespace llama_rt::cuda
