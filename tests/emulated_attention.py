@@ -9,11 +9,8 @@ from emulated_device import library
 
 PAGE = 64
 TYPES = {"f32": 0, "f16": 1, "bf16": 2, "q8_0": 3}
-SOURCES = [
-    *(f"csrc/cuda/kernels/{name}.cu" for name in ("attention", "attention_plain")),
-    *(f"csrc/cuda/kernels/{name}.cu" for name in ("attention_split", "store_kv")),
-    "tests/cuda/attention.cu",
-]
+_KERNELS = ["attention", "attention_plain", "attention_split", "attention_tiles", "store_kv"]
+SOURCES = [*(f"csrc/cuda/kernels/{name}.cu" for name in _KERNELS), "tests/cuda/attention.cu"]
 _ints = ctypes.POINTER(ctypes.c_int32)
 _floats = ctypes.POINTER(ctypes.c_float)
 

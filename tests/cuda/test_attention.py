@@ -133,3 +133,16 @@ def test_rotation_on_the_way_to_the_cache(dtype, halves):
     # The keys may round to a neighbour in the cache.
     bound = {"f32": 1e-4, "f16": 5e-3, "bf16": 5e-2, "q8_0": 5e-2}[dtype]
     np.testing.assert_allclose(got[0], plain[0], rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("e", [2, 32, 40, 64, 96, 100, 128, 160, 256])
+def test_many_rows_of_every_width(dtype, e):
+    check([(33, 83), (1, 70), (70, 70)], 4, 2, e, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("group", [1, 3, 8, 20])
+def test_many_rows_of_heads_that_share_a_kv_head(dtype, group):
+    check([(29, 150), (9, 9)], 2 * group, 2, 32, dtype)
+    check([(29, 150), (9, 9)], 2 * group, 2, 32, dtype, Options(window=40))

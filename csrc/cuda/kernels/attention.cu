@@ -14,8 +14,16 @@ namespace {
 constexpr int64_t kCut = 128;
 constexpr int64_t kShortestCut = 32;
 
+// Rows of a sequence up to which the cache is split among warps, which read it once for every
+// sixteen query vectors.
+constexpr int64_t kFewRows = 8;
+
 void attention(const AttentionTask& t, cudaStream_t stream) {
-  attention_split(t, std::numeric_limits<int>::max(), stream);
+  if (t.reproducible || t.cache.type == KvType::kF32) {
+    return attention_split(t, std::numeric_limits<int>::max(), stream);
+  }
+  if (t.cache.segments > 1 || t.max_rows <= kFewRows) attention_split(t, kFewRows, stream);
+  if (t.max_rows > kFewRows) attention_tiles(t, kFewRows, stream);
 }
 
 }  // namespace

@@ -14,11 +14,11 @@ namespace llama_rt::cuda {
 inline constexpr int kAttentionWarps = 4;
 
 void store_kv(const StoreKvTask& task, cudaStream_t stream);
-// Rows of segments of at most `rows` rows, whatever the type: tensor cores for 16 and 8 bits.
-void attention_split(const AttentionTask& task, int64_t rows, cudaStream_t stream);
+// Segments of at most `few_rows` rows; of an f32 cache all.
+void attention_split(const AttentionTask& task, int64_t few_rows, cudaStream_t stream);
 void attention_plain(const AttentionTask& task, cudaStream_t stream);  // f32
-// Segments of more than `rows` rows, 64 query vectors at a time.
-void attention_tiles(const AttentionTask& task, int64_t rows, cudaStream_t stream);
+// Segments of more than `few_rows` rows; not of an f32 cache.
+void attention_tiles(const AttentionTask& task, int64_t few_rows, cudaStream_t stream);
 
 // Positions of one cut. A block takes kAttentionWarps cuts.
 int64_t attention_cut(const AttentionTask& task);

@@ -52,9 +52,9 @@ struct Run {
   const float* value_scales;  // likewise
 };
 
-// s[i] = q . keys of positions 8 i .. 8 i + 7 of the run; q [width/16] fragments.
+// s[i] = q . keys of positions 8 i .. 8 i + 7 of the run, i < 2; q [width/16] fragments.
 template <KvType kType, int kWidth>
-__device__ __forceinline__ void scores(float (&s)[2][4], const uint32_t (&q)[kWidth / 16][4],
+__device__ __forceinline__ void scores(float (*s)[4], const uint32_t (&q)[kWidth / 16][4],
                                        const Run& run) {
   const int lane = lane_index();
 #pragma unroll
@@ -102,7 +102,7 @@ __device__ __forceinline__ void scores(float (&s)[2][4], const uint32_t (&q)[kWi
 // o += p values: p [2][4] probabilities of the run, o [width/8] fragments. `written`: positions of
 // the run that hold anything; the rest may be any bits.
 template <KvType kType, int kWidth>
-__device__ __forceinline__ void add_values(float (&o)[kWidth / 8][4], const float (&p)[2][4],
+__device__ __forceinline__ void add_values(float (&o)[kWidth / 8][4], const float (*p)[4],
                                            const Run& run, int written) {
   const int lane = lane_index();
   if constexpr (kType == KvType::kQ8) {

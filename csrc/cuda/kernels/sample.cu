@@ -322,7 +322,7 @@ bool in_shared(int64_t n) {
   return fixed_bytes(n) + slot(n) * 4 <= most;
 }
 
-__global__ __launch_bounds__(kThreads) void sample_rows(SampleTask t, bool shared_scores) {
+__global__ __launch_bounds__(kThreads, 1) void sample_rows(SampleTask t, bool shared_scores) {
   wait_for_previous();
   let_next_start();
   const auto row = static_cast<int64_t>(blockIdx.x);
