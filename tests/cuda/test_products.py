@@ -50,3 +50,83 @@ def test_any_dtype_as_stored(dtype, n):
 def test_few_inputs(kernel, dtype, n):
     elements = FORMATS[dtype].elements
     check(kernel, dtype, n, 5 * elements if elements > 1 else 150, [70])
+
+
+@pytest.mark.parametrize("dtype", PACKED)
+@pytest.mark.parametrize("kernel", FAST)
+@pytest.mark.parametrize("n", [65, 130])
+def test_many_inputs(kernel, dtype, n):
+    elements = FORMATS[dtype].elements
+    check(kernel, dtype, n, 3 * elements if elements > 1 else 200, [130])
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "q4_k"])
+def test_wide_tiles(dtype):
+    check("gemm_wgmma", dtype, 1030, 256, [64])
+
+
+@pytest.mark.parametrize("kernel", ["stored", *FAST])
+@pytest.mark.parametrize("n", [2, 70])
+def test_several_matrices_with_bias_and_norm(kernel, n):
+    x, stored, values = case("q8_0", n, 320, [96, 33, 160])
+    rng = np.random.default_rng(3)
+    gain = rng.uniform(0.5, 1.5, 320).astype(np.float32)
+    bias = [rng.standard_normal(96).astype(np.float32), None, None]
+    got = multiply(kernel, "q8_0", x, stored, bias=bias, gain=gain)
+    wide = x.astype(np.float64)
+    normed = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-5) * gain
+    for result, w, b in zip(got, values, bias, strict=True):
+        expected = normed @ w.T + (0 if b is None else b)
+        assert (np.abs(result - expected) <= allowed(kernel, "q8_0", normed, w) + 1e-6).all()
+
+
+@pytest.mark.parametrize("kernel", ["stored", *FAST])
+@pytest.mark.parametrize("n", [5, 66])
+def test_adding_to_what_is_there(kernel, n):
+    x, stored, values = case("q4_0", n, 256, [80])
+    before = np.random.default_rng(4).standard_normal((n, 80)).astype(np.float32)
+    (got,) = multiply(kernel, "q4_0", x, stored, out=[before])
+    expected = before + x.astype(np.float64) @ values[0].T
+    assert (np.abs(got - expected) <= allowed(kernel, "q4_0", x, values[0]) + 1e-6).all()
+
+
+@pytest.mark.parametrize("kernel", ["stored", *FAST])
+@pytest.mark.parametrize("n", [3, 72])
+@pytest.mark.parametrize("rows", [48, 100])
+def test_gates(kernel, n, rows):
+    x, stored, values = case("q6_k", n, 512, [rows, rows])
+    got = multiply(kernel, "q6_k", x, stored, swiglu=True)[0]
+    gate, up = (x.astype(np.float64) @ w.T for w in values)
+    # The gate's slope is below 1.1, and its value below its argument's.
+    slack = [allowed(kernel, "q6_k", x, w) for w in values]
+    error = 1.1 * slack[0] * np.abs(up) + slack[1] * np.abs(gate) + slack[0] * slack[1] + 1e-6
+    assert (np.abs(got - gate / (1 + np.exp(-gate)) * up) <= error).all()
+
+
+@pytest.mark.parametrize("dtype", PACKED)
+@pytest.mark.parametrize("kernel", ["matvec", "gemm_mma", "gemm_wgmma"])
+def test_an_input_has_the_bits_it_has_alone(kernel, dtype):
+    x, stored, _ = case(dtype, 70, 512, [50])
+    (together,) = multiply(kernel, dtype, x, stored, reproducible=True)
+    for i in (0, 9, 69):
+        (alone,) = multiply(kernel, dtype, x[i : i + 1], stored, reproducible=True)
+        np.testing.assert_array_equal(together[i : i + 1], alone)
+
+
+@pytest.mark.parametrize("dtype", PACKED)
+def test_few_inputs_have_the_bits_of_one(dtype):
+    x, stored, _ = case(dtype, 8, 768, [90])
+    (together,) = multiply("matvec", dtype, x, stored)
+    (alone,) = multiply("matvec", dtype, x[5:6], stored)
+    np.testing.assert_array_equal(together[5:6], alone)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "q8_0"])
+def test_inputs_of_any_size(dtype):
+    """Powers of two apart: what an input is rounded to is relative to it."""
+    x, stored, values = case(dtype, 3, 256, [32])
+    x *= np.array([[1e-12], [1.0], [1e9]], np.float32)
+    for kernel in FAST:
+        (got,) = multiply(kernel, dtype, x, stored)
+        error = np.abs(got - x.astype(np.float64) @ values[0].T)
+        assert (error <= allowed(kernel, dtype, x, values[0])).all()

@@ -19,6 +19,13 @@ __device__ __forceinline__ uint4 load_once(const void* from) {
   return v;
 }
 
+// Brings `bytes` (a multiple of 16) into L2; before sm_90 nothing.
+__device__ __forceinline__ void prefetch_bulk(const void* from, uint32_t bytes) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
 // Two floats rounded to bfloat16 or half, `low` in the low 16 bits.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   uint32_t r;
@@ -146,10 +153,6 @@ __device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, uint32_
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
-// Brings `bytes` (a multiple of 16) into L2.
-__device__ __forceinline__ void prefetch_bulk(const void* from, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
 // Orders this thread's plain writes of shared memory before what the copy engine and wgmma do.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -175,6 +178,13 @@ __device__ __forceinline__ void wgmma_commit() {
 template <int kNewest>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kNewest) : "memory");
+}
+
+// After wgmma_wait: nothing is done with these sums before here, whatever the compiler moves.
+template <int kCount>
+__device__ __forceinline__ void wgmma_settle(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 // d (+)= a b for a warpgroup: a [64, 16] in registers, warp w its rows from 16 w in the fragment of

@@ -137,6 +137,7 @@ __device__ void consume(const ProductTask& task, const ProductPlan& plan, const 
       if (i + j + kAhead < end) fetch(units[j]);
       if (++step < plan.steps && i + j + 1 < end) continue;
       wgmma_wait<0>();
+      wgmma_settle(sum);
       if (lane == 0) barrier_arrive(ring.empty(before));
       before = -1;
       finish_gemm_tile(task, plan, tile, sum, exchange, flag,

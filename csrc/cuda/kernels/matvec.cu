@@ -12,7 +12,8 @@ constexpr int kSlices = kWarps / 2;  // warps of a panel
 constexpr int kColumns = 8;          // of a fragment of inputs
 constexpr int kChunkK = 64;          // columns whose fragments a lane reads together
 constexpr int kChunkBytes = kChunkK * 2;
-constexpr int kSumGroup = 32;  // inputs that are summed for formats with mins
+constexpr int kPrefetchBytes = 64 * 1024;  // of each first panel, while the kernel before ends
+constexpr int kSumGroup = 32;              // inputs that are summed for formats with mins
 static_assert(kMatvecShape.units_per_step == kSlices && kMatvecShape.columns == kColumns);
 
 // Shared memory: sums of the warps of two tiles, reductions, then the inputs.
@@ -234,6 +235,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     ahead.next();
   };
+  if (threadIdx.x % (kSlices * kWarp) == 0) {
+    const int first = ahead.step * kSlices;  // unit of the panel
+    const int64_t bytes = int64_t{plan.units - first} * Format::kUnitBytes;
+    prefetch_bulk(ahead.panel + int64_t{first} * Format::kUnitBytes,
+                  static_cast<uint32_t>(bytes < kPrefetchBytes ? bytes : kPrefetchBytes));
+  }
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
     if (begin + i < end) fetch(units[i]);
@@ -281,7 +288,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <DType kType>
 void matvec(const ProductTask& task, cudaStream_t stream) {
   using Format = Packed<kType>;
-  ProductPlan plan = plan_product(task, Format::kUnitK, Format::kUnitBytes, kMatvecShape);
+  ProductTask some = task;
+  some.n = task.n < kColumns ? task.n : kColumns;
+  ProductPlan plan = plan_product(some, Format::kUnitK, Format::kUnitBytes, kMatvecShape);
   if (plan.tiles == 0) return;
   plan.partials = reinterpret_cast<float*>(task.scratch);
   const int64_t padded_k = int64_t{plan.units} * Format::kUnitK;
@@ -289,7 +298,7 @@ void matvec(const ProductTask& task, cudaStream_t stream) {
   int64_t most = free / (kInputParts<kType> * column_bytes(padded_k));
   most = most < 1 ? 1 : most > kColumns ? kColumns : most;
   for (int64_t first = 0; first < task.n; first += most) {
-    ProductTask some = task;
+    some = task;
     some.x += first * task.x_stride;
     some.n = task.n - first < most ? task.n - first : most;
     for (int j = 0; j < some.jobs; ++j) some.job[j].out += first * some.job[j].out_stride;

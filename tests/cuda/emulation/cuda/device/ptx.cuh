@@ -143,6 +143,7 @@ void copy_async_wait() {
   emulation::wait_for_copies(kNewest);
 }
 
+inline void sync_threads(int id, int threads) { emulation::barrier(id, threads); }
 inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
   emulation::barrier_create(barrier, arrivals);
 }
@@ -170,6 +171,8 @@ template <int kNewest>
 void wgmma_wait() {
   emulation::product_wait(kNewest);
 }
+template <int kCount>
+void wgmma_settle(float (&)[kCount]) {}
 template <int kColumns>
 void wgmma_bf16(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b,
                 bool accumulate = true) {
