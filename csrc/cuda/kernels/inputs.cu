@@ -8,17 +8,12 @@ namespace llama_rt::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kCore = 8;
+constexpr int kCore = kRun;
 
-struct InputTask {
-  const float* x;
-  int64_t x_stride;
-  int64_t n;
-  int64_t k;
-  int64_t padded_k;
-  const float* gain;
-  float eps;
+// Where the prepared inputs of a product go.
+struct Prepared {
   std::byte* out;
+  int64_t padded_k;
   int64_t groups;
   int64_t part_bytes;
   float* scale;  // [n] or null: no scaling
@@ -35,45 +30,49 @@ __device__ float block_max(float value, float* shared) {
 
 // A block makes one row. With two parts the row is scaled so that its largest value is about 2^14.
 template <int kParts>
-__global__ void __launch_bounds__(kThreads) inputs_kernel(InputTask task) {
+__global__ void __launch_bounds__(kThreads)
+    inputs_kernel(const __grid_constant__ ProductTask task, Prepared to) {
   __shared__ float shared[kWarp];
   wait_for_previous();
   const int64_t i = blockIdx.x;
   const bool exists = i < task.n;
   const float* x = task.x + i * task.x_stride;
-  float factor = 1.0f;
+  const int64_t first = int64_t{threadIdx.x} * kRun;
+  constexpr int64_t kStride = int64_t{kThreads} * kRun;
+  float v[kRun] = {};
+  float factor = 1.0f, scale = 1.0f;
   if (exists && task.gain) {
     float squares = 0.0f;
-    for (int64_t k = threadIdx.x; k < task.k; k += kThreads) squares += x[k] * x[k];
+    for (int64_t k = first; k < task.k; k += kStride) {
+      load_run(x, k, task.k, v);
+      squares += sum_of_squares(v);
+    }
     factor = rsqrtf(block_sum(squares, shared) / static_cast<float>(task.k) + task.eps);
   }
-  const auto value = [&](int64_t k) {
-    if (!exists || k >= task.k) return 0.0f;
-    return task.gain ? x[k] * factor * task.gain[k] : x[k];
-  };
-  float scale = 1.0f;
-  if constexpr (kParts == 2) {
+  if (kParts == 2 && exists) {
     float largest = 0.0f;
-    for (int64_t k = threadIdx.x; k < task.k; k += kThreads) {
-      largest = fmaxf(largest, fabsf(value(k)));
+    for (int64_t k = first; k < task.k; k += kStride) {
+      load_input(task, x, k, factor, v);
+      largest = fmaxf(largest, largest_of(v));
     }
     scale = half_range_scale(block_max(largest, shared));
-    if (exists && threadIdx.x == 0) task.scale[i] = 1.0f / scale;
+    if (threadIdx.x == 0) to.scale[i] = 1.0f / scale;
   }
-  for (int64_t c = threadIdx.x; c < task.padded_k / kCore; c += kThreads) {
-    uint32_t words[kParts][4];
+  for (int64_t k = first; k < to.padded_k; k += kStride) {
+    if (exists) load_input(task, x, k, factor, v);
+    uint32_t words[kParts][kRun / 2];
 #pragma unroll
-    for (int p = 0; p < 4; ++p) {
-      const int64_t k = c * kCore + 2 * p;
+    for (int p = 0; p < kRun / 2; ++p) {
       uint32_t parts[kParts];
-      round_pair<kParts>(value(k) * scale, value(k + 1) * scale, parts);
+      round_pair<kParts>(v[2 * p] * scale, v[2 * p + 1] * scale, parts);
 #pragma unroll
       for (int part = 0; part < kParts; ++part) words[part][p] = parts[part];
     }
-    const int64_t core = (c / kCore * task.groups + i / kCore) * kCore + c % kCore;
+    const int64_t c = k / kCore;
+    const int64_t core = (c / kCore * to.groups + i / kCore) * kCore + c % kCore;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      std::byte* out = task.out + part * task.part_bytes + core * 128 + i % kCore * 16;
+      std::byte* out = to.out + part * to.part_bytes + core * 128 + i % kCore * 16;
       *reinterpret_cast<uint4*>(out) =
           make_uint4(words[part][0], words[part][1], words[part][2], words[part][3]);
     }
@@ -95,27 +94,21 @@ int64_t input_bytes(const ProductTask& task, int parts, int unit_k) {
 
 void prepare_inputs(const ProductTask& task, int parts, int unit_k, std::byte* scratch,
                     ProductPlan& plan, cudaStream_t stream) {
-  InputTask in{};
-  in.x = task.x;
-  in.x_stride = task.x_stride;
-  in.n = task.n;
-  in.k = task.k;
-  in.padded_k = padded(task.k, unit_k);
-  in.gain = task.gain;
-  in.eps = task.eps;
-  in.out = scratch;
-  in.groups = groups_of(task.n);
-  in.part_bytes = part_bytes_of(task, unit_k);
-  in.scale = parts == 1 ? nullptr : reinterpret_cast<float*>(scratch + parts * in.part_bytes);
-  plan.inputs = in.out;
-  plan.input_groups = in.groups;
-  plan.part_bytes = in.part_bytes;
-  plan.input_scale = in.scale;
+  Prepared to{};
+  to.out = scratch;
+  to.padded_k = padded(task.k, unit_k);
+  to.groups = groups_of(task.n);
+  to.part_bytes = part_bytes_of(task, unit_k);
+  to.scale = parts == 1 ? nullptr : reinterpret_cast<float*>(scratch + parts * to.part_bytes);
+  plan.inputs = to.out;
+  plan.input_groups = to.groups;
+  plan.part_bytes = to.part_bytes;
+  plan.input_scale = to.scale;
   Launch how;
   how.stream = stream;
-  how.grid = dim3(static_cast<unsigned>(in.groups * kCore));
+  how.grid = dim3(static_cast<unsigned>(to.groups * kCore));
   how.block = dim3(kThreads);
-  launch(how, parts == 1 ? inputs_kernel<1> : inputs_kernel<2>, in);
+  launch(how, parts == 1 ? inputs_kernel<1> : inputs_kernel<2>, task, to);
 }
 
 }  // namespace llama_rt::cuda

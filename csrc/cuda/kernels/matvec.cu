@@ -35,26 +35,27 @@ __host__ __device__ constexpr int64_t shared_bytes(int64_t padded_k, int64_t n) 
   return kInputsAt + sums + n * kInputParts<kType> * column_bytes(padded_k);
 }
 
-// Of `value(column, k)` over all k the sum or the maximum per column, in the same order for any
-// number of columns; in shared.reduce's first row for all threads.
-template <class Value, class Fold>
-__device__ void reduce_columns(Shared& shared, const ProductTask& task, Value value, Fold fold) {
+// Folds `fold(column, k)` (of the columns k to k + 7 of an input) over all k, per input and in the
+// same order for any number of inputs; then in shared.reduce's first row for all threads.
+template <class Run, class Fold>
+__device__ void reduce_inputs(Shared& shared, const ProductTask& task, Run run, Fold fold) {
   float total[kColumns] = {};
-  for (int64_t k = threadIdx.x; k < task.k; k += kThreads) {
+  for (int64_t k = int64_t{threadIdx.x} * kRun; k < task.k; k += int64_t{kThreads} * kRun) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      if (c < task.n) total[c] = fold(total[c], value(c, k));
+      if (c < task.n) total[c] = fold(total[c], run(c, k));
     }
   }
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
+    if (c >= task.n) break;
     for (int step = kWarp / 2; step > 0; step /= 2) {
       total[c] = fold(total[c], __shfl_xor_sync(kAllLanes, total[c], step));
     }
     if (lane_index() == 0) shared.reduce[warp_index()][c] = total[c];
   }
   __syncthreads();
-  if (threadIdx.x < kColumns) {
+  if (threadIdx.x < task.n) {
     float all = 0.0f;
     for (int w = 0; w < kWarps; ++w) all = fold(all, shared.reduce[w][threadIdx.x]);
     shared.reduce[0][threadIdx.x] = all;
@@ -62,61 +63,70 @@ __device__ void reduce_columns(Shared& shared, const ProductTask& task, Value va
   __syncthreads();
 }
 
-// Pair p of a chunk lies where lane t reads its fragments of four tiles: at 32 t + 8 tile + 4 half.
-__device__ __forceinline__ int pair_offset(int p) { return p % 4 * 32 + p / 8 * 8 + p / 4 % 2 * 4; }
-
-// Normalises and rounds the inputs into shared memory: [sums][part][column].
+// Normalises and rounds the inputs into shared memory: [sums][part][column]. Pair p of a chunk lies
+// where lane t reads its fragments of four tiles: at 32 t + 8 tile + 4 half.
 template <DType kType>
 __device__ void stage_inputs(const ProductTask& task, int padded_k, Shared& shared, float* sums,
                              std::byte* inputs) {
   constexpr int kParts = kInputParts<kType>;
-  const auto stored = [&](int c, int64_t k) { return task.x[c * task.x_stride + k]; };
+  const auto row = [&](int c) { return task.x + c * task.x_stride; };
   float factor[kColumns], scale[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) factor[c] = scale[c] = 1.0f;
   if (task.gain) {
-    reduce_columns(
-        shared, task, [&](int c, int64_t k) { return stored(c, k) * stored(c, k); },
-        [](float a, float b) { return a + b; });
+    const auto run = [&](int c, int64_t k) {
+      float v[kRun];
+      load_run(row(c), k, task.k, v);
+      return sum_of_squares(v);
+    };
+    reduce_inputs(shared, task, run, [](float a, float b) { return a + b; });
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
+      if (c >= task.n) break;
       factor[c] = rsqrtf(shared.reduce[0][c] / static_cast<float>(task.k) + task.eps);
     }
     __syncthreads();
   }
-  const auto value = [&](int c, int64_t k) {
-    if (k >= task.k) return 0.0f;
-    return task.gain ? stored(c, k) * factor[c] * task.gain[k] : stored(c, k);
-  };
   if constexpr (kParts == 2) {
-    reduce_columns(
-        shared, task, [&](int c, int64_t k) { return fabsf(value(c, k)); },
-        [](float a, float b) { return fmaxf(a, b); });
+    const auto run = [&](int c, int64_t k) {
+      float v[kRun];
+      load_input(task, row(c), k, factor[c], v);
+      return largest_of(v);
+    };
+    reduce_inputs(shared, task, run, [](float a, float b) { return fmaxf(a, b); });
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) scale[c] = half_range_scale(shared.reduce[0][c]);
+    for (int c = 0; c < kColumns; ++c) {
+      if (c < task.n) scale[c] = half_range_scale(shared.reduce[0][c]);
+    }
   }
   if (threadIdx.x == 0) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) shared.scale[c] = 1.0f / scale[c];
   }
   const int64_t column = column_bytes(padded_k);
-  for (int pair = static_cast<int>(threadIdx.x); pair < padded_k / 2; pair += kThreads) {
-    const int64_t k = 2 * pair;
+  for (int start = 0; start < padded_k; start += kThreads * kRun) {
+    const int k = start + static_cast<int>(threadIdx.x) * kRun;
+    std::byte* chunk = inputs + k / kChunkK * kChunkBytes + k % kChunkK / kRun * 4;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      uint32_t parts[kParts] = {};
-      if (c < task.n) {
-        round_pair<kParts>(value(c, k) * scale[c], value(c, k + 1) * scale[c], parts);
-        std::byte* chunk = inputs + c * column + pair / 32 * kChunkBytes + pair_offset(pair % 32);
+      float v[kRun] = {};
+      if (c < task.n) load_input(task, row(c), k, factor[c], v);
+      float sum = 0.0f;
+#pragma unroll
+      for (int t = 0; t < kRun / 2; ++t) {
+        uint32_t parts[kParts];
+        round_pair<kParts>(v[2 * t] * scale[c], v[2 * t + 1] * scale[c], parts);
+        sum += __uint_as_float(parts[0] << 16) + __uint_as_float(parts[0] & 0xffff0000u);
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
-          *reinterpret_cast<uint32_t*>(chunk + part * task.n * column) = parts[part];
+          std::byte* to = chunk + (part * task.n + c) * column + 32 * t;
+          if (c < task.n && k < padded_k) *reinterpret_cast<uint32_t*>(to) = parts[part];
         }
       }
-      if constexpr (Packed<kType>::kHasMin) {  // 16 neighbours have the pairs of a group
-        float sum = __uint_as_float(parts[0] << 16) + __uint_as_float(parts[0] & 0xffff0000u);
-        for (int step = 8; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
-        if (pair % 16 == 0) sums[pair / 16 * kColumns + c] = sum;
+      if constexpr (Packed<kType>::kHasMin) {  // four neighbours have the columns of a group
+        sum += __shfl_xor_sync(kAllLanes, sum, 1);
+        sum += __shfl_xor_sync(kAllLanes, sum, 2);
+        if (k % kSumGroup == 0 && k < padded_k) sums[k / kSumGroup * kColumns + c] = sum;
       }
     }
   }

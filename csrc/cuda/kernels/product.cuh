@@ -88,6 +88,44 @@ __device__ __forceinline__ float half_range_scale(float largest) {
   return ldexpf(1.0f, max(-120, min(120, 15 - exponent)));
 }
 
+// Columns k to k + 7 of a row (or of the gains) of `columns`, all on their way at once; zeros past
+// the end.
+inline constexpr int kRun = 8;
+__device__ __forceinline__ void load_run(const float* row, int64_t k, int64_t columns,
+                                         float (&v)[kRun]) {
+  if (k + kRun <= columns && reinterpret_cast<uintptr_t>(row + k) % 16 == 0) {
+    const float4 a = *reinterpret_cast<const float4*>(row + k);
+    const float4 b = *reinterpret_cast<const float4*>(row + k + 4);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) v[i] = k + i < columns ? row[k + i] : 0.0f;
+}
+// The same of an input, normalised: times `factor` and the gains, if any.
+__device__ __forceinline__ void load_input(const ProductTask& task, const float* row, int64_t k,
+                                           float factor, float (&v)[kRun]) {
+  load_run(row, k, task.k, v);
+  if (!task.gain) return;
+  float gain[kRun];
+  load_run(task.gain, k, task.k, gain);
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) v[i] = v[i] * factor * gain[i];
+}
+__device__ __forceinline__ float sum_of_squares(const float (&v)[kRun]) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) sum += v[i] * v[i];
+  return sum;
+}
+__device__ __forceinline__ float largest_of(const float (&v)[kRun]) {
+  float largest = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) largest = fmaxf(largest, fabsf(v[i]));
+  return largest;
+}
+
 // A pair of inputs as bfloat16 (one part), or as two pairs of halves that add up to it.
 template <int kParts>
 __device__ __forceinline__ void round_pair(float low, float high, uint32_t (&parts)[kParts]) {
