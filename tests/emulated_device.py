@@ -39,15 +39,15 @@ def _is_current(made: Path, depfile: Path) -> bool:
     return all(Path(p).is_file() and Path(p).stat().st_mtime <= age for p in read)
 
 
-def compiled(source: Path) -> Path:
-    """The object file of one source."""
+def compiled(source: Path, *flags: str) -> Path:
+    """The object file of one source; `flags` are those it needs besides FLAGS."""
     made = FOLDER / (source.relative_to(ROOT).as_posix().replace("/", "-") + ".o")
     depfile = made.with_suffix(".d")
     if not _is_current(made, depfile):
         FOLDER.mkdir(parents=True, exist_ok=True)
         new = made.with_suffix(f".{os.getpid()}.o")
-        command = [COMPILER, *FLAGS, "-MMD", "-MF", str(depfile), "-c", str(source), "-o", str(new)]
-        subprocess.run(command, check=True)
+        command = [COMPILER, *FLAGS, *flags, "-MMD", "-MF", str(depfile)]
+        subprocess.run([*command, "-c", str(source), "-o", str(new)], check=True)
         new.replace(made)
     return made
 

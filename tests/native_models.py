@@ -26,7 +26,19 @@ def build_model(
     repack: str = "auto",
 ):
     """A finished native model; `stored` replaces weights by `(dtype, bytes)` under their names."""
-    model = _native.Model(cpu(isa, threads), repack=repack, **config.native_options())
+    return model_on(cpu(isa, threads), config, weights, stored=stored, repack=repack)
+
+
+def model_on(
+    backend,
+    config: Config,
+    weights: Mapping[str, np.ndarray],
+    *,
+    stored: Mapping[str, tuple[str, np.ndarray]] | None = None,
+    repack: str = "auto",
+):
+    """The same on any backend."""
+    model = _native.Model(backend, repack=repack, **config.native_options())
     for name, value in weights.items():
         dtype, data = (stored or {}).get(name, ("f32", value))
         model.add(name, np.ascontiguousarray(data), dtype, value.shape)

@@ -12,6 +12,7 @@
 #include "bindings/tensor.h"
 #include "core/error.h"
 #include "model/runner.h"
+#include "runtime/cpu_info.h"
 
 namespace py = pybind11;
 
@@ -290,7 +291,9 @@ void bind_model(py::module_& m) {
   py::class_<Backend, std::shared_ptr<Backend>>(m, "Backend", py::is_final())
       .def_property_readonly("name", &Backend::name)
       .def_property_readonly("isa", &Backend::isa)
-      .def_property_readonly("threads", &Backend::threads);
+      .def_property_readonly("threads", [](const Backend& backend) {
+        return backend.host_memory() ? backend.threads() : cpu_info().default_threads;
+      });
   m.def(
       "open_backend",
       [](const std::string& device, const std::optional<std::string>& isa,

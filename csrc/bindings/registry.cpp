@@ -26,10 +26,10 @@ int cuda_index(const std::string& device) {
 std::shared_ptr<Backend> open_backend(const std::string& device, const std::string& isa,
                                       int threads, bool reproducible) {
   if (device == "cpu") return cpu::open_cpu(isa, threads, reproducible);
-  if (device != "auto") return open_cuda(cuda_index(device));
+  if (device != "auto") return open_cuda(cuda_index(device), reproducible);
   if (!isa.empty()) return cpu::open_cpu(isa, threads, reproducible);
   try {
-    return open_cuda(0);
+    return open_cuda(0, reproducible);
   } catch (const BackendUnavailable&) {
     return cpu::open_cpu(isa, threads, reproducible);
   }

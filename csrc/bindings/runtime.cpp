@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "cuda/open.h"
 #include "runtime/cgroup.h"
 #include "runtime/cpu_info.h"
 #include "runtime/memory.h"
@@ -70,6 +71,23 @@ void bind_runtime(py::module_& m) {
       .def_readonly("default_threads", &CpuInfo::default_threads)
       .def_readonly("model", &CpuInfo::model);
   m.def("cpu_info", [] { return cpu_info(); });
+  py::class_<CudaDevice>(m, "CudaDevice", py::is_final())
+      .def_readonly("name", &CudaDevice::name)
+      .def_property_readonly("capability",
+                             [](const CudaDevice& d) { return std::pair(d.major, d.minor); })
+      .def_readonly("multiprocessors", &CudaDevice::multiprocessors)
+      .def_readonly("memory_bytes", &CudaDevice::memory_bytes)
+      .def_readonly("free_bytes", &CudaDevice::free_bytes)
+      .def_readonly("bandwidth", &CudaDevice::bandwidth)
+      .def_readonly("multiply_rate", &CudaDevice::multiply_rate)
+      .def_readonly("reason", &CudaDevice::reason);
+  m.def(
+      "cuda_devices",
+      [] {
+        CudaDevices found = find_cuda();
+        return std::pair(std::move(found.devices), std::move(found.reason));
+      },
+      py::call_guard<py::gil_scoped_release>());
   m.def("cgroup_quota", &cgroup_quota, py::arg("root"));
   m.def("cgroup_memory_limit", &cgroup_memory_limit, py::arg("root"));
   m.def("cgroup_available_memory", &cgroup_available_memory, py::arg("root"));
@@ -77,6 +95,9 @@ void bind_runtime(py::module_& m) {
   m.def("advise_dontneed", &advise_buffer, py::arg("data"));
   m.def("read_bandwidth", &read_bandwidth, py::arg("threads"),
         py::arg("buffer_bytes") = size_t{2} << 30, py::arg("seconds") = 1.0,
+        py::call_guard<py::gil_scoped_release>());
+  m.def("cuda_read_bandwidth", &cuda_read_bandwidth, py::arg("index"),
+        py::arg("buffer_bytes") = int64_t{2} << 30, py::arg("seconds") = 0.5,
         py::call_guard<py::gil_scoped_release>());
   m.def("pool_size", [] { return ThreadPool::instance().size(); });
   m.def("pool_split", &pool_split, py::arg("threads"), py::arg("chunks"), py::kw_only(),

@@ -1,13 +1,41 @@
 // The door to the CUDA room: a backend, or the reason why there is none.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "backend/backend.h"
 
 namespace llama_rt {
 
+struct CudaDevice {
+  std::string name;
+  int major = 0;  // compute capability
+  int minor = 0;
+  int multiprocessors = 0;
+  int64_t memory_bytes = 0;
+  int64_t free_bytes = 0;
+  double bandwidth = 0;      // bytes per second that the memory's clock and width allow
+  double multiply_rate = 0;  // multiply-adds per second of the tensor cores in bf16, as clocked
+  std::string reason;        // why it cannot be used; empty: it can
+};
+
+struct CudaDevices {
+  std::vector<CudaDevice> devices;
+  std::string reason;  // why there is none; empty: there are some
+};
+
+// Looks at the driver and the devices; never throws.
+CudaDevices find_cuda();
+
+// Bytes per second that all of device `index` read from `bytes` of its memory, for about `seconds`.
+// Throws BackendUnavailable when it cannot be used, CapacityError when there is no room.
+double cuda_read_bandwidth(int index, int64_t bytes, double seconds);
+
 // Opens device `index`; throws BackendUnavailable with the reason when it cannot be used.
-std::shared_ptr<Backend> open_cuda(int index);
+// `reproducible`: a token's bits do not depend on what it is computed with.
+std::shared_ptr<Backend> open_cuda(int index, bool reproducible);
 
 }  // namespace llama_rt

@@ -92,8 +92,45 @@ def pool_split(
 ) -> list[int]:
     """For tests: the worker that did each chunk last; a worker that meets `fail_at` raises."""
 
+@final
+class CudaDevice:
+    """A device that the CUDA driver shows."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability, major and minor."""
+    @property
+    def multiprocessors(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int:
+        """0 where the device cannot be used."""
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that the memory's clock and width allow."""
+    @property
+    def multiply_rate(self) -> float:
+        """Multiply-adds per second of the tensor cores in bf16, as clocked."""
+    @property
+    def reason(self) -> str:
+        """Why it cannot be used; empty: it can."""
+
+def cuda_devices() -> tuple[list[CudaDevice], str]:
+    """All devices, and why there are none (empty: there are some)."""
+
 def read_bandwidth(threads: int, buffer_bytes: int = ..., seconds: float = ...) -> float:
     """Bytes per second read from a buffer of `buffer_bytes` (at least 2 GiB for memory)."""
+
+def cuda_read_bandwidth(index: int, buffer_bytes: int = ..., seconds: float = ...) -> float:
+    """Bytes per second that a whole CUDA device reads from its memory.
+
+    Raises:
+        BackendUnavailable: the device cannot be used; says why.
+        CapacityError: there is no room for the buffer.
+    """
 
 @final
 class Backend:
@@ -106,7 +143,8 @@ class Backend:
     def isa(self) -> str:
         """The tier in use."""
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """Threads of the host that it uses, or that may prepare data for it."""
 
 def open_backend(
     device: str = "auto",

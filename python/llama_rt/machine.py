@@ -10,11 +10,41 @@ import os
 from dataclasses import dataclass
 
 from llama_rt import _native
-from llama_rt.errors import LlamaRtError
 
-__all__ = ["Machine", "available_memory", "inspect", "read_bandwidth"]
+__all__ = [
+    "Gpu",
+    "Machine",
+    "available_memory",
+    "free_memory",
+    "gpu_of",
+    "inspect",
+    "read_bandwidth",
+]
 
 _BANDWIDTH_BUFFER = 2 << 30  # bytes; more than any cache, so that memory is what is measured
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A device that the CUDA driver shows.
+
+    Attributes:
+        name: its model.
+        capability: compute capability, such as `"9.0"`.
+        memory_total: bytes.
+        memory_free: bytes that nobody uses now.
+        bandwidth: bytes per second that its memory's clock and width allow.
+        multiply_rate: multiply-adds per second of its tensor cores in bf16, as clocked.
+        reason: why it cannot be used; None: it can.
+    """
+
+    name: str
+    capability: str
+    memory_total: int
+    memory_free: int
+    bandwidth: float
+    multiply_rate: float
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +61,7 @@ class Machine:
         memory_total: bytes, the container's limit if it has one.
         memory_available: bytes that can be had without swapping.
         cuda: None if a CUDA device can be used, else the reason why not.
+        gpus: CUDA devices, usable or not, in the driver's order.
     """
 
     processor: str
@@ -42,6 +73,7 @@ class Machine:
     memory_total: int
     memory_available: int
     cuda: str | None
+    gpus: tuple[Gpu, ...] = ()
 
 
 def inspect() -> Machine:
@@ -49,6 +81,7 @@ def inspect() -> Machine:
     cpu = _native.cpu_info()
     backend = _native.open_backend("cpu")
     total, available = available_memory()
+    gpus, reason = _gpus()
     return Machine(
         processor=cpu.model,
         isa=backend.isa,
@@ -58,24 +91,56 @@ def inspect() -> Machine:
         threads=backend.threads,
         memory_total=total,
         memory_available=available,
-        cuda=_why_no_cuda(),
+        cuda=reason,
+        gpus=gpus,
     )
 
 
-def _why_no_cuda() -> str | None:
-    try:
-        _native.open_backend("cuda")
-    except LlamaRtError as error:
-        return str(error)
-    return None
+def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
+    """All devices, and why none of them can be used."""
+    devices, reason = _native.cuda_devices()
+    gpus = tuple(
+        Gpu(
+            name=d.name,
+            capability=".".join(map(str, d.capability)),
+            memory_total=d.memory_bytes,
+            memory_free=d.free_bytes,
+            bandwidth=d.bandwidth,
+            multiply_rate=d.multiply_rate,
+            reason=d.reason or None,
+        )
+        for d in devices
+    )
+    if any(gpu.reason is None for gpu in gpus):
+        return gpus, None
+    return gpus, reason or "; ".join(gpu.reason for gpu in gpus if gpu.reason)
 
 
-def read_bandwidth(threads: int | None = None, *, seconds: float = 1.0) -> float:
-    """Bytes per second that `threads` read from memory together.
+def gpu_of(device: str) -> Gpu | None:
+    """The device that an open backend's name (`"cuda:0"`) means; None for the CPU."""
+    if not device.startswith("cuda:"):
+        return None
+    return _gpus()[0][int(device.removeprefix("cuda:"))]
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be had now for weights and cache on an open backend's device."""
+    gpu = gpu_of(device)
+    return available_memory()[1] if gpu is None else gpu.memory_free
+
+
+def read_bandwidth(
+    threads: int | None = None, *, device: str = "cpu", seconds: float = 1.0
+) -> float:
+    """Bytes per second that `threads`, or a whole device (`"cuda:0"`), read from its memory.
 
     Reads a buffer of 2 GiB, less only where not even half of the free memory is that much; the
     buffer is freed before this returns.
     """
+    gpu = gpu_of(device)
+    if gpu is not None:
+        size = min(_BANDWIDTH_BUFFER, gpu.memory_free // 2)
+        return _native.cuda_read_bandwidth(int(device.removeprefix("cuda:")), size, seconds / 2)
     _, available = available_memory()
     buffer = min(_BANDWIDTH_BUFFER, available // 2)
     count = threads or _native.cpu_info().default_threads

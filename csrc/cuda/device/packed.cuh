@@ -1,15 +1,17 @@
 // Packed weights: the layout that products stream. Rows go in panels of 16; a panel is a sequence
-// of units of kUnitK columns; a unit is first kVectors vectors of 16 bytes for each lane of a warp,
-// then its scales. Lane 4 g + t meets rows g and g + 8 of its panel, so that what it loads is, once
-// expanded, its fragment of operand A of mma.m16n8k16 (and of a warp's share of wgmma's):
+// of units of kUnitK columns, which are kPieces pieces of 64. A unit is first the codes of its
+// pieces, then what scales them. Lane 4 g + t meets rows g and g + 8 of its panel, so that what it
+// loads is, once expanded, its fragment of operand A of mma.m16n8k16 (and of a warp's share of
+// wgmma's):
 //   a[0] row g, columns 2 t and 2 t + 1 of a tile of 16     a[2] row g, columns 2 t + 8 and the
 //   next a[1] row g + 8, the same columns                        a[3] row g + 8, the same
 // Pair i of a tile is a[i]. Codes lie so that a pair is one mask away from a register's two halves:
-//   floats    word i of a vector is pair i; a vector is a tile
-//   bytes     two words per tile: pairs 0 and 1 in bytes (0, 2) and (1, 3) of the first, 2 and 3
-//             in the second
-//   nibbles   one word per tile: pair i in nibbles i and i + 4
-//   two bits  one word per two tiles: pair i of tile p in the fields p * 4 + i and 8 more
+//   floats    a vector of 16 bytes per lane for each tile, word i pair i
+//   bytes     a vector for two tiles: pairs 0 and 1 of a tile in bytes (0, 2) and (1, 3) of its
+//             first word, 2 and 3 in the second
+//   nibbles   a vector for a piece, a word per tile: pair i in nibbles i and i + 4
+//   two bits  two words for a piece, each for two tiles: pair i of tile p in fields p * 4 + i and
+//             8 more; behind the nibbles of all pieces
 // Scales are read by the four lanes of a row pair together. Missing rows and columns are zeros.
 #pragma once
 
@@ -24,6 +26,8 @@ namespace llama_rt::cuda {
 
 inline constexpr int kPanelRows = 16;
 inline constexpr int kTileK = 16;
+inline constexpr int kPieceTiles = 4;
+inline constexpr int kPieceK = kPieceTiles * kTileK;
 inline constexpr int kVectorBytes = 16 * kWarp;  // one vector of all lanes
 inline constexpr int kQuads = kWarp / 4;         // lanes that share two rows
 
@@ -35,14 +39,15 @@ struct RowScales {
   float min[2];
 };
 
-// kUnitK, kVectors (of codes), kScaleBytes (of a unit), kGroupTiles (that share scales; 0: none).
-template <int kColumns, int kCodeVectors, int kScales, int kTilesOfGroup, bool kMins>
+// kUnitK, bytes of the codes of a piece's vectors and of the whole unit; kGroupTiles: tiles that
+// share scales, 0: none.
+template <int kColumns, int kPieceVectors, int kBytes, int kTilesOfGroup, bool kMins>
 struct PackedShape {
   static constexpr int kUnitK = kColumns;
-  static constexpr int kTiles = kColumns / kTileK;
-  static constexpr int kVectors = kCodeVectors;
-  static constexpr int kCodeBytes = kCodeVectors * kVectorBytes;
-  static constexpr int kUnitBytes = kCodeBytes + kScales;
+  static constexpr int kPieces = kColumns / kPieceK;
+  static constexpr int kVectors = kPieceVectors;
+  static constexpr int kVectorsBytes = kPieces * kPieceVectors * kVectorBytes;
+  static constexpr int kUnitBytes = kBytes;
   static constexpr int kGroupTiles = kTilesOfGroup;
   static constexpr bool kScaled = kTilesOfGroup > 0;
   static constexpr bool kHasMin = kMins;
@@ -68,29 +73,35 @@ __device__ __forceinline__ float half_at(uint32_t word, int i) {
 }
 
 template <int kVectors>
-__device__ __forceinline__ void load_vectors(uint4 (&v)[kVectors], const std::byte* unit,
+__device__ __forceinline__ void load_vectors(uint4 (&v)[kVectors], const std::byte* from,
                                              int lane) {
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) v[i] = load_once(unit + i * kVectorBytes + lane * 16);
+  for (int i = 0; i < kVectors; ++i) v[i] = load_once(from + i * kVectorBytes + lane * 16);
+}
+// Words of the row pair, or of the lane, with this number.
+template <class T>
+__device__ __forceinline__ T load_words(const std::byte* from, int number) {
+  return __ldg(reinterpret_cast<const T*>(from) + number);
 }
 
 // ---- Formats -----------------------------------------------------------------------------------
 
-// Unit: what a lane holds. load: starts a lane's loads. tile: a fragment of tile j, as numbers of
-// the dtype (floats) or whole numbers in bfloat16. scales: of the group that tile j is in.
+// Piece: what a lane holds of one. load: starts a lane's loads of piece p of a unit. tile: the
+// fragment of its tile t, as numbers of the dtype (floats) or whole numbers in bfloat16. scales: of
+// the group that tile t is in.
 template <DType>
 struct Packed;
 
-struct PackedFloats : PackedShape<64, 4, 0, 0, false> {
-  struct Unit {
+struct PackedFloats : PackedShape<64, 4, 4 * kVectorBytes, 0, false> {
+  struct Piece {
     uint4 v[kVectors];
   };
-  static __device__ __forceinline__ void load(Unit& u, const std::byte* unit, int lane) {
-    load_vectors(u.v, unit, lane);
+  static __device__ __forceinline__ void load(Piece& piece, const std::byte* unit, int, int lane) {
+    load_vectors(piece.v, unit, lane);
   }
-  static __device__ __forceinline__ void tile(const Unit& u, int j, Fragment& a) {
+  static __device__ __forceinline__ void tile(const Piece& piece, int t, Fragment& a) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = word_of(u.v[j], i);
+    for (int i = 0; i < 4; ++i) a[i] = word_of(piece.v[t], i);
   }
 };
 template <>
@@ -98,35 +109,36 @@ struct Packed<DType::kF16> : PackedFloats {};
 template <>
 struct Packed<DType::kBF16> : PackedFloats {};
 
-// Four blocks of 32, each row pair's halves of block b in word b: row g low, row g + 8 high.
-struct BlockScales {
-  static constexpr int kBytes = kQuads * 16;
-  static __device__ __forceinline__ RowScales at(const uint4& halves, int block) {
-    const uint32_t pair = word_of(halves, block);
+// Blocks of 32 with a half each: of a row pair a word per block, row g low, row g + 8 high.
+template <int kPieceVectors>
+struct PackedBlocks
+    : PackedShape<128, kPieceVectors, 2 * kPieceVectors * kVectorBytes + kQuads * 16, 2, false> {
+  using Shape =
+      PackedShape<128, kPieceVectors, 2 * kPieceVectors * kVectorBytes + kQuads * 16, 2, false>;
+  struct Piece {
+    uint4 v[kPieceVectors];
+    uint2 d;
+  };
+  static __device__ __forceinline__ void load(Piece& piece, const std::byte* unit, int p,
+                                              int lane) {
+    load_vectors(piece.v, unit + p * kPieceVectors * kVectorBytes, lane);
+    piece.d = load_words<uint2>(unit + Shape::kVectorsBytes, lane / 4 * 2 + p);
+  }
+  static __device__ __forceinline__ RowScales scales(const Piece& piece, int, int t) {
+    const uint32_t pair = t < 2 ? piece.d.x : piece.d.y;
     return {{half_at(pair, 0), half_at(pair, 1)}, {0.0f, 0.0f}};
   }
 };
 
 template <>
-struct Packed<DType::kQ8_0> : PackedShape<128, 4, BlockScales::kBytes, 2, false> {
-  struct Unit {
-    uint4 v[kVectors];
-    uint4 halves;
-  };
-  static __device__ __forceinline__ void load(Unit& u, const std::byte* unit, int lane) {
-    load_vectors(u.v, unit, lane);
-    u.halves = load_once(unit + kCodeBytes + lane / 4 * 16);
-  }
+struct Packed<DType::kQ8_0> : PackedBlocks<2> {
   // Of a byte the low seven bits are 128 too high as k128 holds them, and a set sign takes 128 off.
-  static __device__ __forceinline__ void tile(const Unit& u, int j, Fragment& a) {
+  static __device__ __forceinline__ void tile(const Piece& piece, int t, Fragment& a) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32_t word = word_of(u.v[j / 2], j % 2 * 2 + i / 2) >> (i % 2 * 8);
+      const uint32_t word = word_of(piece.v[t / 2], t % 2 * 2 + i / 2) >> (i % 2 * 8);
       a[i] = fma_bf16x2((word & 0x007f007fu) | k128, kOnes, (word & 0x00800080u) | kMinus128);
     }
-  }
-  static __device__ __forceinline__ RowScales scales(const Unit& u, int j) {
-    return BlockScales::at(u.halves, j / 2);
   }
 };
 
@@ -139,45 +151,35 @@ __device__ __forceinline__ void nibble_tile(uint32_t word, uint32_t offset, Frag
 }
 
 template <>
-struct Packed<DType::kQ4_0> : PackedShape<128, 2, BlockScales::kBytes, 2, false> {
-  struct Unit {
-    uint4 v[kVectors];
-    uint4 halves;
-  };
-  static __device__ __forceinline__ void load(Unit& u, const std::byte* unit, int lane) {
-    load_vectors(u.v, unit, lane);
-    u.halves = load_once(unit + kCodeBytes + lane / 4 * 16);
-  }
-  static __device__ __forceinline__ void tile(const Unit& u, int j, Fragment& a) {
-    nibble_tile(word_of(u.v[j / 4], j % 4), kMinus136, a);
-  }
-  static __device__ __forceinline__ RowScales scales(const Unit& u, int j) {
-    return BlockScales::at(u.halves, j / 2);
+struct Packed<DType::kQ4_0> : PackedBlocks<1> {
+  static __device__ __forceinline__ void tile(const Piece& piece, int t, Fragment& a) {
+    nibble_tile(word_of(piece.v[0], t), kMinus136, a);
   }
 };
 
-// A row pair's headers (d, dmin, 12 bytes of 6-bit scales and mins) as BlockQ4_K has them.
+// A row pair's headers (d, dmin, 12 bytes of 6-bit scales and mins) as BlockQ4_K has them; the
+// pieces of a unit share them.
 template <>
-struct Packed<DType::kQ4_K> : PackedShape<256, 4, kQuads * 32, 2, true> {
-  struct Unit {
+struct Packed<DType::kQ4_K> : PackedShape<256, 1, 4 * kVectorBytes + kQuads * 32, 2, true> {
+  struct Piece {
     uint4 v[kVectors];
     uint4 header[2];
   };
-  static __device__ __forceinline__ void load(Unit& u, const std::byte* unit, int lane) {
-    load_vectors(u.v, unit, lane);
-    const std::byte* headers = unit + kCodeBytes + lane / 4 * 32;
-    u.header[0] = load_once(headers);
-    u.header[1] = load_once(headers + 16);
+  static __device__ __forceinline__ void load(Piece& piece, const std::byte* unit, int p,
+                                              int lane) {
+    load_vectors(piece.v, unit + p * kVectorBytes, lane);
+    piece.header[0] = load_words<uint4>(unit + kVectorsBytes, lane / 4 * 2);
+    piece.header[1] = load_words<uint4>(unit + kVectorsBytes, lane / 4 * 2 + 1);
   }
-  static __device__ __forceinline__ void tile(const Unit& u, int j, Fragment& a) {
-    nibble_tile(word_of(u.v[j / 4], j % 4), kMinus128, a);
+  static __device__ __forceinline__ void tile(const Piece& piece, int t, Fragment& a) {
+    nibble_tile(word_of(piece.v[0], t), kMinus128, a);
   }
-  static __device__ __forceinline__ RowScales scales(const Unit& u, int j) {
-    const int group = j / 2, byte = group % 4 * 8;
+  static __device__ __forceinline__ RowScales scales(const Piece& piece, int p, int t) {
+    const int group = 2 * p + t / 2, byte = group % 4 * 8;
     RowScales r;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint4& h = u.header[i];
+      const uint4& h = piece.header[i];
       uint32_t scales = h.y & 0x3f3f3f3fu, mins = h.z & 0x3f3f3f3fu;  // of groups 0 to 3
       if (group >= 4) {
         scales = (h.w & 0x0f0f0f0fu) | ((h.y >> 2) & 0x30303030u);
@@ -190,51 +192,55 @@ struct Packed<DType::kQ4_K> : PackedShape<256, 4, kQuads * 32, 2, true> {
   }
 };
 
-// Per row pair 16 bytes of scales each, then (behind all of those) their two halves d.
+// Behind the codes: per row pair and piece the four scales of row g and those of row g + 8, then
+// per row pair its two halves d.
 template <>
-struct Packed<DType::kQ6_K> : PackedShape<256, 6, kQuads * 36, 1, false> {
-  static constexpr int kLowVectors = 4;
-  struct Unit {
-    uint4 v[kVectors];  // nibbles, then two bits
-    uint4 scales[2];
+struct Packed<DType::kQ6_K> : PackedShape<256, 1, 6 * kVectorBytes + kQuads * 36, 1, false> {
+  static constexpr int kHighBytes = kVectorBytes / 2;  // of a piece
+  static constexpr int kScalesAt = kVectorsBytes + kPieces * kHighBytes;
+  struct Piece {
+    uint4 v[kVectors];
+    uint2 high;
+    uint2 scale;
     uint32_t d;
   };
-  static __device__ __forceinline__ void load(Unit& u, const std::byte* unit, int lane) {
-    load_vectors(u.v, unit, lane);
-    const std::byte* after = unit + kCodeBytes;
-    u.scales[0] = load_once(after + lane / 4 * 32);
-    u.scales[1] = load_once(after + lane / 4 * 32 + 16);
-    u.d = __ldg(reinterpret_cast<const uint32_t*>(after + kQuads * 32 + lane / 4 * 4));
+  static __device__ __forceinline__ void load(Piece& piece, const std::byte* unit, int p,
+                                              int lane) {
+    load_vectors(piece.v, unit + p * kVectorBytes, lane);
+    piece.high = load_words<uint2>(unit + kVectorsBytes + p * kHighBytes, lane);
+    piece.scale = load_words<uint2>(unit + kScalesAt, lane / 4 * kPieces + p);
+    piece.d = load_words<uint32_t>(unit + kScalesAt + kQuads * 32, lane / 4);
   }
-  static __device__ __forceinline__ void tile(const Unit& u, int j, Fragment& a) {
-    const uint32_t low = word_of(u.v[j / 4], j % 4);
-    const uint32_t high = word_of(u.v[kLowVectors + j / 8], j / 2 % 4);
+  static __device__ __forceinline__ void tile(const Piece& piece, int t, Fragment& a) {
+    const uint32_t low = word_of(piece.v[0], t), high = t < 2 ? piece.high.x : piece.high.y;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int field = 2 * (j % 2 * 4 + i);  // its bits 0 and 1 belong at 4 and 5
+      const int field = 2 * (t % 2 * 4 + i);  // its bits 0 and 1 belong at 4 and 5
       const uint32_t bits = field < 4 ? high << (4 - field) : high >> (field - 4);
       a[i] = fma_bf16x2(((low >> (4 * i)) & 0x000f000fu) | (bits & 0x00300030u) | k128, kOnes,
                         kMinus160);
     }
   }
-  static __device__ __forceinline__ RowScales scales(const Unit& u, int j) {
+  static __device__ __forceinline__ RowScales scales(const Piece& piece, int, int t) {
     RowScales r;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint32_t four = word_of(u.scales[i], j / 4);
-      r.scale[i] = half_at(u.d, i) * static_cast<float>(static_cast<int8_t>(four >> (j % 4 * 8)));
+      const uint32_t four = i == 0 ? piece.scale.x : piece.scale.y;
+      r.scale[i] = half_at(piece.d, i) * static_cast<float>(static_cast<int8_t>(four >> (8 * t)));
       r.min[i] = 0.0f;
     }
     return r;
   }
 };
 
-// Tile j as products with many columns take it: in the dtype of floats, else rounded to bfloat16.
+// Tile t of piece p as products with many inputs take it: floats as they are, else rounded to
+// bfloat16.
 template <class Format>
-__device__ __forceinline__ void expanded_tile(const typename Format::Unit& u, int j, Fragment& a) {
-  Format::tile(u, j, a);
+__device__ __forceinline__ void expanded_tile(const typename Format::Piece& piece, int p, int t,
+                                              Fragment& a) {
+  Format::tile(piece, t, a);
   if constexpr (Format::kScaled) {
-    const RowScales s = Format::scales(u, j);
+    const RowScales s = Format::scales(piece, p, t);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float low = __uint_as_float(a[i] << 16), high = __uint_as_float(a[i] & 0xffff0000u);

@@ -48,20 +48,16 @@ struct Ring {
   }
 };
 
-// What a lane's two vectors see; nothing for vectors that are not there.
-struct LaneRows {
-  Visible see[2];
-};
-
-template <KvType kType, int kWidth>
-__device__ void hide(float (&s)[2][4], const LaneRows& rows, int position) {
+// Takes back the scores of positions that a lane's two vectors do not see; row -1: no vector.
+__device__ __forceinline__ void hide(const AttentionTask& t, float (&s)[2][4], const int (&row)[2],
+                                     int position) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+  for (int r = 0; r < 2; ++r) {
+    const Visible see = row[r] < 0 ? Visible{0, 0} : visible(t, row[r]);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int p = position + i * 8 + lane_index() % 4 * 2 + j % 2;
-      const Visible& see = rows.see[j / 2];
-      if (p < see.begin || p >= see.end) s[i][j] = -INFINITY;
+    for (int i = 0; i < 4; ++i) {
+      const int p = position + i / 2 * 8 + lane_index() % 4 * 2 + i % 2;
+      if (p < see.begin || p >= see.end) s[i / 2][2 * r + i % 2] = -INFINITY;
     }
   }
 }
@@ -71,7 +67,7 @@ template <KvType kType, int kWidth>
 __device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kWidth>& softmax,
                                        const uint32_t (&q)[kWidth / 16][4], std::byte* ring,
                                        const int32_t* pages, int g, int begin, int end,
-                                       const LaneRows& rows, int all_begin, int all_end) {
+                                       const int (&row)[2], int all_begin, int all_end) {
   using R = Ring<kType, kWidth>;
   const CacheTask& c = t.cache;
   const int first = begin / kRun, count = begin < end ? (end + kRun - 1) / kRun - first : 0;
@@ -94,7 +90,7 @@ __device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kW
     const Run run = R::at(ring + i % R::kStages * R::kStage);
     float s[2][4];
     scores<kType, kWidth>(s, q, run);
-    if (position < all_begin || position + kRun > all_end) hide<kType, kWidth>(s, rows, position);
+    if (position < all_begin || position + kRun > all_end) hide(t, s, row, position);
     softmax.take(s);
     add_values<kType, kWidth>(softmax.values, s, run, min(kRun, end - position));
   }
@@ -103,7 +99,7 @@ __device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kW
 }
 
 template <KvType kType, int kWidth>
-__global__ __launch_bounds__(kAttentionWarps* kWarp) void split(AttentionTask t, int cut,
+__global__ __launch_bounds__(kAttentionWarps* kWarp, kWidth > 128 ? 1 : 2) void split(AttentionTask t, int cut,
                                                                 int max_parts, int most_rows) {
   wait_for_previous();
   let_next_start();
@@ -135,18 +131,18 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp) void split(AttentionTask t,
   };
   uint32_t q[kWidth / 16][4];
   load_queries<kType, kWidth>(q, static_cast<int>(c.e), t.scale, address);
-  LaneRows lane_rows;
+  int lane_row[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int v = lane_index() / 4 + i * 8;
-    lane_rows.see[i] = v < vectors.count ? visible(t, row + v / group) : Visible{0, 0};
+  for (int r = 0; r < 2; ++r) {
+    const int v = lane_index() / 4 + r * 8;
+    lane_row[r] = v < vectors.count ? row + v / group : -1;
   }
 
   std::byte* ring = dynamic_shared() + warp_index() * R::kBytes;
   RunningSoftmax<kWidth> softmax;
   const int from = block * block_cut + warp_index() * cut;
   attend<kType, kWidth>(t, softmax, q, ring, c.pages + segment * c.page_stride, g,
-                        max(from, oldest.begin), min(from + cut, newest.end), lane_rows,
+                        max(from, oldest.begin), min(from + cut, newest.end), lane_row,
                         newest.begin, visible(t, row).end);
   softmax.finish_sums();
 

@@ -10,7 +10,6 @@ inline constexpr int kGemmWarps = 8;
 inline constexpr int kGemmThreads = kGemmWarps * kWarp;
 inline constexpr int kHalf = kGemmWarps / 2;  // panels of half a tile
 inline constexpr int kHalfThreads = kHalf * kWarp;
-inline constexpr int kChunkTiles = 4;        // of k, in a stage of inputs
 inline constexpr int kGroupBytes = 8 * 128;  // of 8 inputs in a stage
 
 // Shared memory through which half a tile goes to the threads that have the other half.

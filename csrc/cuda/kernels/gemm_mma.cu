@@ -21,30 +21,30 @@ struct Tile {
   static constexpr TileShape kShape = gemm_mma_shape(kGroups);
 };
 
-// Goes through the chunks of a range and starts their copies.
+// Goes through the pieces of a range and starts the copies of their inputs.
 template <DType kType, int kGroups>
 struct InputCursor {
   using Shape = Tile<kType, kGroups>;
   const ProductPlan& plan;
-  int chunks;  // of a tile
+  int pieces;  // of a tile
   int left;    // to be copied
-  int group;   // first of the tile
-  int tile, chunk, stage = 0;
+  int tile, piece;
+  int stage = 0;
 
-  __device__ InputCursor(const ProductPlan& p, int begin, int end, int chunks_of_step)
+  __device__ InputCursor(const ProductPlan& p, int begin, int end, int pieces_of_step)
       : plan(p),
-        chunks(p.steps * chunks_of_step),
-        left((end - begin) * chunks_of_step),
-        group(begin / p.steps % p.column_tiles * kGroups),
+        pieces(p.steps * pieces_of_step),
+        left((end - begin) * pieces_of_step),
         tile(begin / p.steps),
-        chunk(begin % p.steps * chunks_of_step) {}
+        piece(begin % p.steps * pieces_of_step) {}
 
-  // The next chunk, if any, into the next stage; always one group of copies.
+  // The next piece's, if any, into the next stage; always one group of copies.
   __device__ __forceinline__ void copy(uint32_t ring) {
     if (left-- > 0) {
-      const int64_t from = (chunk * plan.input_groups + group) * kGroupBytes;
-      const int64_t groups_left = plan.input_groups - group;
-      const int bytes = static_cast<int>(min(groups_left, int64_t{kGroups})) * kGroupBytes;
+      const int64_t group = int64_t{tile % plan.column_tiles} * kGroups;
+      const int64_t groups = min(plan.input_groups - group, int64_t{kGroups});
+      const int64_t from = (piece * plan.input_groups + group) * kGroupBytes;
+      const int bytes = static_cast<int>(groups) * kGroupBytes;
 #pragma unroll
       for (int part = 0; part < Shape::kParts; ++part) {
         const uint32_t to = ring + stage * Shape::kStageBytes + part * Shape::kPartBytes;
@@ -52,9 +52,9 @@ struct InputCursor {
           copy_async(to + at, plan.inputs + part * plan.part_bytes + from + at);
         }
       }
-      if (++chunk == chunks) {
-        chunk = 0;
-        group = ++tile % plan.column_tiles * kGroups;
+      if (++piece == pieces) {
+        piece = 0;
+        ++tile;
       }
     }
     copy_async_commit();
@@ -62,27 +62,26 @@ struct InputCursor {
   }
 };
 
-// sum += four tiles of a unit, from number `first`, times a stage of inputs; `groups` of them
-// exist.
+// sum += piece p of a unit times a stage of inputs, of which `groups` exist.
 template <DType kType, int kGroups>
-__device__ __forceinline__ void multiply_chunk(const typename Packed<kType>::Unit& unit, int first,
+__device__ __forceinline__ void multiply_piece(const typename Packed<kType>::Piece& piece, int p,
                                                uint32_t stage, int groups,
                                                float (&sum)[kGroups * 4]) {
   using Shape = Tile<kType, kGroups>;
 #pragma unroll
-  for (int pair = 0; pair < kChunkTiles / 2; ++pair) {
+  for (int t = 0; t < kPieceTiles; t += 2) {
     Fragment a[2];
-    expanded_tile<Packed<kType>>(unit, first + 2 * pair, a[0]);
-    expanded_tile<Packed<kType>>(unit, first + 2 * pair + 1, a[1]);
+    expanded_tile<Packed<kType>>(piece, p, t, a[0]);
+    expanded_tile<Packed<kType>>(piece, p, t + 1, a[1]);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       if (g >= groups) break;
+      auto& d = reinterpret_cast<float (&)[4]>(sum[4 * g]);
 #pragma unroll
       for (int part = 0; part < Shape::kParts; ++part) {
         uint32_t b[4];
         ldmatrix_x4(
-            b, stage + part * Shape::kPartBytes + g * kGroupBytes + pair * 512 + lane_index() * 16);
-        auto& d = reinterpret_cast<float (&)[4]>(sum[4 * g]);
+            b, stage + part * Shape::kPartBytes + g * kGroupBytes + t * 256 + lane_index() * 16);
         multiply_tile<kType>(d, a[0], b[0], b[1]);
         multiply_tile<kType>(d, a[1], b[2], b[3]);
       }
@@ -96,55 +95,57 @@ __global__ void __launch_bounds__(kThreads, kGroups > 8 ? 1 : 2)
                     const __grid_constant__ ProductPlan plan) {
   using Format = Packed<kType>;
   using Shape = Tile<kType, kGroups>;
-  constexpr int kChunks = Format::kTiles / kChunkTiles;  // of a unit
-  constexpr int kAhead = 2;                              // units of weights in registers
+  // Pieces of weights in registers.
+  constexpr int kAhead = kGroups > 8 || !Format::kScaled ? 2 : 4;
   const int begin = range_begin(plan, static_cast<int>(blockIdx.x));
   const int end = range_begin(plan, static_cast<int>(blockIdx.x) + 1);
   const int lane = lane_index();
 
-  PanelCursor<kHalf> ahead(task, plan, warp_index() / kHalf, warp_index() % kHalf, begin);
-  typename Format::Unit units[kAhead];
-  const auto fetch = [&](typename Format::Unit& unit) {
-    Format::load(unit, ahead.panel + static_cast<int64_t>(ahead.step) * Format::kUnitBytes, lane);
+  PanelCursor<kHalf, Format::kPieces, kAhead> ahead(task, plan, warp_index() / kHalf,
+                                                    warp_index() % kHalf, begin, end);
+  typename Format::Piece pieces[kAhead];
+  const auto fetch = [&](typename Format::Piece& piece) {
+    if (ahead.exists()) {
+      const int64_t unit = ahead.item() / Format::kPieces;
+      Format::load(piece, ahead.panel + unit * Format::kUnitBytes, ahead.item() % Format::kPieces,
+                   lane);
+    }
     ahead.next();
   };
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    if (begin + i < end) fetch(units[i]);
-  }
+  for (int i = 0; i < kAhead; ++i) fetch(pieces[i]);
   wait_for_previous();
   let_next_start();
 
   const uint32_t ring = shared_address(dynamic_shared());
   auto* exchange = reinterpret_cast<float*>(dynamic_shared() + Shape::kRing);
   auto* flag = reinterpret_cast<int*>(dynamic_shared() + Shape::kRing + exchange_bytes(kGroups));
-  InputCursor<kType, kGroups> inputs(plan, begin, end, kChunks);
+  InputCursor<kType, kGroups> inputs(plan, begin, end, Format::kPieces);
   for (int i = 0; i < kStages - 1; ++i) inputs.copy(ring);
 
-  int tile = begin / plan.steps, step = begin % plan.steps, stage = 0;
-  float sum[kGroups * 4] = {};
-  for (int i = begin; i < end; i += kAhead) {
+  int stage = 0;
+  for (int step = begin; step < end;) {
+    const Span span = span_at(plan, step, end);
+    const int groups =
+        static_cast<int>(plan.input_groups) - span.tile % plan.column_tiles * kGroups;
+    float sum[kGroups * 4] = {};
+    const int count = span.count * Format::kPieces;
+    for (int i = 0; i < count; i += kAhead) {
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (i + j >= end) break;
-      const int groups = static_cast<int>(plan.input_groups) - tile % plan.column_tiles * kGroups;
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        copy_async_wait<kStages - 2>();
-        __syncthreads();
-        inputs.copy(ring);
-        multiply_chunk<kType, kGroups>(units[j], c * kChunkTiles, ring + stage * Shape::kStageBytes,
-                                       groups, sum);
-        stage = (stage + 1) % kStages;
+      for (int j = 0; j < kAhead; ++j) {
+        if (i + j < count) {
+          copy_async_wait<kStages - 2>();
+          __syncthreads();
+          inputs.copy(ring);
+          multiply_piece<kType, kGroups>(pieces[j], (i + j) % Format::kPieces,
+                                         ring + stage * Shape::kStageBytes, groups, sum);
+          stage = (stage + 1) % kStages;
+        }
+        fetch(pieces[j]);
       }
-      if (i + j + kAhead < end) fetch(units[j]);
-      if (++step < plan.steps && i + j + 1 < end) continue;
-      finish_gemm_tile(task, plan, tile, sum, exchange, flag, [] { __syncthreads(); });
-#pragma unroll
-      for (int v = 0; v < kGroups * 4; ++v) sum[v] = 0.0f;
-      step = 0;
-      ++tile;
     }
+    finish_gemm_tile(task, plan, span.tile, sum, exchange, flag, [] { __syncthreads(); });
+    step += span.count;
   }
   copy_async_wait<0>();
 }

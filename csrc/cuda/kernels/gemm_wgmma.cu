@@ -45,19 +45,19 @@ struct Ring {
   __device__ __forceinline__ uint32_t empty(int i) const { return full(i + Shape::kStages); }
 };
 
-// Copies the inputs of all chunks of a range, in order.
+// Copies the inputs of all pieces of a range, in order.
 template <class Shape>
 __device__ void produce(const ProductPlan& plan, const Ring<Shape>& ring, int begin, int end,
-                        int chunks_of_step) {
+                        int pieces_of_step) {
   RingPlace<Shape::kStages> place;
   for (int step = begin; step < end; ++step) {
     const int group = step / plan.steps % plan.column_tiles * (Shape::kColumns / 8);
     const int64_t left = plan.input_groups - group;
     const auto bytes = static_cast<uint32_t>(
         (left < Shape::kColumns / 8 ? left : Shape::kColumns / 8) * kGroupBytes);
-    for (int c = 0; c < chunks_of_step; ++c) {
-      const int64_t chunk = int64_t{step % plan.steps} * chunks_of_step + c;
-      const std::byte* from = plan.inputs + (chunk * plan.input_groups + group) * kGroupBytes;
+    for (int p = 0; p < pieces_of_step; ++p) {
+      const int64_t piece = int64_t{step % plan.steps} * pieces_of_step + p;
+      const std::byte* from = plan.inputs + (piece * plan.input_groups + group) * kGroupBytes;
       const uint32_t full = ring.full(place.stage);
       barrier_wait(ring.empty(place.stage), place.parity ^ 1);
       barrier_arrive_expect(full, bytes * Shape::kParts);
@@ -72,11 +72,11 @@ __device__ void produce(const ProductPlan& plan, const Ring<Shape>& ring, int be
 
 // sum (+)= four tiles in `a` times a stage of inputs.
 template <DType kType, class Shape>
-__device__ __forceinline__ void multiply_stage(const Fragment (&a)[kChunkTiles], uint32_t stage,
+__device__ __forceinline__ void multiply_stage(const Fragment (&a)[kPieceTiles], uint32_t stage,
                                                bool accumulate, float (&sum)[Shape::kColumns / 2]) {
   wgmma_fence();
 #pragma unroll
-  for (int j = 0; j < kChunkTiles; ++j) {
+  for (int j = 0; j < kPieceTiles; ++j) {
 #pragma unroll
     for (int part = 0; part < Shape::kParts; ++part) {
       const uint64_t b =
@@ -95,57 +95,56 @@ template <DType kType, class Shape>
 __device__ void consume(const ProductTask& task, const ProductPlan& plan, const Ring<Shape>& ring,
                         int begin, int end) {
   using Format = Packed<kType>;
-  constexpr int kChunks = Format::kTiles / kChunkTiles;  // of a unit
-  constexpr int kAhead = 2;                              // units of weights in registers
+  constexpr int kAhead = 2;  // pieces of weights in registers
   const int lane = lane_index();
-  PanelCursor<kHalf> ahead(task, plan, warp_index() / kHalf, warp_index() % kHalf, begin);
-  typename Format::Unit units[kAhead];
-  const auto fetch = [&](typename Format::Unit& unit) {
-    Format::load(unit, ahead.panel + int64_t{ahead.step} * Format::kUnitBytes, lane);
+  PanelCursor<kHalf, Format::kPieces, kAhead> ahead(task, plan, warp_index() / kHalf,
+                                                    warp_index() % kHalf, begin, end);
+  typename Format::Piece pieces[kAhead];
+  const auto fetch = [&](typename Format::Piece& piece) {
+    if (ahead.exists()) {
+      const int64_t unit = ahead.item() / Format::kPieces;
+      Format::load(piece, ahead.panel + unit * Format::kUnitBytes, ahead.item() % Format::kPieces,
+                   lane);
+    }
     ahead.next();
   };
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    if (begin + i < end) fetch(units[i]);
-  }
+  for (int i = 0; i < kAhead; ++i) fetch(pieces[i]);
   auto* exchange = reinterpret_cast<float*>(dynamic_shared() + Shape::kRing);
   auto* flag = reinterpret_cast<int*>(dynamic_shared() + Shape::kFlag);
   RingPlace<Shape::kStages> place;
-  int tile = begin / plan.steps, step = begin % plan.steps, before = -1;  // stage still being read
-  bool accumulate = false;
-  float sum[Shape::kColumns / 2];
-  Fragment a[2][kChunkTiles];  // of the chunk being multiplied, and of the next
-  for (int i = begin; i < end; i += kAhead) {
+  for (int step = begin; step < end;) {
+    const Span span = span_at(plan, step, end);
+    const int count = span.count * Format::kPieces;
+    float sum[Shape::kColumns / 2];
+    Fragment a[kAhead][kPieceTiles];  // of the piece being multiplied, and of the next
+    int before = -1;                  // the stage still being read
+    for (int i = 0; i < count; i += kAhead) {
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (i + j >= end) break;
+      for (int j = 0; j < kAhead; ++j) {
+        if (i + j < count) {
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        Fragment(&now)[kChunkTiles] = a[(j * kChunks + c) % 2];
-#pragma unroll
-        for (int t = 0; t < kChunkTiles; ++t) {
-          expanded_tile<Format>(units[j], c * kChunkTiles + t, now[t]);
+          for (int t = 0; t < kPieceTiles; ++t) {
+            expanded_tile<Format>(pieces[j], (i + j) % Format::kPieces, t, a[j][t]);
+          }
         }
-        barrier_wait(ring.full(place.stage), place.parity);
-        multiply_stage<kType, Shape>(now, ring.stage(place.stage), accumulate, sum);
-        accumulate = true;
-        wgmma_wait<1>();
-        if (before >= 0 && lane == 0) barrier_arrive(ring.empty(before));
-        before = place.stage;
-        place.next();
+        fetch(pieces[j]);
+        if (i + j < count) {
+          barrier_wait(ring.full(place.stage), place.parity);
+          multiply_stage<kType, Shape>(a[j], ring.stage(place.stage), before >= 0, sum);
+          wgmma_wait<1>();
+          if (before >= 0 && lane == 0) barrier_arrive(ring.empty(before));
+          before = place.stage;
+          place.next();
+        }
       }
-      if (i + j + kAhead < end) fetch(units[j]);
-      if (++step < plan.steps && i + j + 1 < end) continue;
-      wgmma_wait<0>();
-      wgmma_settle(sum);
-      if (lane == 0) barrier_arrive(ring.empty(before));
-      before = -1;
-      finish_gemm_tile(task, plan, tile, sum, exchange, flag,
-                       [] { sync_threads(kConsumerBarrier, kGemmThreads); });
-      accumulate = false;
-      step = 0;
-      ++tile;
     }
+    wgmma_wait<0>();
+    wgmma_settle(sum);
+    if (lane == 0) barrier_arrive(ring.empty(before));
+    finish_gemm_tile(task, plan, span.tile, sum, exchange, flag,
+                     [] { sync_threads(kConsumerBarrier, kGemmThreads); });
+    step += span.count;
   }
 }
 
@@ -172,8 +171,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     consume<kType, Shape>(task, plan, ring, begin, end);
   } else {
     give_registers<kProducerRegisters>();
-    constexpr int kChunks = Packed<kType>::kTiles / kChunkTiles;
-    if (threadIdx.x == kGemmThreads) produce<Shape>(plan, ring, begin, end, kChunks);
+    if (threadIdx.x == kGemmThreads) {
+      produce<Shape>(plan, ring, begin, end, Packed<kType>::kPieces);
+    }
   }
 }
 

@@ -167,50 +167,33 @@ __device__ __forceinline__ void load_queries(uint32_t (&q)[kWidth / 16][4], int 
   }
 }
 
-// A running softmax of 16 vectors over runs: of rows lane / 4 and lane / 4 + 8, in units of log2.
-template <int kWidth>
-struct RunningSoftmax {
+// Largest score (in units of log2) and sum of the rows lane / 4 and lane / 4 + 8 of a fragment.
+struct RowSoftmax {
   float largest[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0.0f, 0.0f};  // of this lane's columns
-  float values[kWidth / 8][4] = {};
 
-  // Takes scores [kTiles][4] of the positions 8 i .. of a block; leaves probabilities in them.
+  // Takes scores [kTiles][4] of the positions 8 i .. of a block and leaves probabilities in them;
+  // what was summed before is to be multiplied by `scale`.
   template <int kTiles>
-  __device__ __forceinline__ void take(float (&s)[kTiles][4]) {
+  __device__ __forceinline__ void take(float* s, float (&scale)[2]) {
     constexpr float kLog2E = 1.44269504f;
-    float top[2] = {-INFINITY, -INFINITY};
+    float top[2] = {-INFINITY, -INFINITY}, base[2];
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        s[i][j] *= kLog2E;
-        top[j / 2] = fmaxf(top[j / 2], s[i][j]);
-      }
-    }
-    float base[2], scale[2];
+    for (int i = 0; i < 4 * kTiles; ++i) top[i % 4 / 2] = fmaxf(top[i % 4 / 2], s[i]);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       top[r] = fmaxf(top[r], __shfl_xor_sync(kAllLanes, top[r], 1));
       top[r] = fmaxf(top[r], __shfl_xor_sync(kAllLanes, top[r], 2));
-      top[r] = fmaxf(top[r], largest[r]);
+      top[r] = fmaxf(top[r] * kLog2E, largest[r]);
       base[r] = top[r] == -INFINITY ? 0.0f : top[r];  // nothing seen yet
       scale[r] = exp2_fast(largest[r] - base[r]);
       largest[r] = top[r];
       sum[r] *= scale[r];
     }
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        s[i][j] = exp2_fast(s[i][j] - base[j / 2]);
-        sum[j / 2] += s[i][j];
-      }
-    }
-    if (scale[0] == 1.0f && scale[1] == 1.0f) return;
-#pragma unroll
-    for (int i = 0; i < kWidth / 8; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) values[i][j] *= scale[j / 2];
+    for (int i = 0; i < 4 * kTiles; ++i) {
+      s[i] = exp2_fast(fmaf(s[i], kLog2E, -base[i % 4 / 2]));
+      sum[i % 4 / 2] += s[i];
     }
   }
 
@@ -220,6 +203,25 @@ struct RunningSoftmax {
     for (int r = 0; r < 2; ++r) {
       sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 1);
       sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 2);
+    }
+  }
+};
+
+// The same with the weighted values of 16 vectors.
+template <int kWidth>
+struct RunningSoftmax : RowSoftmax {
+  float values[kWidth / 8][4] = {};
+
+  template <int kTiles>
+  __device__ __forceinline__ void take(float (&s)[kTiles][4]) {
+    float scale[2];
+    RowSoftmax::take<kTiles>(&s[0][0], scale);
+    if (scale[0] != 1.0f || scale[1] != 1.0f) {
+#pragma unroll
+      for (int i = 0; i < kWidth / 8; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) values[i][j] *= scale[j / 2];
+      }
     }
   }
 };

@@ -141,8 +141,8 @@ struct Multiplier {
   int64_t part_bytes;
   const float* sums;  // of this lane's two columns of results
 
-  // Fragments of the four tiles of a chunk.
-  __device__ __forceinline__ void load(uint4 (&b)[kParts][2], int chunk) const {
+  // Fragments of the tiles of a piece.
+  __device__ __forceinline__ void load(uint4 (&b)[kParts][2], int index) const {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
 #pragma unroll
@@ -150,34 +150,34 @@ struct Multiplier {
         b[part][i] = make_uint4(0, 0, 0, 0);
         if (inputs) {
           b[part][i] = *reinterpret_cast<const uint4*>(inputs + part * part_bytes +
-                                                       chunk * kChunkBytes + i * 16);
+                                                       index * kChunkBytes + i * 16);
         }
       }
     }
   }
 
-  // sum += unit number `index` of the panel times the inputs.
-  __device__ __forceinline__ void multiply(const typename Format::Unit& unit, int index,
+  // sum += piece p of a unit, number `index` of the panel, times the inputs.
+  __device__ __forceinline__ void multiply(const typename Format::Piece& piece, int p, int index,
                                            float (&sum)[4]) const {
     uint4 b[kParts][2];
+    load(b, index);
     float group[4];
 #pragma unroll
-    for (int j = 0; j < Format::kTiles; ++j) {
-      if (j % 4 == 0) load(b, index * (Format::kTiles / 4) + j / 4);
+    for (int t = 0; t < kPieceTiles; ++t) {
       Fragment a;
-      Format::tile(unit, j, a);
+      Format::tile(piece, t, a);
       if constexpr (!Format::kScaled) {
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
-          const uint4& v = b[part][j % 4 / 2];
-          multiply_tile<kType>(sum, a, word_of(v, j % 2 * 2), word_of(v, j % 2 * 2 + 1));
+          const uint4& v = b[part][t / 2];
+          multiply_tile<kType>(sum, a, word_of(v, t % 2 * 2), word_of(v, t % 2 * 2 + 1));
         }
       } else {
-        if (j % Format::kGroupTiles == 0) group[0] = group[1] = group[2] = group[3] = 0.0f;
-        const uint4& v = b[0][j % 4 / 2];
-        multiply_tile<kType>(group, a, word_of(v, j % 2 * 2), word_of(v, j % 2 * 2 + 1));
-        if (j % Format::kGroupTiles == Format::kGroupTiles - 1) {
-          add_group(Format::scales(unit, j), index * (Format::kTiles / 2) + j / 2, group, sum);
+        if (t % Format::kGroupTiles == 0) group[0] = group[1] = group[2] = group[3] = 0.0f;
+        const uint4& v = b[0][t / 2];
+        multiply_tile<kType>(group, a, word_of(v, t % 2 * 2), word_of(v, t % 2 * 2 + 1));
+        if (t % Format::kGroupTiles == Format::kGroupTiles - 1) {
+          add_group(Format::scales(piece, p, t), index * 2 + t / 2, group, sum);
         }
       }
     }
@@ -236,25 +236,25 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int end = range_begin(plan, static_cast<int>(blockIdx.x) + 1);
   const int slice = warp_index() % kSlices, lane = lane_index();
 
-  PanelCursor<1> ahead(task, plan, warp_index() / kSlices, 0, begin);
-  typename Format::Unit units[kAhead];
-  const auto fetch = [&](typename Format::Unit& unit) {
-    const int index = ahead.step * kSlices + slice;
-    if (index < plan.units) {
-      Format::load(unit, ahead.panel + static_cast<int64_t>(index) * Format::kUnitBytes, lane);
+  PanelCursor<1, 1, kAhead> ahead(task, plan, warp_index() / kSlices, 0, begin, end);
+  typename Format::Piece units[kAhead][Format::kPieces];
+  const auto fetch = [&](typename Format::Piece(&unit)[Format::kPieces]) {
+    const int index = ahead.item() * kSlices + slice;
+    if (ahead.exists() && index < plan.units) {
+      const std::byte* from = ahead.panel + int64_t{index} * Format::kUnitBytes;
+#pragma unroll
+      for (int p = 0; p < Format::kPieces; ++p) Format::load(unit[p], from, p, lane);
     }
     ahead.next();
   };
   if (threadIdx.x % (kSlices * kWarp) == 0) {
-    const int first = ahead.step * kSlices;  // unit of the panel
+    const int first = ahead.first * kSlices;  // unit of the panel
     const int64_t bytes = int64_t{plan.units - first} * Format::kUnitBytes;
     prefetch_bulk(ahead.panel + int64_t{first} * Format::kUnitBytes,
                   static_cast<uint32_t>(bytes < kPrefetchBytes ? bytes : kPrefetchBytes));
   }
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    if (begin + i < end) fetch(units[i]);
-  }
+  for (int i = 0; i < kAhead; ++i) fetch(units[i]);
 
   auto& shared = *reinterpret_cast<Shared*>(dynamic_shared());
   const int padded_k = plan.units * Format::kUnitK;
@@ -270,25 +270,29 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Multiplier<kType> multiplier{
       lane / 4 < task.n ? inputs + lane / 4 * column + lane % 4 * 32 : nullptr, task.n * column,
       sums + lane % 4 * 2};
-  int tile = begin / plan.steps, step = begin % plan.steps, buffer = 0;
-  float sum[4] = {};
-  for (int i = begin; i < end; i += kAhead) {
+  int buffer = 0;
+  for (int step = begin; step < end;) {
+    const Span span = span_at(plan, step, end);
+    float sum[4] = {};
+    for (int i = 0; i < span.count; i += kAhead) {
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (i + j >= end) break;
-      const int index = step * kSlices + slice;
-      if (index < plan.units) multiplier.multiply(units[j], index, sum);
-      if (i + j + kAhead < end) fetch(units[j]);
-      if (++step < plan.steps && i + j + 1 < end) continue;
-      *reinterpret_cast<float4*>(shared.part[buffer][warp_index()] + lane * 4) =
-          make_float4(sum[0], sum[1], sum[2], sum[3]);
-      __syncthreads();
-      finish_tile<kType>(task, plan, tile, buffer, shared);
-      sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
-      step = 0;
-      buffer ^= 1;
-      ++tile;
+      for (int j = 0; j < kAhead; ++j) {
+        const int index = (span.first + i + j) * kSlices + slice;
+        if (i + j < span.count && index < plan.units) {
+#pragma unroll
+          for (int p = 0; p < Format::kPieces; ++p) {
+            multiplier.multiply(units[j][p], p, index * Format::kPieces + p, sum);
+          }
+        }
+        fetch(units[j]);
+      }
     }
+    *reinterpret_cast<float4*>(shared.part[buffer][warp_index()] + lane * 4) =
+        make_float4(sum[0], sum[1], sum[2], sum[3]);
+    __syncthreads();
+    finish_tile<kType>(task, plan, span.tile, buffer, shared);
+    buffer ^= 1;
+    step += span.count;
   }
 }
 

@@ -57,17 +57,17 @@ __device__ uint32_t scale_word(const PanelRows<kType>& panel, int w, int64_t k) 
       const int row = w - 8 * kQuads;
       return d_of(row, k) | d_of(row + 8, k) << 16;
     }
-    const int row = w / 8 + w % 8 / 4 * 8;
+    const int row = w / 8 + w % 2 * 8;
     if (!panel.has(row, k)) return 0;
     uint32_t word;
-    memcpy(&word, panel.block(row, k).scales + w % 4 * 4, sizeof(word));
+    memcpy(&word, panel.block(row, k).scales + w % 8 / 2 * 4, sizeof(word));
     return word;
   } else {
     return 0;
   }
 }
 
-// Word i of vector v of this lane.
+// Word i of vector v of this lane, in a unit that begins at `tile`.
 template <DType kType>
 __device__ uint32_t code_word(const PanelRows<kType>& panel, int v, int i, int64_t tile) {
   uint32_t word = 0;
@@ -78,16 +78,21 @@ __device__ uint32_t code_word(const PanelRows<kType>& panel, int v, int i, int64
       const int pair = i % 2 * 2 + b % 2;
       word |= (panel.code_at(tile + 2 * v + i / 2, pair, b / 2, 0) & 255u) << (8 * b);
     }
-  } else if (kType == DType::kQ6_K && v >= Packed<DType::kQ6_K>::kLowVectors) {
-    for (int f = 0; f < 16; ++f) {
-      const int64_t of = tile + 8 * (v - Packed<DType::kQ6_K>::kLowVectors) + 2 * i + f % 8 / 4;
-      word |= (panel.code_at(of, f % 4, f / 8, 32) >> 4 & 3u) << (2 * f);
-    }
   } else {
     const int offset = kType == DType::kQ4_0 ? 8 : kType == DType::kQ6_K ? 32 : 0;
     for (int f = 0; f < 8; ++f) {
       word |= (panel.code_at(tile + 4 * v + i, f % 4, f / 4, offset) & 15u) << (4 * f);
     }
+  }
+  return word;
+}
+
+// Word i of this lane's high bits of two tiles each, Q6_K only.
+template <DType kType>
+__device__ uint32_t high_word(const PanelRows<kType>& panel, int i, int64_t tile) {
+  uint32_t word = 0;
+  for (int f = 0; f < 16; ++f) {
+    word |= (panel.code_at(tile + 2 * i + f % 8 / 4, f % 4, f / 8, 32) >> 4 & 3u) << (2 * f);
   }
   return word;
 }
@@ -110,17 +115,26 @@ __global__ void pack_kernel(PackTask task) {
   const int64_t panel_bytes = units * Format::kUnitBytes;
   std::byte* out = task.packed + (task.first_row / kPanelRows + panel_index) * panel_bytes +
                    unit * Format::kUnitBytes;
-  for (int v = 0; v < Format::kVectors; ++v) {
+  const int64_t tile = unit * Format::kPieces * kPieceTiles;
+  for (int v = 0; v < Format::kPieces * Format::kVectors; ++v) {
     uint4 vector;
-    const int64_t tile = unit * Format::kTiles;
     vector.x = code_word(panel, v, 0, tile);
     vector.y = code_word(panel, v, 1, tile);
     vector.z = code_word(panel, v, 2, tile);
     vector.w = code_word(panel, v, 3, tile);
     reinterpret_cast<uint4*>(out + v * kVectorBytes)[lane_index()] = vector;
   }
-  auto* words = reinterpret_cast<uint32_t*>(out + Format::kCodeBytes);
-  for (int w = lane_index(); w < (Format::kUnitBytes - Format::kCodeBytes) / 4; w += kWarp) {
+  int scales_at = Format::kVectorsBytes;
+  if constexpr (kType == DType::kQ6_K) {
+    scales_at = Format::kScalesAt;
+    for (int p = 0; p < Format::kPieces; ++p) {
+      auto* high = reinterpret_cast<uint2*>(out + Format::kVectorsBytes + p * Format::kHighBytes);
+      high[lane_index()] =
+          make_uint2(high_word(panel, 2 * p, tile), high_word(panel, 2 * p + 1, tile));
+    }
+  }
+  auto* words = reinterpret_cast<uint32_t*>(out + scales_at);
+  for (int w = lane_index(); w < (Format::kUnitBytes - scales_at) / 4; w += kWarp) {
     words[w] = scale_word(panel, w, unit * Format::kUnitK);
   }
 }

@@ -161,33 +161,48 @@ __device__ __forceinline__ HalfTile half_tile(const ProductTask& task, const Pro
   return {job, ((row_tile - plan.first_tile[job]) * 2 + half) * kHalfPanels};
 }
 
-// Where the steps of a warp's panel are: goes through a range, tile after tile.
-template <int kHalfPanels>
+// The part of a range that lies in one tile.
+struct Span {
+  int tile;
+  int first;  // step of the tile
+  int count;  // steps
+};
+__device__ __forceinline__ Span span_at(const ProductPlan& plan, int step, int range_end) {
+  const int first = step % plan.steps;
+  return {step / plan.steps, first, min(plan.steps - first, range_end - step)};
+}
+
+// Goes through the items (kItems per step) of a range ahead of their use, for a warp's panel. Items
+// of a span fill rings of kAhead from place 0 on, so a span may end with places left empty.
+template <int kHalfPanels, int kItems, int kAhead>
 struct PanelCursor {
   const ProductTask& task;
   const ProductPlan& plan;
   int half, panel_in_half;
-  int tile, step;
+  int step, end;         // of the range; the span's first
+  int first, at, count;  // items: the span's first in its tile, the next of the span, all of it
   const std::byte* panel;
 
   __device__ __forceinline__ PanelCursor(const ProductTask& t, const ProductPlan& p, int half_of,
-                                         int within, int begin)
-      : task(t),
-        plan(p),
-        half(half_of),
-        panel_in_half(within),
-        tile(begin / p.steps),
-        step(begin % p.steps) {
-    find();
+                                         int within, int range_first, int range_end)
+      : task(t), plan(p), half(half_of), panel_in_half(within), step(range_first), end(range_end) {
+    begin_span();
   }
-  __device__ __forceinline__ void find() {
-    const HalfTile h = half_tile<kHalfPanels>(task, plan, tile, half);
+  __device__ __forceinline__ void begin_span() {
+    at = count = 0;
+    if (step >= end) return;
+    const Span span = span_at(plan, step, end);
+    first = span.first * kItems;
+    count = span.count * kItems;
+    const HalfTile h = half_tile<kHalfPanels>(task, plan, span.tile, half);
     panel = task.job[h.job].weight.packed + (h.panel + panel_in_half) * plan.panel_bytes;
   }
+  __device__ __forceinline__ bool exists() const { return at < count; }
+  __device__ __forceinline__ int item() const { return first + at; }
   __device__ __forceinline__ void next() {
-    if (++step < plan.steps) return;
-    step = 0;
-    if (++tile < plan.tiles) find();
+    if (++at < (count + kAhead - 1) / kAhead * kAhead) return;
+    step += count / kItems;
+    begin_span();
   }
 };
 

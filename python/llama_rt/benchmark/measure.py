@@ -35,10 +35,10 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
     """
     check_quantize(settings.quantize)
     cache_tokens = _cache_tokens(settings)
-    _check_memory(checkpoint, settings, cache_tokens)
     backend = _native.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
+    _check_memory(checkpoint, settings, cache_tokens, machine.free_memory(backend.name))
     # First, and freed again: it must neither stand beside the model nor count in its peak.
-    bandwidth = machine.read_bandwidth(backend.threads)
+    bandwidth = machine.read_bandwidth(backend.threads, device=backend.name)
     _forget_peak()
     began = time.perf_counter()
     model = build_model(
@@ -95,10 +95,9 @@ def _cache_tokens(settings: Settings) -> int:
     return settings.batch * (each + PAGE)
 
 
-def _check_memory(checkpoint: Checkpoint, settings: Settings, tokens: int) -> None:
+def _check_memory(checkpoint: Checkpoint, settings: Settings, tokens: int, available: int) -> None:
     """Refuses what cannot fit before anything is read or made."""
     needed = needs(checkpoint, quantize=settings.quantize, n_ctx=tokens, kv_dtype=settings.kv_dtype)
-    _, available = machine.available_memory()
     if needed.total > available:
         msg = (
             f"not enough memory: {needed.weights} bytes of weights, {needed.kv_cache} of cache for "

@@ -147,7 +147,8 @@ def _report(
 ) -> None:
     rows = {
         "model": f"{name}, {result.format}, {size(result.weight_bytes)} read per token",
-        "ran on": f"{result.device}, {result.isa}, {plural(result.threads, 'thread')}",
+        "ran on": f"{result.device}, {result.isa}"
+        + (f", {plural(result.threads, 'thread')}" if result.device == "cpu" else ""),
         "loaded in": f"{duration(result.load_s)}, at most {size(result.peak_rss_bytes)} of memory",
         "memory": f"{result.read_bytes_s / 1e9:.1f} GB/s read",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from llama_rt import __version__, machine
@@ -56,7 +57,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
         "threads": f"{threads} of {plural(found.cores, 'usable CPU')}; {quota}",
         "memory": f"{size(found.memory_available)} available of {size(found.memory_total)}",
         "bandwidth": f"{bandwidth / 1e9:.1f} GB/s read by {plural(threads, 'thread')}",
-        "GPU": "CUDA can be used" if found.cuda is None else f"not used: {found.cuda}",
+        "GPU": _gpu_words(found),
         "versions": "\n".join(
             [f"llama_rt {__version__}, Python {platform.python_version()}", *versions]
         ),
@@ -64,6 +65,18 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     }
     console.table(rows)
     return 0
+
+
+def _gpu_words(found: machine.Machine) -> str:
+    lines = [] if found.cuda is None else [f"not used: {found.cuda}"]
+    for i, gpu in enumerate(found.gpus):
+        state = "can be used" if gpu.reason is None else f"cannot be used: {gpu.reason}"
+        lines.append(
+            f"cuda:{i}: {gpu.name} (compute capability {gpu.capability}), "
+            f"{size(gpu.memory_free)} free of {size(gpu.memory_total)}, "
+            f"{gpu.bandwidth / 1e9:.0f} GB/s by its clock; {state}"
+        )
+    return "\n".join(lines)
 
 
 def _versions() -> dict[str, str | None]:
@@ -88,7 +101,11 @@ def _object(found: machine.Machine, threads: int, bandwidth: float) -> dict[str,
         "memory_bytes": found.memory_total,
         "memory_available_bytes": found.memory_available,
         "read_gb_s": bandwidth / 1e9,
-        "cuda": {"available": found.cuda is None, "reason": found.cuda},
+        "cuda": {
+            "available": found.cuda is None,
+            "reason": found.cuda,
+            "devices": [asdict(gpu) for gpu in found.gpus],
+        },
         "versions": {
             "llama_rt": __version__,
             "python": platform.python_version(),

@@ -190,9 +190,10 @@ def _plan_rows(estimate: Plan) -> dict[str, str]:
         "  cache": f"{size(estimate.kv_bytes)} when all {plural(estimate.n_ctx, 'token')} of "
         "context are used; taken as it fills",
         "  workspace": size(estimate.workspace_bytes),
-        "runs on": f"{estimate.device}, {estimate.isa}, {plural(estimate.threads, 'thread')}",
+        "runs on": estimate.runs_on,
         "speed": f"writes about {rate(estimate.decode_tok_s)}, reads prompts at about "
         f"{rate(estimate.prefill_tok_s)} (estimated from memory and matrix speed)",
+        "GPU cards": "\n".join(f"{card} GB: {what}" for card, what in estimate.cards.items()),
     }
 
 

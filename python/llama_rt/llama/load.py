@@ -18,7 +18,7 @@ from llama_rt.errors import ConfigError, LlamaRtError, MissingExtraError, Tokeni
 from llama_rt.generation import Engine
 from llama_rt.llama.adapters import LoadedAdapter, attach_adapters, open_adapters
 from llama_rt.llama.weights import Repack, build_model
-from llama_rt.machine import available_memory
+from llama_rt.machine import free_memory
 from llama_rt.plan import (
     MAX_BATCH_TOKENS,
     MAX_SEQUENCES,
@@ -98,7 +98,7 @@ def load(
     needed = replace(needed, weights=needed.weights + sum(file.nbytes for file in files.values()))
     room = check_memory(
         needed,
-        available_memory()[1],
+        free_memory(backend.name),
         explicit=n_ctx is not None,
         quantize=quantize,
         kv_dtype=kv_dtype,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_rt import _native
-from llama_rt.machine import available_memory
+from llama_rt.machine import free_memory
+from llama_rt.plan.cards import cards
 from llama_rt.plan.needs import (
     Needs,
     check_quantize,
@@ -48,6 +49,7 @@ class Plan:
         threads: Threads it would use.
         decode_tok_s: Expected tokens per second of one sequence with a short context.
         prefill_tok_s: Expected tokens per second of a prompt.
+        cards: For GPUs by their memory in GB: what fits on them.
         notes: What else there is to say, such as what would fit.
     """
 
@@ -66,12 +68,20 @@ class Plan:
     threads: int
     decode_tok_s: float
     prefill_tok_s: float
+    cards: dict[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
         """Weights, cache and workspace."""
         return self.weights_bytes + self.kv_bytes + self.workspace_bytes
+
+    @property
+    def runs_on(self) -> str:
+        """Device, tier and, where they compute, threads."""
+        if self.device == "cpu":
+            return f"cpu, {self.isa}, {self.threads} thread{'s' * (self.threads != 1)}"
+        return f"{self.device}, {self.isa}"
 
     def __str__(self) -> str:
         """A few lines for people."""
@@ -83,9 +93,10 @@ class Plan:
             f"  workspace  {size(self.workspace_bytes):>10}",
             f"  total      {size(self.total_bytes):>10}  of {size(self.available_bytes)} free: "
             + ("fits" if self.fits else "does not fit"),
-            f"  on {self.device} ({self.isa}, {self.threads} threads): about "
+            f"  on {self.runs_on}: about "
             f"{self.decode_tok_s:.3g} tokens/s, prompts {self.prefill_tok_s:.3g} tokens/s",
         ]
+        lines += [f"  {card} GB GPU: {what}" for card, what in self.cards.items()]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -120,7 +131,7 @@ def plan(
     check_quantize(quantize)
     backend = _native.open_backend(device)
     needed = needs(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype)
-    available = available_memory()[1]
+    available = free_memory(backend.name)
     formats = _formats(checkpoint.tensors.values(), quantize)
     return Plan(
         path=checkpoint.path,
@@ -138,6 +149,7 @@ def plan(
         threads=backend.threads,
         decode_tok_s=decode_rate(backend, needed),
         prefill_tok_s=prefill_rate(backend, checkpoint.config, next(iter(formats))),
+        cards=cards(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype),
         notes=_notes(checkpoint, needed, available, quantize),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llama_rt import _native
-from llama_rt.machine import available_memory
+from llama_rt.machine import available_memory, gpu_of, read_bandwidth
 from llama_rt.plan.needs import Needs, dtype_table
 
 if TYPE_CHECKING:
@@ -19,15 +19,22 @@ __all__ = ["decode_rate", "prefill_rate"]
 
 _PROBE_BYTES = 512 << 20
 _PROBE_SECONDS = 0.1
+# Parts of a GPU's measured bandwidth and of its nominal rate of multiplications that decoding and
+# prompts are expected to reach.
+_GPU_SHARE = 0.8
+_GPU_MULTIPLY_SHARE = 0.4
 
 
 def decode_rate(backend: _native.Backend, needed: Needs) -> float:
     """Tokens per second of one sequence with a short context: each reads all weights once."""
-    return _bandwidth(backend.threads) / needed.streamed
+    return _bandwidth(backend.name, backend.threads) / needed.streamed
 
 
 def prefill_rate(backend: _native.Backend, config: ModelConfig, dtype: str) -> float:
     """Tokens per second of a prompt: the time goes into the multiplications of the layers."""
+    gpu = gpu_of(backend.name)
+    if gpu is not None:
+        return gpu.multiply_rate * _GPU_MULTIPLY_SHARE / _multiplications(config)
     return _multiply_rate(backend, dtype) / _multiplications(config)
 
 
@@ -39,8 +46,10 @@ def _multiplications(config: ModelConfig) -> float:
 
 
 @lru_cache(maxsize=8)
-def _bandwidth(threads: int) -> float:
+def _bandwidth(device: str, threads: int) -> float:
     """Bytes per second read from memory, measured for a moment, once per process."""
+    if gpu_of(device) is not None:
+        return _GPU_SHARE * read_bandwidth(device=device, seconds=_PROBE_SECONDS)
     size = min(_PROBE_BYTES, available_memory()[1] // 4)
     return _native.read_bandwidth(threads, size, _PROBE_SECONDS)
 

@@ -252,6 +252,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrComputeCapabilityMinor:
       *value = emulation::capability() % 10;
       break;
+    case cudaDevAttrClockRate:
+      *value = 1500000;
+      break;
     case cudaDevAttrMemoryClockRate:
     case cudaDevAttrGlobalMemoryBusWidth:
       *value = 0;  // the slowest memory, so that sharing work always pays

@@ -1,0 +1,155 @@
+#include "cuda/cuda_backend.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "cuda/launch.h"
+
+namespace llama_rt::cuda {
+
+CudaBackend::Turn::Turn(CudaBackend& backend) : lock_(backend.turn_) {
+  check(cudaSetDevice(backend.index_), "choosing the device");
+}
+
+CudaBackend::CudaBackend(int index, const CudaDevice& device, bool reproducible)
+    : index_(index),
+      name_("cuda:" + std::to_string(index)),
+      device_(device),
+      reproducible_(reproducible),
+      kernels_(kernels_for(device.major, device.minor)) {
+  const Turn turn(*this);
+  allow_overlap(device.major >= 9);
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+  transfer_ = std::make_unique<Transfer>(stream_);
+  // Enough for products, and for attention of 4096 rows of 64 heads.
+  constexpr size_t kCounterBytes = size_t{1} << 20;
+  static_assert(kCounterBytes >= kProductCounters * sizeof(uint32_t));
+  counters_ = device_storage(kCounterBytes, name_);
+  check(cudaMemsetAsync(counters_->data(), 0, kCounterBytes, stream_), "clearing counters");
+}
+
+CudaBackend::~CudaBackend() {
+  (void)cudaSetDevice(index_);
+  if (stream_) (void)cudaStreamSynchronize(stream_);
+  recorded_.clear();
+  transfer_.reset();
+  if (stream_) (void)cudaStreamDestroy(stream_);
+}
+
+std::shared_ptr<Storage> CudaBackend::allocate(size_t bytes) {
+  check(cudaSetDevice(index_), "choosing the device");
+  return device_storage(bytes, name_);
+}
+
+void CudaBackend::copy_bytes(std::byte* to, const std::byte* from, size_t bytes) {
+  const Turn turn(*this);
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copying");
+}
+
+void CudaBackend::upload(std::byte* to, const void* from, size_t bytes) {
+  const Turn turn(*this);
+  transfer_->up(to, static_cast<const std::byte*>(from), bytes);
+}
+
+void CudaBackend::download(void* to, const std::byte* from, size_t bytes) {
+  const Turn turn(*this);
+  transfer_->down(to, from, bytes);
+}
+
+void CudaBackend::settle() noexcept { (void)cudaStreamSynchronize(stream_); }
+
+KvLayout CudaBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
+                                int64_t head_dim) const {
+  return {type, layers, kv_heads, head_dim, kPageTokens, kv_heads * kv_head_bytes(type, head_dim)};
+}
+
+void CudaBackend::step(const StepKey& key, FunctionRef<void()> body) {
+  const Turn turn(*this);
+  if (key.owner == 0 || profiling()) {
+    body();
+  } else {
+    recorded_.run(key, stream_, body);
+  }
+}
+
+// Scratch of the kernels of one step, which follow one another; it grows to the largest need.
+std::byte* CudaBackend::scratch(int64_t bytes) {
+  const auto needed = static_cast<size_t>(bytes);
+  if (needed > 0 && (!scratch_ || scratch_->bytes() < needed)) {
+    recorded_.clear();
+    scratch_.reset();
+    scratch_ = device_storage(needed + needed / 4, name_);
+  }
+  return scratch_ ? scratch_->data() : nullptr;
+}
+
+void CudaBackend::do_embed(const Weight& table, View tokens, View out) {
+  const View& stored = table.stored.view;
+  kernels_.embed({stored.data, table.dtype, stored.row_stride, table.cols, tokens.i32(),
+                  tokens.shape[0], out.f32()},
+                 stream_);
+}
+
+void CudaBackend::do_rms_norm(View x, const float* gain, float eps, View out) {
+  kernels_.rms_norm({x.f32(), gain, x.shape.rows(), x.shape.row(), eps, out.f32()}, stream_);
+}
+
+void CudaBackend::do_rope(View x, const Rotation& rotation) {
+  kernels_.rope({x.f32(), rotation.cos.f32(), rotation.sin.f32(), x.shape[0], x.shape[1],
+                 x.shape[2], rotation.style},
+                stream_);
+}
+
+void CudaBackend::do_swiglu(View gate, View up, View out) {
+  kernels_.swiglu({gate.f32(), up.f32(), out.f32(), gate.shape.elements()}, stream_);
+}
+
+void CudaBackend::do_gather_rows(View x, View rows, View out) {
+  kernels_.gather({x.f32(), rows.i32(), rows.shape[0], x.shape.row(), out.f32()}, stream_);
+}
+
+void CudaBackend::sample(View logits, const SampleSpec* specs, int32_t* tokens) {
+  const int64_t rows = logits.shape[0], vocab = logits.shape[1];
+  kernels_.sample(
+      {logits.f32(), specs, rows, vocab, tokens, scratch(sample_scratch_bytes(rows, vocab))},
+      stream_);
+}
+
+void CudaBackend::do_scale_columns(View x, const float* factors, View out) {
+  kernels_.combine(
+      {.x = x.f32(), .by = factors, .y = out.f32(), .rows = x.shape.rows(), .width = x.shape.row()},
+      stream_);
+}
+
+void CudaBackend::do_scale(View x, float factor) {
+  kernels_.combine({.x = x.f32(),
+                    .y = x.f32(),
+                    .rows = x.shape.rows(),
+                    .width = x.shape.row(),
+                    .factor = factor},
+                   stream_);
+}
+
+void CudaBackend::do_add_row(const float* row, float factor, View y) {
+  kernels_.combine({.by = row,
+                    .y = y.f32(),
+                    .rows = y.shape.rows(),
+                    .width = y.shape.row(),
+                    .factor = factor,
+                    .accumulate = true},
+                   stream_);
+}
+
+void CudaBackend::do_add_gated(View x, const float* gates, float factor, View out) {
+  kernels_.combine({.x = x.f32(),
+                    .by = gates,
+                    .y = out.f32(),
+                    .rows = x.shape[0],
+                    .width = x.shape[1] * x.shape[2],
+                    .repeat = x.shape[2],
+                    .factor = factor,
+                    .accumulate = true},
+                   stream_);
+}
+
+}  // namespace llama_rt::cuda

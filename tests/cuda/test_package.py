@@ -1,0 +1,51 @@
+"""The whole package on the emulated device: its tests, and every reason for having none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emulated_module import package
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command, **settings):
+    """Runs Python with the emulated package; the settings are the emulation's."""
+    environment = os.environ | settings | {"PYTHONPATH": f"{package()}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.run(
+        [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("name", ["probing", "ops", "models"])
+def test_device_tests_pass_on_the_emulation(name):
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/device/test_{name}.py")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " skipped" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"EMULATED_DRIVER": "0"}, ["cuda:0", "no NVIDIA driver"]),
+        ({"EMULATED_DRIVER": "12040"}, ["supports CUDA 12.4", "needs 13.0", "update the driver"]),
+        ({"EMULATED_DEVICES": "0"}, ["shows no device"]),
+        ({"EMULATED_CAPABILITY": "75"}, ["compute capability 7.5", "8.0 or newer"]),
+        ({"EMULATED_CAPABILITY": "86"}, ["has code for", "90"]),
+    ],
+    ids=["no driver", "old driver", "no device", "small device", "other code"],
+)
+def test_reasons(settings, words):
+    code = (
+        "from llama_rt import _native, errors\n"
+        "assert _native.open_backend('auto').name == 'cpu'\n"
+        "try:\n    _native.open_backend('cuda')\n"
+        "except errors.BackendUnavailable as error:\n    print(error)\n"
+    )
+    done = run("-c", code, **settings)
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stdout

@@ -1,0 +1,197 @@
+"""Whole models on a CUDA device: logits against float64, sequences, batches, recorded steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llama_rt import _native
+from native_models import cpu, model_on
+from reference.blocks import decode, encode
+from reference.model import Config, Rope, forward, random_weights, relative_error
+
+CONFIG = Config()
+WEIGHTS = random_weights(CONFIG, seed=2)
+IDS = [1, 17, 300, 45, 45, 8, 501, 77, 123, 9]
+# Relative error of the logits: float32; half-precision cache; bfloat16 inputs; 8-bit weights.
+BOUNDS = {"f32": 2e-3, "f16": 2e-3, "bf16": 1.5e-2, "q8_0": 2.5e-2}
+
+
+def ids(*values):
+    return np.array(values, np.int32)
+
+
+def stored_as(dtype, weights=WEIGHTS):
+    """The matrices as `dtype`, and the weights that they decode to."""
+    stored, values = {}, dict(weights)
+    for name, value in weights.items():
+        if value.ndim == 2:
+            data = encode(value, dtype)
+            stored[name] = (dtype, data)
+            values[name] = decode(data, dtype).reshape(value.shape)
+    return stored, values
+
+
+def runner_of(model, **options):
+    return _native.Runner(model, n_ctx=256, cache_tokens=4096, **{"kv_dtype": "f16"} | options)
+
+
+@pytest.fixture(scope="module")
+def model(backend):
+    return model_on(backend, CONFIG, WEIGHTS, stored=stored_as("bf16")[0])
+
+
+def greedy(runner, prompts, steps, **options):
+    """Tokens of each prompt's continuation, all prompts as one batch."""
+    sequences = [runner.create() for _ in prompts]
+    samplers = [
+        _native.Sampler(CONFIG.vocab_size, **{"temperature": 0.0} | options) for _ in prompts
+    ]
+    first = runner.step(sequences, [ids(*p) for p in prompts], samplers)
+    tokens = [list(s.tokens) for s in first]
+    rest = runner.decode(sequences, [t[-1] for t in tokens], samplers, steps=steps - 1)
+    for sequence in sequences:
+        runner.release(sequence)
+    return [t + list(s.tokens) for t, s in zip(tokens, rest, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kv_dtype", ["f32", "f16"])
+def test_logits(backend, fast, dtype, kv_dtype):
+    stored, values = stored_as(dtype)
+    expected = forward(CONFIG, values, IDS)
+    for one in (backend, fast):
+        runner = runner_of(model_on(one, CONFIG, WEIGHTS, stored=stored), kv_dtype=kv_dtype)
+        got = runner.forward([runner.create()], [ids(*IDS)], outputs="all")
+        assert relative_error(got, expected) <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tied": True},
+        {"sliding_window": 4},
+        {"attention_bias": True, "mlp_bias": True},
+        {"rope_style": "halves"},
+        {"rope": Rope(kind="llama3", factor=8.0, original_context=32)},
+    ],
+    ids=["tied", "window", "biases", "halves", "llama3"],
+)
+def test_variations(backend, change):
+    config = replace(CONFIG, **change)
+    weights = random_weights(config, seed=5)
+    runner = runner_of(model_on(backend, config, weights), kv_dtype="f32")
+    got = runner.forward([runner.create()], [ids(*IDS)], outputs="all")
+    assert relative_error(got, forward(config, weights, IDS)) <= BOUNDS["f32"]
+
+
+def test_chunks_and_single_tokens_give_the_same_logits(model):
+    runner = runner_of(model)
+    whole = runner.forward([runner.create()], [ids(*IDS)], outputs="all")
+    sequence = runner.create()
+    parts = [IDS[:4], *([i] for i in IDS[4:])]
+    got = [runner.forward([sequence], [ids(*p)], outputs="all") for p in parts]
+    np.testing.assert_array_equal(np.concatenate(got), whole)
+
+
+def test_batches_do_not_mix(model):
+    """With `reproducible` a sequence has the same bits alone and beside others."""
+    runner = runner_of(model)
+    prompts = [[1, 2, 3], [9], [4, 5, 6, 7, 8], [300, 301]]
+    alone = [runner.forward([runner.create()], [ids(*p)], outputs="all") for p in prompts]
+    sequences = [runner.create() for _ in prompts]
+    together = runner.forward(sequences, [ids(*p) for p in prompts], outputs="all")
+    np.testing.assert_array_equal(together, np.concatenate(alone))
+
+
+def test_greedy_text_is_the_cpus_and_survives_recording(model):
+    """The same launches are run, recorded, then replayed: also across a page of the cache."""
+    prompts = [list(range(1, 60)), [7, 8, 9], [500]]
+    stored, _ = stored_as("bf16")
+    host = runner_of(model_on(cpu(), CONFIG, WEIGHTS, stored=stored))
+    expected = greedy(host, prompts, 12)
+    runner = runner_of(model)
+    alone = [greedy(runner, [p], 12)[0] for p in prompts]
+    assert greedy(runner, prompts, 12) == alone
+    assert alone == expected
+
+
+def test_drawn_tokens_depend_on_the_seed_alone(model):
+    prompts = [[1, 2, 3], [9], [4, 5]]
+    runner = runner_of(model)
+    options = {"temperature": 1.0, "top_k": 40, "top_p": 0.9, "seed": 11}
+    together = greedy(runner, prompts, 6, **options)
+    assert [greedy(runner, [p], 6, **options)[0] for p in prompts] == together
+    assert greedy(runner, prompts, 6, **options | {"seed": 12}) != together
+
+
+def test_what_the_host_must_draw_is_drawn_there(model):
+    """A penalty keeps a token from coming twice; log-probabilities are those of the logits."""
+    runner = runner_of(model)
+    [tokens] = greedy(runner, [[1, 2, 3]], 8, frequency_penalty=1e6, repetition_penalty=1.0)
+    assert len(set(tokens)) == len(tokens)
+    sequence = runner.create()
+    sampler = _native.Sampler(CONFIG.vocab_size, temperature=0.0, logprobs=0)
+    [drawn] = runner.step([sequence], [ids(5, 6)], [sampler])
+    logits = runner.forward([runner.create()], [ids(5, 6)])[0].astype(np.float64)
+    expected = logits[drawn.tokens[0]] - np.logaddexp.reduce(logits)
+    assert abs(drawn.logprobs[0] - expected) < 1e-4
+
+
+def test_fork_truncate_and_release(model):
+    runner = runner_of(model)
+    a = runner.create()
+    runner.forward([a], [ids(*range(1, 71))], outputs="none")
+    b = runner.fork(a, 66)
+    runner.truncate(a, 66)
+    left = runner.forward([a], [ids(9, 8)])
+    right = runner.forward([b], [ids(9, 8)])
+    np.testing.assert_array_equal(left, right)
+    c = runner.fork(b, 68)
+    runner.forward([b], [ids(1)])
+    np.testing.assert_array_equal(runner.forward([c], [ids(4)]), runner.forward([a], [ids(4)]))
+    for sequence in (a, b, c):
+        runner.release(sequence)
+
+
+def test_adapters(backend):
+    """LoRA, scales, biases, norms and a gated prefix give what they give on the CPU."""
+    rng = np.random.default_rng(3)
+
+    def small(*shape):
+        return (0.1 * rng.standard_normal(shape)).astype(np.float32)
+
+    d, heads = CONFIG.dim, CONFIG.n_heads
+    patches = [
+        ("add_lora", 0, "wq", small(8, d), small(heads * CONFIG.head_dim, 8)),
+        ("add_lora", 1, "w2", small(4, CONFIG.ffn_dim), small(d, 4)),
+        ("add_input_scale", 0, "wo", 1 + small(heads * CONFIG.head_dim)),
+        ("add_bias", 1, "w1", small(CONFIG.ffn_dim)),
+        ("replace_norm", 0, "ffn_norm", 1 + small(d)),
+        ("add_prefix", 1, small(10, d), small(heads)),
+    ]
+    results = []
+    for one in (backend, cpu()):
+        model = model_on(one, CONFIG, WEIGHTS)
+        adapter = _native.Adapter(model)
+        for name, *arguments in patches:
+            getattr(adapter, name)(*arguments)
+        runner = runner_of(model, kv_dtype="f32")
+        sequences = [runner.create(), runner.create()]
+        rows = runner.forward(
+            sequences, [ids(*IDS), ids(*IDS)], outputs="all", adapters=[[(adapter, 0.7)], []]
+        )
+        results.append(rows)
+    device, host = results
+    assert relative_error(device, host) <= BOUNDS["f32"]
+    assert relative_error(device[: len(IDS)], device[len(IDS) :]) > 1e-2
+
+
+def test_memory_that_is_not_there_is_refused(backend, usable):
+    from llama_rt.errors import CapacityError
+
+    model = model_on(backend, CONFIG, WEIGHTS)
+    per_token = 2 * 4 * CONFIG.n_layers * CONFIG.n_kv_heads * CONFIG.head_dim
+    tokens = 2 * usable.memory_bytes // per_token
+    with pytest.raises(CapacityError, match="cuda:0 has"):
+        _native.Runner(model, n_ctx=256, kv_dtype="f32", cache_tokens=tokens)

@@ -1,0 +1,66 @@
+"""Builds the whole package on the emulated device: a folder to put first on the Python path.
+
+Only the scalar CPU tier is in it, and no CUDA toolkit is needed. `python tests/emulated_module.py`
+builds it and prints the folder.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import pybind11
+
+from emulated_device import COMPILER, DEVICE, FOLDER, ROOT, compiled
+
+SOURCES = ROOT / "csrc"
+PACKAGE = ROOT / "python" / "llama_rt"
+TIERS = SOURCES / "cpu" / "tiers"
+PYTHON = ("-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include())
+SCALAR = ("-DLLAMA_RT_TIER=scalar", "-I", str(TIERS / "scalar"), "-I", str(TIERS))
+
+
+def _flags(source: Path) -> tuple[str, ...]:
+    """What a source needs besides the flags of device code; glue is compiled fast, not well."""
+    room = source.relative_to(SOURCES).parts[0] if source.is_relative_to(SOURCES) else ""
+    if room == "bindings":
+        return ("-O0", "-g0", "-fvisibility=hidden", *PYTHON)
+    return SCALAR if source.is_relative_to(TIERS) else ()
+
+
+def _sources() -> list[Path]:
+    rooms = ("core", "runtime", "backend", "cpu", "model", "model/adapters", "cuda", "bindings")
+    found = [p for room in rooms for p in sorted((SOURCES / room).glob("*.cpp"))]
+    found += [*sorted((TIERS / "scalar").glob("*.cpp")), *sorted((TIERS / "generic").glob("*.cpp"))]
+    found += sorted((SOURCES / "cuda" / "kernels").glob("*.cu"))
+    return [*DEVICE, *(p for p in found if p.name != "absent.cpp")]
+
+
+@cache
+def package() -> Path:
+    """The folder that holds `llama_rt` with the emulated device."""
+    sources = _sources()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda source: compiled(source, *_flags(source)), sources))
+    folder = FOLDER / "package" / "llama_rt"
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.is_symlink():
+            entry.unlink()
+    for entry in PACKAGE.iterdir():
+        if not entry.name.startswith(("_native.cpython", "__pycache__", ".")):
+            (folder / entry.name).symlink_to(entry)
+    made = folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not made.is_file() or any(o.stat().st_mtime > made.stat().st_mtime for o in objects):
+        new = made.with_suffix(f".{os.getpid()}")
+        command = [COMPILER, "-shared", "-pthread", "-Wl,-Bsymbolic", "-o", str(new)]
+        subprocess.run([*command, *map(str, objects)], check=True)
+        new.replace(made)
+    return folder.parent
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{package()}\n")
