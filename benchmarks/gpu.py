@@ -205,7 +205,10 @@ def main() -> int:
     kept = args.results.is_file() and not args.fresh
     results: dict[str, Any] = json.loads(args.results.read_text()) if kept else {}
     for name, (seconds, _) in steps(args.golden).items():
-        if name not in args.only if args.only else "failed" not in results.get(name, {"failed": 1}):
+        done = "failed" not in results.get(name, {"failed": ""})
+        if name == "build":  # results may outlive the machine that they were measured on
+            done = done and any((ROOT / "python" / "llama_rt").glob("_native*.so"))
+        if name not in args.only if args.only else done:
             continue
         left = args.budget - (time.monotonic() - began)
         if left < 20:

@@ -19,7 +19,7 @@ REPEATS = 3
 
 
 def limits() -> Figures:
-    """Bytes per second of a read-only reduction, multiply-adds per second of torch's best product."""
+    """Bytes per second of a read-only reduction; multiply-adds per second of torch's products."""
     import torch
 
     from llama_rt import _native
