@@ -179,9 +179,9 @@ struct PanelCursor {
   const ProductTask& task;
   const ProductPlan& plan;
   int half, panel_in_half;
-  int step, end;         // of the range; the span's first
-  int first, at, count;  // items: the span's first in its tile, the next of the span, all of it
-  const std::byte* panel;
+  int step, end;                     // of the range; the span's first
+  int first = 0, at = 0, count = 0;  // items: the span's first in its tile, the next of it, all
+  const std::byte* panel = nullptr;
 
   __device__ __forceinline__ PanelCursor(const ProductTask& t, const ProductPlan& p, int half_of,
                                          int within, int range_first, int range_end)
