@@ -9,8 +9,11 @@ from emulated_device import library
 
 PAGE = 64
 TYPES = {"f32": 0, "f16": 1, "bf16": 2, "q8_0": 3}
-_KERNELS = ["attention", "attention_plain", "attention_split", "attention_tiles", "store_kv"]
-SOURCES = [*(f"csrc/cuda/kernels/{name}.cu" for name in _KERNELS), "tests/cuda/attention.cu"]
+_KERNELS = ["_plain", "_split", "_tiles", "_wgmma"]
+SOURCES = [
+    *(f"csrc/cuda/kernels/attention{name}.cu" for name in ("", *_KERNELS)),
+    *("csrc/cuda/kernels/store_kv.cu", "tests/cuda/attention.cu"),
+]
 _ints = ctypes.POINTER(ctypes.c_int32)
 _floats = ctypes.POINTER(ctypes.c_float)
 
@@ -31,7 +34,7 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("max_rows", "max_context")),
         *((name, ctypes.c_int32) for name in ("reproducible", "descending")),
         *((name, _floats) for name in ("cos", "sin")),
-        ("halves", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("halves", "hopper")),
     )
 
 
@@ -51,6 +54,7 @@ class Options:
     spare_context: int = 0  # by how much the grid is too large
     rotation: tuple[np.ndarray, np.ndarray] | None = None  # cos, sin [rows stored, e/2]
     halves: bool = False
+    hopper: bool = False  # with what sm_90a paints over
     keep: list = field(default_factory=list)
 
 
@@ -98,7 +102,7 @@ def attend(q, k, v, kv_dtype, options=None):
         *(TYPES[kv_dtype], heads, k[0].shape[1], e, count + 1, 1 / np.sqrt(e)),
         *(options.window, options.length, options.multiprocessors),
         *(max(len(a) for a in q), context + options.spare_context),
-        *(options.reproducible, options.descending, *angles, options.halves),
+        *(options.reproducible, options.descending, *angles, options.halves, options.hopper),
     )
     run = library("attention", *SOURCES).attend
     run.restype = ctypes.c_char_p

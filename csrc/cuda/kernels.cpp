@@ -14,7 +14,10 @@ Kernels paint(Tier tier) {
   paint_attention(kernels);
   paint_sample(kernels);
 #if defined(LLAMA_RT_CUDA_SM90A)
-  if (tier == Tier::kSm90a) paint_wgmma(kernels);
+  if (tier == Tier::kSm90a) {
+    paint_wgmma(kernels);
+    paint_attention_wgmma(kernels);
+  }
 #endif
   return kernels;
 }

@@ -247,6 +247,7 @@ void paint_products(Kernels& kernels);     // kernels/products.cu: packed forms,
 void paint_attention(Kernels& kernels);    // kernels/attention.cu: store_kv, attention
 void paint_sample(Kernels& kernels);       // kernels/sample.cu
 void paint_wgmma(Kernels& kernels);        // kernels/gemm_wgmma.cu, compiled for sm_90a only
+void paint_attention_wgmma(Kernels& kernels);  // kernels/attention_wgmma.cu, likewise
 
 std::string_view tier_name(Tier tier);
 // The table for a device of this compute capability.

@@ -60,7 +60,7 @@ struct Call {
   int64_t window, length, multiprocessors, max_rows, max_context;
   int32_t reproducible, descending;
   const float *cos, *sin;  // of the stored rows, or null
-  int32_t halves;
+  int32_t halves, hopper;
 };
 
 const char* attend(const Call* call, const Rows* stored, const float* k, const float* v,
@@ -85,6 +85,7 @@ const char* attend(const Call* call, const Rows* stored, const float* k, const f
     };
     Kernels kernels;
     paint_attention(kernels);
+    if (call->hopper) paint_attention_wgmma(kernels);
     batch(*stored, [&](const CacheTask& task) {
       const auto size = static_cast<size_t>(stored->n * call->kv_heads * call->e);
       const auto angles = call->cos ? static_cast<size_t>(stored->n * (call->e / 2)) : 1;

@@ -146,3 +146,13 @@ def test_many_rows_of_every_width(dtype, e):
 def test_many_rows_of_heads_that_share_a_kv_head(dtype, group):
     check([(29, 150), (9, 9)], 2 * group, 2, 32, dtype)
     check([(29, 150), (9, 9)], 2 * group, 2, 32, dtype, Options(window=40))
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("e", [50, 64, 100, 128])
+def test_warpgroups(dtype, e):
+    """Tiles of 128 vectors: part of one, several, windows, odd ends, and rows of other kernels."""
+    check([(33, 83), (1, 70), (150, 450)], 4, 2, e, dtype, Options(hopper=True))
+    check([(70, 70)], 2, 2, e, dtype, Options(hopper=True, descending=True))
+    check([(140, 400)], 3, 1, e, dtype, Options(hopper=True, window=77))
+    check([(20, 100)], 2, 1, e, dtype, Options(hopper=True, length=70))

@@ -14,9 +14,7 @@ namespace {
 constexpr int64_t kCut = 128;
 constexpr int64_t kShortestCut = 32;
 
-// Rows of a sequence up to which the cache is split among warps, which read it once for every
-// sixteen query vectors.
-constexpr int64_t kFewRows = 8;
+}  // namespace
 
 void attention(const AttentionTask& t, cudaStream_t stream) {
   if (t.reproducible || t.cache.type == KvType::kF32) {
@@ -25,8 +23,6 @@ void attention(const AttentionTask& t, cudaStream_t stream) {
   if (t.cache.segments > 1 || t.max_rows <= kFewRows) attention_split(t, kFewRows, stream);
   if (t.max_rows > kFewRows) attention_tiles(t, kFewRows, stream);
 }
-
-}  // namespace
 
 int64_t kv_head_bytes(KvType type, int64_t e) {
   const int width = kv_width(type, e);

@@ -13,7 +13,12 @@ namespace llama_rt::cuda {
 
 inline constexpr int kAttentionWarps = 4;
 
+// Rows of a sequence up to which the cache is split among warps, which read it once for every
+// sixteen query vectors.
+inline constexpr int64_t kFewRows = 8;
+
 void store_kv(const StoreKvTask& task, cudaStream_t stream);
+void attention(const AttentionTask& task, cudaStream_t stream);
 // Segments of at most `few_rows` rows; of an f32 cache all.
 void attention_split(const AttentionTask& task, int64_t few_rows, cudaStream_t stream);
 void attention_plain(const AttentionTask& task, cudaStream_t stream);  // f32

@@ -99,8 +99,9 @@ __device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kW
 }
 
 template <KvType kType, int kWidth>
-__global__ __launch_bounds__(kAttentionWarps* kWarp, kWidth > 128 ? 1 : 2) void split(AttentionTask t, int cut,
-                                                                int max_parts, int most_rows) {
+__global__ __launch_bounds__(kAttentionWarps* kWarp,
+                             kWidth > 128 ? 1 : 2) void split(AttentionTask t, int cut,
+                                                              int max_parts, int most_rows) {
   wait_for_previous();
   let_next_start();
   using R = Ring<kType, kWidth>;
