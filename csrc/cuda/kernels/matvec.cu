@@ -20,7 +20,8 @@ static_assert(kMatvecShape.units_per_step == kSlices && kMatvecShape.columns == 
 struct Shared {
   float part[2][kWarps][kWarp * 4];
   float reduce[kWarps][kColumns];
-  float scale[kColumns];  // of the results of each input
+  float factor[kColumns];  // that normalises each input
+  float scale[kColumns];   // that brings it into the range of halves
   int flag;
 };
 constexpr int kInputsAt = (sizeof(Shared) + 127) / 128 * 128;
@@ -63,64 +64,64 @@ __device__ void reduce_inputs(Shared& shared, const ProductTask& task, Run run, 
   __syncthreads();
 }
 
+// What each input is multiplied by before it is rounded, for all threads.
+template <DType kType>
+__device__ void find_factors(const ProductTask& task, Shared& shared) {
+  if (threadIdx.x < kColumns) shared.factor[threadIdx.x] = shared.scale[threadIdx.x] = 1.0f;
+  __syncthreads();
+  if (task.gain) {
+    const auto run = [&](int c, int64_t k) {
+      float v[kRun];
+      load_run(task.x + c * task.x_stride, k, task.k, v);
+      return sum_of_squares(v);
+    };
+    reduce_inputs(shared, task, run, [](float a, float b) { return a + b; });
+    if (threadIdx.x < task.n) {
+      const float mean = shared.reduce[0][threadIdx.x] / static_cast<float>(task.k);
+      shared.factor[threadIdx.x] = rsqrtf(mean + task.eps);
+    }
+    __syncthreads();
+  }
+  if constexpr (kInputParts<kType> == 2) {
+    const auto run = [&](int c, int64_t k) {
+      float v[kRun];
+      load_input(task, task.x + c * task.x_stride, k, shared.factor[c], v);
+      return largest_of(v);
+    };
+    reduce_inputs(shared, task, run, [](float a, float b) { return fmaxf(a, b); });
+    if (threadIdx.x < task.n) {
+      shared.scale[threadIdx.x] = half_range_scale(shared.reduce[0][threadIdx.x]);
+    }
+    __syncthreads();
+  }
+}
+
 // Normalises and rounds the inputs into shared memory: [sums][part][column]. Pair p of a chunk lies
 // where lane t reads its fragments of four tiles: at 32 t + 8 tile + 4 half.
 template <DType kType>
 __device__ void stage_inputs(const ProductTask& task, int padded_k, Shared& shared, float* sums,
                              std::byte* inputs) {
   constexpr int kParts = kInputParts<kType>;
-  const auto row = [&](int c) { return task.x + c * task.x_stride; };
-  float factor[kColumns], scale[kColumns];
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) factor[c] = scale[c] = 1.0f;
-  if (task.gain) {
-    const auto run = [&](int c, int64_t k) {
-      float v[kRun];
-      load_run(row(c), k, task.k, v);
-      return sum_of_squares(v);
-    };
-    reduce_inputs(shared, task, run, [](float a, float b) { return a + b; });
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      if (c >= task.n) break;
-      factor[c] = rsqrtf(shared.reduce[0][c] / static_cast<float>(task.k) + task.eps);
-    }
-    __syncthreads();
-  }
-  if constexpr (kParts == 2) {
-    const auto run = [&](int c, int64_t k) {
-      float v[kRun];
-      load_input(task, row(c), k, factor[c], v);
-      return largest_of(v);
-    };
-    reduce_inputs(shared, task, run, [](float a, float b) { return fmaxf(a, b); });
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      if (c < task.n) scale[c] = half_range_scale(shared.reduce[0][c]);
-    }
-  }
-  if (threadIdx.x == 0) {
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) shared.scale[c] = 1.0f / scale[c];
-  }
+  find_factors<kType>(task, shared);
   const int64_t column = column_bytes(padded_k);
+  const int n = static_cast<int>(task.n);
   for (int start = 0; start < padded_k; start += kThreads * kRun) {
     const int k = start + static_cast<int>(threadIdx.x) * kRun;
     std::byte* chunk = inputs + k / kChunkK * kChunkBytes + k % kChunkK / kRun * 4;
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      float v[kRun] = {};
-      if (c < task.n) load_input(task, row(c), k, factor[c], v);
+#pragma unroll 2
+    for (int c = 0; c < n; ++c) {
+      float v[kRun];
+      load_input(task, task.x + c * task.x_stride, k, shared.factor[c], v);
       float sum = 0.0f;
 #pragma unroll
       for (int t = 0; t < kRun / 2; ++t) {
         uint32_t parts[kParts];
-        round_pair<kParts>(v[2 * t] * scale[c], v[2 * t + 1] * scale[c], parts);
+        round_pair<kParts>(v[2 * t] * shared.scale[c], v[2 * t + 1] * shared.scale[c], parts);
         sum += __uint_as_float(parts[0] << 16) + __uint_as_float(parts[0] & 0xffff0000u);
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
-          std::byte* to = chunk + (part * task.n + c) * column + 32 * t;
-          if (c < task.n && k < padded_k) *reinterpret_cast<uint32_t*>(to) = parts[part];
+          std::byte* to = chunk + (part * n + c) * column + 32 * t;
+          if (k < padded_k) *reinterpret_cast<uint32_t*>(to) = parts[part];
         }
       }
       if constexpr (Packed<kType>::kHasMin) {  // four neighbours have the columns of a group
@@ -128,6 +129,12 @@ __device__ void stage_inputs(const ProductTask& task, int padded_k, Shared& shar
         sum += __shfl_xor_sync(kAllLanes, sum, 2);
         if (k % kSumGroup == 0 && k < padded_k) sums[k / kSumGroup * kColumns + c] = sum;
       }
+    }
+  }
+  if constexpr (Packed<kType>::kHasMin) {
+    for (int i = static_cast<int>(threadIdx.x); i < padded_k / kSumGroup * kColumns;
+         i += kThreads) {
+      if (i % kColumns >= n) sums[i] = 0.0f;
     }
   }
 }
@@ -212,8 +219,8 @@ __device__ void finish_tile(const ProductTask& task, const ProductPlan& plan, in
       gather_parts(task, plan, tile, r, kValues, value, &shared.flag, [] { __syncthreads(); });
   if (!mine || r >= kValues || column >= task.n) return;
   if constexpr (kInputParts<kType> == 2) {
-    value[0] *= shared.scale[column];
-    value[1] *= shared.scale[column];
+    value[0] /= shared.scale[column];
+    value[1] /= shared.scale[column];
   }
   const HalfTile first = half_tile<1>(task, plan, tile, 0);
   const int64_t at = static_cast<int64_t>(first.panel) * kPanelRows + row;
