@@ -9,13 +9,14 @@ namespace llama_rt::cuda {
 inline constexpr int kGemmWarps = 8;
 inline constexpr int kGemmThreads = kGemmWarps * kWarp;
 inline constexpr int kHalf = kGemmWarps / 2;  // panels of half a tile
-inline constexpr int kHalfThreads = kHalf * kWarp;
-inline constexpr int kGroupBytes = 8 * 128;  // of 8 inputs in a stage
+inline constexpr int kGroupBytes = 8 * 128;   // of 8 inputs in a stage
 
-// Shared memory through which half a tile goes to the threads that have the other half.
-__host__ __device__ constexpr int exchange_bytes(int groups) {
-  return kHalfThreads * groups * 4 * 4;
-}
+// Results pass through shared memory, 64 columns at a time, so that neighbours in a row of the
+// output are written together and the halves of a gate meet. Columns are 4 floats longer than the
+// tile, so that the lanes of a fragment meet different banks.
+inline constexpr int kExchangeColumns = 64;
+inline constexpr int kExchangeStride = kGemmWarps * kPanelRows + 4;
+inline constexpr int kExchangeBytes = kExchangeColumns * kExchangeStride * 4;
 
 // Plans a launch and queues the preparation of its inputs.
 template <DType kType>
@@ -29,45 +30,47 @@ ProductPlan prepare_gemm(const ProductTask& task, const TileShape& shape, cudaSt
   return plan;
 }
 
+// Writes the columns from `first` on that lie in `exchange`.
+__device__ __forceinline__ void store_columns(const ProductTask& task, const ProductPlan& plan,
+                                              int tile, int64_t first, const float* exchange) {
+  const bool gated = task.epilogue == Epilogue::kSwiglu;
+  const int rows = kHalf * kPanelRows * (gated ? 1 : 2);
+  const int thread = static_cast<int>(threadIdx.x), row = thread % rows;
+  const HalfTile where = half_tile<kHalf>(task, plan, tile, 0);
+  const int64_t at = int64_t{where.panel} * kPanelRows + row;
+  for (int c = thread / rows; c < kExchangeColumns; c += kGemmThreads / rows) {
+    const int64_t column = first + c;
+    if (column >= task.n) return;
+    const float* values = exchange + c * kExchangeStride + row;
+    const float scale = plan.input_scale ? plan.input_scale[column] : 1.0f;
+    if (gated) {
+      store_gated(task, at, column, values[0] * scale, values[kHalf * kPanelRows] * scale);
+    } else {
+      store_result(task, task.job[where.job], at, column, values[0] * scale);
+    }
+  }
+}
+
 // Writes the results of a tile, whose sums the first kGemmThreads threads hold; `sync` is a barrier
 // of those.
 template <int kValues, class Sync>
 __device__ __forceinline__ void finish_gemm_tile(const ProductTask& task, const ProductPlan& plan,
                                                  int tile, float (&sum)[kValues], float* exchange,
                                                  int* flag, Sync sync) {
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = static_cast<int>(threadIdx.x), lane = lane_index();
   if (!gather_parts(task, plan, tile, thread, kGemmThreads, sum, flag, sync)) return;
-  const int half = warp_index() / kHalf, lane = lane_index();
-  const HalfTile where = half_tile<kHalf>(task, plan, tile, half);
-  const int64_t row = int64_t{where.panel + warp_index() % kHalf} * kPanelRows + lane / 4;
-  const int64_t column = tile % plan.column_tiles * (kValues * 2) + lane % 4 * 2;
-  if (plan.input_scale) {
+  float* mine = exchange + lane % 4 * 2 * kExchangeStride + warp_index() * kPanelRows + lane / 4;
+  const int64_t first = int64_t{tile % plan.column_tiles} * (kValues * 2);
+  constexpr int kRound = kExchangeColumns / 2;  // values
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      const int64_t c = column + i / 4 * 8 + i % 2;
-      sum[i] *= c < task.n ? plan.input_scale[c] : 0.0f;
-    }
-  }
-  if (task.epilogue == Epilogue::kSwiglu) {
-    float* mine = exchange + thread % kHalfThreads;
-    sync();  // the tile before has been read
-    if (half == 1) {
+  for (int round = 0; round < kValues / kRound; ++round) {
+    sync();  // what was there has been read
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) mine[i * kHalfThreads] = sum[i];
+    for (int i = 0; i < kRound; ++i) {
+      mine[(i / 4 * 8 + i % 2) * kExchangeStride + i % 4 / 2 * 8] = sum[round * kRound + i];
     }
     sync();
-    if (half == 1) return;
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      store_gated(task, row + i % 4 / 2 * 8, column + i / 4 * 8 + i % 2, sum[i],
-                  mine[i * kHalfThreads]);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      store_result(task, task.job[where.job], row + i % 4 / 2 * 8, column + i / 4 * 8 + i % 2,
-                   sum[i]);
-    }
+    store_columns(task, plan, tile, first + round * kExchangeColumns, exchange);
   }
 }
 

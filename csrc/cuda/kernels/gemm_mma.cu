@@ -17,7 +17,7 @@ struct Tile {
   static constexpr int kPartBytes = kGroups * kGroupBytes;
   static constexpr int kStageBytes = kParts * kPartBytes;
   static constexpr int kRing = kStages * kStageBytes;
-  static constexpr int kShared = kRing + exchange_bytes(kGroups) + 16;
+  static constexpr int kShared = kRing + kExchangeBytes + 16;
   static constexpr TileShape kShape = gemm_mma_shape(kGroups);
 };
 
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kThreads, kGroups > 8 ? 1 : 2)
 
   const uint32_t ring = shared_address(dynamic_shared());
   auto* exchange = reinterpret_cast<float*>(dynamic_shared() + Shape::kRing);
-  auto* flag = reinterpret_cast<int*>(dynamic_shared() + Shape::kRing + exchange_bytes(kGroups));
+  auto* flag = reinterpret_cast<int*>(dynamic_shared() + Shape::kRing + kExchangeBytes);
   InputCursor<kType, kGroups> inputs(plan, begin, end, Format::kPieces);
   for (int i = 0; i < kStages - 1; ++i) inputs.copy(ring);
 

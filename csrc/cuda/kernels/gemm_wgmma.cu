@@ -20,7 +20,7 @@ struct Tile {
   static constexpr int kStageBytes = kParts * kPartBytes;
   static constexpr int kStages = 128 * 1024 / kStageBytes;
   static constexpr int kRing = kStages * kStageBytes;
-  static constexpr int kBarriers = kRing + exchange_bytes(kGroups);
+  static constexpr int kBarriers = kRing + kExchangeBytes;
   static constexpr int kFlag = kBarriers + 2 * kStages * 8;
   static constexpr int kShared = kFlag + 16;
 };
