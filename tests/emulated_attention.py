@@ -2,6 +2,7 @@
 
 import ctypes
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,6 +55,7 @@ class Options:
     spare_context: int = 0  # by how much the grid is too large
     rotation: tuple[np.ndarray, np.ndarray] | None = None  # cos, sin [rows stored, e/2]
     halves: bool = False
+    stored_first: int = 0  # so many of each sequence's tokens are stored apart from the others
     hopper: bool = False  # with what sm_90a paints over
     keep: list = field(default_factory=list)
 
@@ -87,7 +89,10 @@ def attend(q, k, v, kv_dtype, options=None):
         own = -(-len(one) // PAGE)
         pages[i, :own], taken = order[taken : taken + own], taken + own
     heads, e = q[0].shape[1:]
-    stored = _rows([(0, len(one)) for one in k], stride, pages, options)
+    cuts = [sorted({0, min(options.stored_first, len(one)), len(one)}) for one in k]
+    parts = [(i, a, b - a) for i, c in enumerate(cuts) for a, b in pairwise(c)]
+    own_pages = np.ascontiguousarray(pages[[i for i, _, _ in parts]])
+    stored = _rows([part[1:] for part in parts], stride, own_pages, options)
     asked = _rows(
         [(len(b) - len(a), len(a)) for a, b in zip(q, k, strict=True)], *(stride, pages), options
     )

@@ -86,6 +86,16 @@ def test_windows(dtype, window):
 
 
 @pytest.mark.parametrize("dtype", KV_DTYPES)
+@pytest.mark.parametrize("stored_first", [1, 8, 13, 77])
+def test_the_cache_does_not_depend_on_how_it_was_filled(dtype, stored_first):
+    q, k, v = inputs([(3, 100), (1, 30)], 4, 2, 40)
+    once, _ = attend(q, k, v, dtype)
+    twice, _ = attend(q, k, v, dtype, Options(stored_first=stored_first))
+    for a, b in zip(once, twice, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_every_row_sees_a_prefix(dtype):
     check([(5, 70), (1, 40)], 4, 2, 32, dtype, Options(length=10))
 

@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "cuda/device/ptx.cuh"
 #include "cuda/device/warp.cuh"
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/kv.cuh"
@@ -55,22 +56,50 @@ __device__ float encode(float x, int8_t& code) {
   return scale;
 }
 
+// Eight positions from a multiple of eight lie together in a core of values, so where a batch has
+// all of them the warp of the first stores them at once, 16 bytes for a feature.
+constexpr int kTogether = 8;
+
+template <KvType kType>
+__device__ void store_together(const float* v, int64_t row_stride, int e, int width, int p,
+                               std::byte* values) {
+  for (int f = lane_index(); f < width; f += kWarp) {
+    uint32_t pairs[kTogether / 2];
+#pragma unroll
+    for (int i = 0; i < kTogether; i += 2) {
+      const float low = f < e ? v[i * row_stride + f] : 0.0f;
+      const float high = f < e ? v[(i + 1) * row_stride + f] : 0.0f;
+      pairs[i / 2] = kType == KvType::kF16 ? pack_f16(low, high) : pack_bf16(low, high);
+    }
+    *reinterpret_cast<uint4*>(values + value_at<kType>(width, p, f)) =
+        make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+  }
+}
+
 template <KvType kType>
 __device__ void store_head(const StoreKvTask& t, int row, int g) {
   const CacheTask& c = t.cache;
   const int e = static_cast<int>(c.e), width = kv_width(kType, e), lane = lane_index();
-  const int position = c.positions[row];
-  const int32_t page = c.pages[c.segment_of[row] * c.page_stride + position / kPageTokens];
+  const int position = c.positions[row], segment = c.segment_of[row];
+  const int32_t page = c.pages[segment * c.page_stride + position / kPageTokens];
   const int p = position % static_cast<int>(kPageTokens);
   std::byte* keys = c.base + page * c.page_bytes + g * head_share<kType>(width);
   std::byte* values = keys + values_at<kType>(width);
   const int64_t from = (row * c.kv_heads + g) * c.e;
   const float* cos = t.cos ? t.cos + int64_t{row} * (e / 2) : nullptr;
   const float* sin = t.cos ? t.sin + int64_t{row} * (e / 2) : nullptr;
+  bool together = false;
+  if constexpr (kType == KvType::kF16 || kType == KvType::kBF16) {
+    const int first = row - p % kTogether;
+    together = first >= c.first_row[segment] && first + kTogether <= c.first_row[segment + 1];
+    if (together && row == first) {
+      store_together<kType>(t.v + from, c.kv_heads * c.e, e, width, p, values);
+    }
+  }
   for (int group = 0; group < width / kWarp; ++group) {
     const int f = group * kWarp + lane;
     const float k = f < e ? rotated(t.k + from, cos, sin, t.style, e, f) : 0.0f;
-    const float v = f < e ? t.v[from + f] : 0.0f;
+    const float v = f < e && !together ? t.v[from + f] : 0.0f;
     if constexpr (kType == KvType::kQ8) {
       int8_t k_code, v_code;
       const float k_scale = encode(k, k_code), v_scale = encode(v, v_code);
@@ -81,7 +110,7 @@ __device__ void store_head(const StoreKvTask& t, int row, int g) {
       if (lane == 1) reinterpret_cast<float*>(keys + value_scales_at<kType>(width))[at] = v_scale;
     } else {
       put<kType>(keys + key_at<kType>(width, p, f), k);
-      put<kType>(values + value_at<kType>(width, p, f), v);
+      if (!together) put<kType>(values + value_at<kType>(width, p, f), v);
     }
   }
 }
