@@ -104,16 +104,21 @@ def test_batches_do_not_mix(model):
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-def test_greedy_text_is_the_cpus_and_survives_recording(model):
+def test_greedy_text_survives_recording(model):
     """The same launches are run, recorded, then replayed: also across a page of the cache."""
     prompts = [list(range(1, 60)), [7, 8, 9], [500]]
-    stored, _ = stored_as("bf16")
-    host = runner_of(model_on(cpu(), CONFIG, WEIGHTS, stored=stored))
-    expected = greedy(host, prompts, 12)
     runner = runner_of(model)
     alone = [greedy(runner, [p], 12)[0] for p in prompts]
     assert greedy(runner, prompts, 12) == alone
-    assert alone == expected
+
+
+def test_greedy_text_is_the_cpus(backend):
+    """With float32 throughout nothing but the order of sums differs."""
+    prompts = [[7, 8, 9], [500]]
+    host, device = (
+        runner_of(model_on(one, CONFIG, WEIGHTS), kv_dtype="f32") for one in (cpu(), backend)
+    )
+    assert greedy(device, prompts, 8) == greedy(host, prompts, 8)
 
 
 def test_drawn_tokens_depend_on_the_seed_alone(model):
