@@ -20,6 +20,8 @@ SOURCES = ROOT / "csrc"
 PACKAGE = ROOT / "python" / "llama_rt"
 TIERS = SOURCES / "cpu" / "tiers"
 PYTHON = ("-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include())
+# As a build for these would be: both tiers of kernels.
+ARCHITECTURES = ("-DLLAMA_RT_CUDA_SM90A", '-DLLAMA_RT_CUDA_ARCHITECTURES="80-real 90a-real"')
 SCALAR = ("-DLLAMA_RT_TIER=scalar", "-I", str(TIERS / "scalar"), "-I", str(TIERS))
 
 
@@ -28,6 +30,8 @@ def _flags(source: Path) -> tuple[str, ...]:
     room = source.relative_to(SOURCES).parts[0] if source.is_relative_to(SOURCES) else ""
     if room == "bindings":
         return ("-O0", "-g0", "-fvisibility=hidden", *PYTHON)
+    if room == "cuda" and source.suffix == ".cpp":
+        return ARCHITECTURES
     return SCALAR if source.is_relative_to(TIERS) else ()
 
 
