@@ -1,9 +1,9 @@
-# The CUDA room, or absent.cpp in its place: LLAMA_RT_CUDA=AUTO takes it where nvcc 12.8 or newer is
-# found (and says so), ON insists, OFF leaves it out. The runtime is linked in, so that the module
-# needs no CUDA library and imports on a machine without a driver.
+# The CUDA room, or absent.cpp in its place: LLAMA_RT_CUDA=AUTO takes it where there are nvcc 12.8 or
+# newer and something to build for, and says why it does not; ON insists, OFF leaves it out. The
+# runtime is linked in, so that the module needs no CUDA library and imports without a driver.
 set(LLAMA_RT_CUDA AUTO CACHE STRING "CUDA backend: AUTO, ON or OFF")
 set(LLAMA_RT_CUDA_ARCHITECTURES "" CACHE STRING
-    "Architectures as CMake lists them, e.g. 90a-real; empty: the device's here, else all")
+    "Architectures as CMake lists them, e.g. 90a-real; empty: of the GPU here, else all")
 
 set(llama_rt_cuda_all 80-real 86-real 89-real 90-real 90-virtual 90a-real)
 set(llama_rt_cuda_least 12.8)
@@ -46,6 +46,13 @@ macro(llama_rt_add_cuda module)
   if(NOT LLAMA_RT_CUDA STREQUAL "OFF")
     set(llama_rt_cuda_reason "")
     llama_rt_cuda_problem(llama_rt_cuda_reason)
+    set(llama_rt_cuda_list ${LLAMA_RT_CUDA_ARCHITECTURES})
+    if(NOT llama_rt_cuda_list)
+      llama_rt_cuda_native(llama_rt_cuda_list)
+    endif()
+    if(NOT llama_rt_cuda_list AND LLAMA_RT_CUDA STREQUAL "AUTO" AND NOT llama_rt_cuda_reason)
+      set(llama_rt_cuda_reason "no GPU is here to build for (LLAMA_RT_CUDA=ON builds for all)")
+    endif()
     if(llama_rt_cuda_reason AND LLAMA_RT_CUDA STREQUAL "ON")
       message(FATAL_ERROR "LLAMA_RT_CUDA=ON: ${llama_rt_cuda_reason}")
     endif()
@@ -60,10 +67,6 @@ endmacro()
 
 # Sources named *wgmma* are for sm_90a alone, all others for every architecture that is asked for.
 macro(llama_rt_cuda_room module)
-  set(llama_rt_cuda_list ${LLAMA_RT_CUDA_ARCHITECTURES})
-  if(NOT llama_rt_cuda_list)
-    llama_rt_cuda_native(llama_rt_cuda_list)
-  endif()
   if(NOT llama_rt_cuda_list)
     set(llama_rt_cuda_list ${llama_rt_cuda_all})
   endif()
