@@ -19,11 +19,9 @@ __device__ __forceinline__ uint4 load_once(const void* from) {
   return v;
 }
 
-// Brings `bytes` (a multiple of 16) into L2; before sm_90 nothing.
-__device__ __forceinline__ void prefetch_bulk(const void* from, uint32_t bytes) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#endif
+// Brings a line of 128 bytes into L2.
+__device__ __forceinline__ void prefetch_line(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 
 // Two floats rounded to bfloat16 or half, `low` in the low 16 bits.

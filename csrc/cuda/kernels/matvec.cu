@@ -12,7 +12,7 @@ constexpr int kSlices = kWarps / 2;  // warps of a panel
 constexpr int kColumns = 8;          // of a fragment of inputs
 constexpr int kChunkK = 64;          // columns whose fragments a lane reads together
 constexpr int kChunkBytes = kChunkK * 2;
-constexpr int kPrefetchBytes = 64 * 1024;  // of each first panel, while the kernel before ends
+constexpr int kPrefetchBytes = 64 * 1024;  // of each panel that a block begins with
 constexpr int kSumGroup = 32;              // inputs that are summed for formats with mins
 static_assert(kMatvecShape.units_per_step == kSlices && kMatvecShape.columns == kColumns);
 
@@ -232,6 +232,20 @@ __device__ void finish_tile(const ProductTask& task, const ProductPlan& plan, in
   }
 }
 
+// Brings the first weights of a range into L2, by the threads that share the panel: weights do not
+// wait for the kernel before, and inputs take a while.
+template <class Format, class Cursor>
+__device__ __forceinline__ void prefetch_panel(const ProductPlan& plan, const Cursor& ahead) {
+  constexpr int kLine = 128;
+  const int64_t first = int64_t{ahead.first} * kSlices * Format::kUnitBytes;
+  const int64_t left = plan.panel_bytes - first;
+  const int bytes = left < kPrefetchBytes ? static_cast<int>(left) : kPrefetchBytes;
+  const int thread = static_cast<int>(threadIdx.x) % (kSlices * kWarp);
+  for (int at = thread * kLine; at < bytes; at += kSlices * kWarp * kLine) {
+    prefetch_line(ahead.panel + first + at);
+  }
+}
+
 template <DType kType>
 __global__ void __launch_bounds__(kThreads, 1)
     matvec_kernel(const __grid_constant__ ProductTask task,
@@ -254,14 +268,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     ahead.next();
   };
-  if (threadIdx.x % (kSlices * kWarp) == 0) {
-    const int first = ahead.first * kSlices;  // unit of the panel
-    const int64_t bytes = int64_t{plan.units - first} * Format::kUnitBytes;
-    prefetch_bulk(ahead.panel + int64_t{first} * Format::kUnitBytes,
-                  static_cast<uint32_t>(bytes < kPrefetchBytes ? bytes : kPrefetchBytes));
-  }
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) fetch(units[i]);
+  prefetch_panel<Format>(plan, ahead);
 
   auto& shared = *reinterpret_cast<Shared*>(dynamic_shared());
   const int padded_k = plan.units * Format::kUnitK;
@@ -272,6 +279,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   stage_inputs<kType>(task, padded_k, shared, sums, inputs);
   __syncthreads();
   let_next_start();
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) fetch(units[i]);
 
   const int64_t column = column_bytes(padded_k);
   const Multiplier<kType> multiplier{

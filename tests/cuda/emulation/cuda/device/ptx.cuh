@@ -158,7 +158,7 @@ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
 inline void copy_bulk(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   emulation::copy_bulk_later(to, from, bytes, barrier);
 }
-inline void prefetch_bulk(const void*, uint32_t) {}
+inline void prefetch_line(const void*) {}
 inline void fence_async_proxy() {}
 
 inline uint64_t matrix_descriptor(uint32_t address, uint32_t k_bytes, uint32_t mn_bytes) {
