@@ -62,37 +62,49 @@ __device__ __forceinline__ void hide(const AttentionTask& t, float (&s)[2][4], c
   }
 }
 
-// The softmax of one warp over the positions [begin, end) of a sequence.
+// The runs of one warp's cut, in its ring.
 template <KvType kType, int kWidth>
-__device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kWidth>& softmax,
-                                       const uint32_t (&q)[kWidth / 16][4], std::byte* ring,
-                                       const int32_t* pages, int g, int begin, int end,
-                                       const int (&row)[2], int all_begin, int all_end) {
+struct Runs {
   using R = Ring<kType, kWidth>;
-  const CacheTask& c = t.cache;
-  const int first = begin / kRun, count = begin < end ? (end + kRun - 1) / kRun - first : 0;
-  const auto bring = [&](int i) {
+  const CacheTask& cache;
+  const int32_t* pages;  // of the sequence
+  int g;                 // KV head
+  std::byte* ring;
+  int first, count;  // in units of kRun positions
+
+  __device__ __forceinline__ int position(int i) const { return (first + i) * kRun; }
+  __device__ __forceinline__ Run at(int i) const {
+    return R::at(ring + i % R::kStages * R::kStage);
+  }
+  // Begins the copy of run i, as one group also where there is no such run.
+  __device__ __forceinline__ void bring(int i) const {
     if (i < count) {
-      const int p = (first + i) * kRun;
-      const std::byte* share =
-          c.base + pages[p / kPageTokens] * c.page_bytes + g * head_share<kType>(kWidth);
+      const std::byte* share = cache.base + pages[position(i) / kPageTokens] * cache.page_bytes +
+                               g * head_share<kType>(kWidth);
       R::copy(shared_address(ring) + static_cast<uint32_t>(i % R::kStages * R::kStage), share,
-              p % static_cast<int>(kPageTokens));
+              position(i) % static_cast<int>(kPageTokens));
     }
     copy_async_commit();
-  };
-  for (int i = 0; i < R::kStages - 1; ++i) bring(i);
-  for (int i = 0; i < count; ++i) {
-    copy_async_wait<R::kStages - 2>();
+  }
+};
+
+// The softmax of one warp over its runs, whose positions before `end` are written.
+template <KvType kType, int kWidth>
+__device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kWidth>& softmax,
+                                       const uint32_t (&q)[kWidth / 16][4],
+                                       const Runs<kType, kWidth>& runs, int end,
+                                       const int (&row)[2], int all_begin, int all_end) {
+  constexpr int kStages = Ring<kType, kWidth>::kStages;
+  for (int i = 0; i < runs.count; ++i) {
+    copy_async_wait<kStages - 2>();
     __syncwarp();
-    bring(i + R::kStages - 1);
-    const int position = (first + i) * kRun;
-    const Run run = R::at(ring + i % R::kStages * R::kStage);
+    runs.bring(i + kStages - 1);
+    const int position = runs.position(i);
     float s[2][4];
-    scores<kType, kWidth>(s, q, run);
+    scores<kType, kWidth>(s, q, runs.at(i));
     if (position < all_begin || position + kRun > all_end) hide(t, s, row, position);
     softmax.take(s);
-    add_values<kType, kWidth>(softmax.values, s, run, min(kRun, end - position));
+    add_values<kType, kWidth>(softmax.values, s, runs.at(i), min(kRun, end - position));
   }
   copy_async_wait<0>();
   __syncwarp();
@@ -102,13 +114,10 @@ template <KvType kType, int kWidth>
 __global__ __launch_bounds__(kAttentionWarps* kWarp,
                              kWidth > 128 ? 1 : 2) void split(AttentionTask t, int cut,
                                                               int max_parts, int most_rows) {
-  wait_for_previous();
-  let_next_start();
   using R = Ring<kType, kWidth>;
   const CacheTask& c = t.cache;
   const int row = static_cast<int>(blockIdx.z), segment = c.segment_of[row];
   const int segment_rows = c.first_row[segment + 1] - c.first_row[segment];
-  if (segment_rows > most_rows) return;
 
   // Vectors: as many rows as fill sixteen, or a part of the heads of one row.
   const int heads = static_cast<int>(t.heads / c.kv_heads);
@@ -116,7 +125,6 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp,
   const int g = static_cast<int>(blockIdx.y) / head_tiles;
   const int first_head = static_cast<int>(blockIdx.y) % head_tiles * kVectors;
   const int group = min(kVectors, heads - first_head), tile_rows = max(1, kVectors / heads);
-  if ((row - c.first_row[segment]) % tile_rows != 0) return;
   const int rows = min(tile_rows, c.first_row[segment + 1] - row);
   const Vectors vectors{row, g * heads + first_head, group, rows * group};
 
@@ -124,7 +132,25 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp,
   const int block_cut = cut * kAttentionWarps, block = static_cast<int>(blockIdx.x);
   const int first_block = oldest.begin / block_cut;
   const int blocks = (newest.end + block_cut - 1) / block_cut - first_block;
-  if (block < first_block || block >= first_block + blocks) return;
+  const bool idle = segment_rows > most_rows || (row - c.first_row[segment]) % tile_rows != 0 ||
+                    block < first_block || block >= first_block + blocks;
+  if (idle) return wait_for_previous();
+
+  // The tables and all positions of earlier batches were written before the kernel ahead began:
+  // their copies need not wait for it.
+  const int from = block * block_cut + warp_index() * cut;
+  const int begin = max(from, oldest.begin), end = min(from + cut, newest.end);
+  std::byte* ring = dynamic_shared() + warp_index() * R::kBytes;
+  const int first = begin / kRun;
+  const Runs<kType, kWidth> runs{c,     c.pages + segment * c.page_stride,
+                                 g,     ring,
+                                 first, begin < end ? (end + kRun - 1) / kRun - first : 0};
+  const int old = t.length > 0 ? 0 : c.positions[c.first_row[segment]];
+  int ahead = 0;
+  while (ahead < R::kStages - 1 && runs.position(ahead + 1) <= old) runs.bring(ahead++);
+  wait_for_previous();
+  let_next_start();
+  while (ahead < R::kStages - 1) runs.bring(ahead++);
 
   const auto address = [&](int v) -> const float* {
     if (v >= vectors.count) return nullptr;
@@ -138,13 +164,8 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp,
     const int v = lane_index() / 4 + r * 8;
     lane_row[r] = v < vectors.count ? row + v / group : -1;
   }
-
-  std::byte* ring = dynamic_shared() + warp_index() * R::kBytes;
   RunningSoftmax<kWidth> softmax;
-  const int from = block * block_cut + warp_index() * cut;
-  attend<kType, kWidth>(t, softmax, q, ring, c.pages + segment * c.page_stride, g,
-                        max(from, oldest.begin), min(from + cut, newest.end), lane_row,
-                        newest.begin, visible(t, row).end);
+  attend<kType, kWidth>(t, softmax, q, runs, end, lane_row, newest.begin, visible(t, row).end);
   softmax.finish_sums();
 
   const Softmax state(reinterpret_cast<float*>(ring), kVectors);
