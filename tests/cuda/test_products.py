@@ -60,6 +60,13 @@ def test_many_inputs(kernel, dtype, n):
     check(kernel, dtype, n, 3 * elements if elements > 1 else 200, [130])
 
 
+@pytest.mark.parametrize("dtype", PACKED)
+@pytest.mark.parametrize(("kernel", "n"), [("matvec", 2), ("gemm_mma", 20), ("gemm_wgmma", 66)])
+def test_long_sums_shared_by_blocks(kernel, dtype, n):
+    """Tiles of several steps, of which blocks begin and end in the middle."""
+    check(kernel, dtype, n, 19 * 256, [100, 90])
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "q4_k"])
 def test_wide_tiles(dtype):
     check("gemm_wgmma", dtype, 1030, 256, [64])
