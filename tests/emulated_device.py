@@ -6,6 +6,7 @@ Objects are kept in `build/emulated` and made again when a source or a header th
 import ctypes
 import os
 import subprocess
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def _is_current(made: Path, depfile: Path) -> bool:
 
 def compiled(source: Path, *flags: str) -> Path:
     """The object file of one source; `flags` are those it needs besides FLAGS."""
-    made = FOLDER / (source.relative_to(ROOT).as_posix().replace("/", "-") + ".o")
+    name = source.relative_to(ROOT).as_posix().replace("/", "-")
+    made = FOLDER / f"{name}.{zlib.crc32(' '.join((*FLAGS, *flags)).encode()):08x}.o"
     depfile = made.with_suffix(".d")
     if not _is_current(made, depfile):
         FOLDER.mkdir(parents=True, exist_ok=True)
