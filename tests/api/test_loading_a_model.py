@@ -195,7 +195,7 @@ def test_templates_bring_their_stop_strings(tiny_hf_folder):
 
 
 def free(monkeypatch, count):
-    monkeypatch.setattr(loading, "available_memory", lambda: (count, count))
+    monkeypatch.setattr(loading, "free_memory", lambda _: count)
 
 
 def test_too_little_memory_says_how_much_is_missing(tiny_hf_folder, monkeypatch):

@@ -47,13 +47,13 @@ def test_what_it_says(tiny_hf_folder, tiny_model):
 def test_what_does_not_fit_is_said_with_what_would(tiny_hf_folder, monkeypatch):
     roomy = plan(tiny_hf_folder)
     free = roomy.weights_bytes + roomy.workspace_bytes + roomy.kv_bytes // 2
-    monkeypatch.setattr(report, "available_memory", lambda: (free, free))
+    monkeypatch.setattr(report, "free_memory", lambda _: free)
     found = plan(tiny_hf_folder)
     assert not found.fits
     assert "n_ctx=" in found.notes[0]
     assert "does not fit" in str(found)
     less = roomy.weights_bytes
-    monkeypatch.setattr(report, "available_memory", lambda: (less, less))
+    monkeypatch.setattr(report, "free_memory", lambda _: less)
     assert not plan(tiny_hf_folder).fits
 
 

@@ -148,7 +148,7 @@ def cramped(tiny_hf_folder, monkeypatch):
 
     needed = needs(open_checkpoint(tiny_hf_folder), quantize=None, n_ctx=256, kv_dtype="f16")
     free = needed.weights + needed.workspace + 300 * needed.kv_per_token
-    monkeypatch.setattr(load, "available_memory", lambda: (free, free))
+    monkeypatch.setattr(load, "free_memory", lambda _: free)
     with Llama.load(tiny_hf_folder, threads=1, reproducible=True) as model:
         yield model
 
