@@ -1,10 +1,14 @@
 // Memory that crosses the border: Python buffers in, numpy arrays out, and the dtype table.
 #include "bindings/tensor.h"
 
+#include <pybind11/stl.h>
+
+#include <optional>
 #include <utility>
 
 #include "core/codec.h"
 #include "core/error.h"
+#include "cpu/recode.h"
 
 namespace py = pybind11;
 
@@ -24,7 +28,8 @@ py::array_t<float> decode(const py::object& data, const std::string& dtype, int6
   return to_numpy(std::move(values), {count});
 }
 
-py::array_t<uint8_t> encode(const Array<float>& values, const std::string& dtype) {
+py::array_t<uint8_t> encode(const Array<float>& values, const std::string& dtype,
+                            const std::string& isa) {
   const DTypeInfo& row = dtype_named(dtype);
   if (values.ndim() < 1) throw ShapeError("encode: an array of at least one axis is needed");
   const int64_t k = values.shape(values.ndim() - 1);
@@ -34,7 +39,40 @@ py::array_t<uint8_t> encode(const Array<float>& values, const std::string& dtype
   auto* to = reinterpret_cast<std::byte*>(out.mutable_data());
   const float* from = values.data();
   const py::gil_scoped_release release;
-  encode_floats(row.id, from, rows * k, to);
+  cpu::encode_floats(row.id, from, rows * k, to, isa);
+  return out;
+}
+
+py::array_t<uint8_t> recode(const py::object& data, const std::string& dtype, int64_t k,
+                            const std::string& target, const std::optional<Array<int64_t>>& order,
+                            int threads) {
+  const DTypeInfo& from = dtype_named(dtype);
+  const DTypeInfo& to = dtype_named(target);
+  const int64_t from_bytes = row_bytes(from.id, k), to_bytes = row_bytes(to.id, k);
+  const auto storage = borrow_buffer(data);
+  const auto bytes = static_cast<int64_t>(storage->bytes());
+  const int64_t stored = from_bytes > 0 ? bytes / from_bytes : 0;
+  if (stored * from_bytes != bytes) {
+    throw ShapeError("recode: " + std::to_string(bytes) + " bytes are not whole rows of " +
+                     std::to_string(from_bytes));
+  }
+  const int64_t rows = order ? order->size() : stored;
+  for (int64_t i = 0; order && i < rows; ++i) {
+    if (order->data()[i] < 0 || order->data()[i] >= stored) {
+      throw ShapeError("recode: there is no row " + std::to_string(order->data()[i]) + " in " +
+                       std::to_string(stored));
+    }
+  }
+  py::array_t<uint8_t> out(static_cast<py::ssize_t>(rows * to_bytes));
+  const cpu::RecodeTask task{from.id,
+                             to.id,
+                             storage->data(),
+                             rows,
+                             k,
+                             order ? order->data() : nullptr,
+                             reinterpret_cast<std::byte*>(out.mutable_data())};
+  const py::gil_scoped_release release;
+  cpu::recode(task, threads);
   return out;
 }
 
@@ -81,7 +119,9 @@ void bind_tensor(py::module_& m) {
     return rows;
   });
   m.def("decode", &decode, py::arg("data"), py::arg("dtype"), py::arg("count"));
-  m.def("encode", &encode, py::arg("values"), py::arg("dtype"));
+  m.def("encode", &encode, py::arg("values"), py::arg("dtype"), py::kw_only(), py::arg("isa") = "");
+  m.def("recode", &recode, py::arg("data"), py::arg("dtype"), py::arg("k"), py::arg("target"),
+        py::kw_only(), py::arg("order") = py::none(), py::arg("threads") = 0);
 }
 
 }  // namespace llama_rt

@@ -1,32 +1,12 @@
 #include "core/codec.h"
 
-#include <cmath>
 #include <cstring>
-#include <string>
-
-#include "core/error.h"
 
 namespace llama_rt {
 namespace {
 
 #include "core/decode.inl"
 #include "core/encode.inl"
-#include "core/encode_k.inl"
-
-template <class Block, int64_t kElements>
-void encode_row(const float* values, int64_t count, std::byte* out) {
-  auto* blocks = reinterpret_cast<Block*>(out);
-  for (int64_t b = 0; b * kElements < count; ++b) encode_block(values + b * kElements, blocks[b]);
-}
-
-template <class Block, int64_t kElements, bool kEncodable>
-void encode_if(DType dtype, const float* values, int64_t count, std::byte* out) {
-  if constexpr (kEncodable) {
-    encode_row<Block, kElements>(values, count, out);
-  } else {
-    throw DTypeError("nothing can be written as " + std::string(info(dtype).name) + " yet");
-  }
-}
 
 }  // namespace
 
@@ -40,14 +20,8 @@ void decode_floats(DType dtype, const std::byte* data, int64_t count, float* out
   }
 }
 
-void encode_floats(DType dtype, const float* values, int64_t count, std::byte* out) {
-  switch (dtype) {
-#define LLAMA_RT_CASE(id, name, block, elements, gguf, activation, encodable) \
-  case DType::k##id:                                                          \
-    return encode_if<block, elements, encodable>(dtype, values, count, out);
-    LLAMA_RT_DTYPES(LLAMA_RT_CASE)
-#undef LLAMA_RT_CASE
-  }
+void encode_halves(const float* values, int64_t count, uint16_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = float_to_half(values[i]);
 }
 
 std::vector<float> to_floats(const Tensor& tensor) {

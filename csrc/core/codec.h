@@ -1,5 +1,5 @@
-// Rows of stored elements to float32 and back, for small tensors and for conversion; products
-// have their own decoding in each backend.
+// Stored elements to float32 and halves, for small tensors; products have their own decoding in
+// each backend.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace llama_rt {
 
 // `count` elements; they must fill whole blocks.
 void decode_floats(DType dtype, const std::byte* data, int64_t count, float* out);
-// Throws DTypeError when the format has no encoder.
-void encode_floats(DType dtype, const float* values, int64_t count, std::byte* out);
+// Rounded to IEEE halves.
+void encode_halves(const float* values, int64_t count, uint16_t* out);
 
 // A whole tensor as float32.
 std::vector<float> to_floats(const Tensor& tensor);

@@ -162,6 +162,8 @@ struct Kernels {
   std::array<PackedFormat, kDTypes> packed{};
   std::array<ActivationFormat, kActivations> activations{};  // by Activation
   std::array<void (*)(const std::byte* row, int64_t k, float* out) noexcept, kDTypes> decode{};
+  // Elements that fill whole blocks; the same bytes on every tier.
+  std::array<void (*)(const float* x, int64_t count, std::byte* out) noexcept, kDTypes> encode{};
   std::array<KvFormat, 4> kv{};  // by KvType
   void (*rms_norm)(const NormTask& task) noexcept = nullptr;
   void (*rope)(const RopeTask& task) noexcept = nullptr;

@@ -31,8 +31,25 @@ def dtypes() -> list[DTypeInfo]:
 def decode(data: Buffer, dtype: str, count: int) -> npt.NDArray[np.float32]:
     """`count` elements of stored `data` as float32 `[count]`."""
 
-def encode(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.uint8]:
-    """Float32 `[..., k]` rounded to `dtype`, as bytes row by row; `k` is whole blocks."""
+def encode(values: npt.NDArray[np.float32], dtype: str, *, isa: str = "") -> npt.NDArray[np.uint8]:
+    """Float32 `[..., k]` rounded to `dtype`, as bytes row by row; `k` is whole blocks.
+
+    The bytes are the same on every tier `isa`.
+    """
+
+def recode(
+    data: Buffer,
+    dtype: str,
+    k: int,
+    target: str,
+    *,
+    order: npt.NDArray[np.int64] | None = None,
+    threads: int = 0,
+) -> npt.NDArray[np.uint8]:
+    """Stored rows of `k` elements in another type, as bytes row by row.
+
+    `order` names the source row of each new row. The bytes do not depend on `threads`.
+    """
 
 @final
 class CpuInfo:

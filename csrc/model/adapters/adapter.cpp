@@ -37,7 +37,7 @@ Tensor halved(const Tensor& matrix, bool lossy, float& scale) {
   for (float& v : values) v = std::ldexp(v, -exponent);
   const auto count = static_cast<int64_t>(values.size());
   auto storage = Storage::allocate(static_cast<size_t>(row_bytes(DType::kF16, count)));
-  encode_floats(DType::kF16, values.data(), count, storage->data());
+  encode_halves(values.data(), count, reinterpret_cast<uint16_t*>(storage->data()));
   Tensor halves(storage, DType::kF16, matrix.view.shape, "lora");
   if (!lossy && to_floats(halves) != values) return matrix;
   scale = std::ldexp(scale, exponent);

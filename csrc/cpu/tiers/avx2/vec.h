@@ -11,6 +11,7 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 #include "core/decode.inl"
+#include "core/encode.inl"
 
 // Tokens (or query rows) that a register tile of the generic kernels holds beside four vectors.
 inline constexpr int kTileRows = 1;
@@ -41,6 +42,14 @@ LLAMA_RT_HALVES(max, _mm256_max_ps)
 LLAMA_RT_HALVES(min, _mm256_min_ps)
 #undef LLAMA_RT_HALVES
 
+inline F32x16 absolute(F32x16 a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
+}
+inline F32x16 select_greater(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
+  return {_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, _CMP_GT_OQ)),
+          _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, b.high, _CMP_GT_OQ))};
+}
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }

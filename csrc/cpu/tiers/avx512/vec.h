@@ -11,6 +11,7 @@
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
 #include "core/decode.inl"
+#include "core/encode.inl"
 
 // Tokens (or query rows) that a register tile of the generic kernels holds beside four vectors.
 inline constexpr int kTileRows = 4;
@@ -31,6 +32,10 @@ inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32x16 select_greater(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), no.v, yes.v)};
+}
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32x16 load_f16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};

@@ -10,6 +10,8 @@ void rope(const RopeTask& task) noexcept;
 void swiglu(const SwigluTask& task) noexcept;
 void paint_stored(Kernels& kernels);
 void paint_kv(Kernels& kernels);
+void paint_encode(Kernels& kernels);    // elements and blocks of 32, then
+void paint_encode_k(Kernels& kernels);  // K blocks
 
 // Every generic kernel; a tier's paint() starts with it.
 inline void paint_generic(Kernels& kernels) {
@@ -18,6 +20,7 @@ inline void paint_generic(Kernels& kernels) {
   kernels.swiglu = swiglu;
   paint_stored(kernels);
   paint_kv(kernels);
+  paint_encode(kernels);
 }
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -48,6 +48,11 @@ inline F32x16 max(F32x16 a, F32x16 b) {
 inline F32x16 min(F32x16 a, F32x16 b) {
   LLAMA_RT_LANES(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]);
 }
+inline F32x16 absolute(F32x16 a) { LLAMA_RT_LANES(a.lane[i] < 0 ? -a.lane[i] : a.lane[i]); }
+// a > b ? yes : no
+inline F32x16 select_greater(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
+  LLAMA_RT_LANES(a.lane[i] > b.lane[i] ? yes.lane[i] : no.lane[i]);
+}
 // a * b + c; rounded once where the tier can
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   LLAMA_RT_LANES(a.lane[i] * b.lane[i] + c.lane[i]);
