@@ -9,7 +9,7 @@ import pytest
 SHORT = ("--max-tokens", "8", "--temperature", "0", "--json", "Once upon a time")
 
 
-@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "q4_k_m"])
 def test_to_gguf(call, tiny_hf_folder, tmp_path, name: str) -> None:
     target = tmp_path / "made.gguf"
     done = call("convert", tiny_hf_folder, target, "--format", name, "--json")
@@ -66,7 +66,7 @@ def test_a_source_is_never_written_over(call, tiny_gguf_file: Path) -> None:
     ("target", "name", "said"),
     [
         ("x.gguf", "q9_0", "q9_0"),
-        ("x.gguf", "q4_k", "q8_0"),
+        ("x.gguf", "q4_k_x", "q4_k_m"),
         ("folder", "q8_0", "bf16"),
         ("x.safetensors", "f16", "folder"),
         ("no/such/place/x.gguf", "f16", "place"),

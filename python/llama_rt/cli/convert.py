@@ -16,7 +16,7 @@ USAGE = "SRC DST --format F [options]"
 SUMMARY = "write any checkpoint as GGUF or safetensors"
 EXAMPLES = """\
   llama-rt convert path/to/llama-7b llama-7b-q8_0.gguf --format q8_0
-  llama-rt convert model-f16.gguf model-q4_0.gguf --format q4_0
+  llama-rt convert model-f16.gguf model-q4_k_m.gguf --format q4_k_m
   llama-rt convert path/to/meta-model hugging-face-folder --format bf16
   llama-rt convert vicuna-7b-delta-v1.1 vicuna-7b --base path/to/llama-7b --format f16
   llama-rt convert path/to/llama-7b alpaca.gguf --adapter alpaca-lora-7b --format q8_0
@@ -33,7 +33,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a .gguf file to write, or a folder to make (safetensors)",
     )
     parser.add_argument(
-        "--format", required=True, metavar="F", help="f32, f16 or bf16; in GGUF also q8_0 and q4_0"
+        "--format",
+        required=True,
+        metavar="F",
+        help="f32, f16 or bf16; in GGUF also q8_0, q4_0, ... and mixes such as q4_k_m",
     )
     parser.add_argument("--force", action="store_true", help="replace a DST file that exists")
     parser.add_argument("--base", metavar="MODEL", help="the model that a delta, SRC, is added to")

@@ -11,16 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_rt import _native
-from llama_rt.plan import row_bytes, target_dtype
+from llama_rt.plan import target_dtype
 
 if TYPE_CHECKING:
     from llama_rt.config import ModelConfig
     from llama_rt.loading import Checkpoint, TensorRecord
 
 __all__ = ["build_model", "native_options", "requantize"]
-
-# Float32 elements that a thread holds while a tensor is re-encoded.
-_CHUNK_ELEMENTS = 1 << 20
 
 Repack = Literal["auto", "never", "always"]
 
@@ -48,7 +45,7 @@ def build_model(
     model = _native.Model(backend, repack=repack, **native_options(checkpoint.config))
     with _bar(checkpoint.nbytes, checkpoint.path.name, progress) as advance:
         for record in checkpoint.tensors.values():
-            dtype = target_dtype(record, quantize)
+            dtype = target_dtype(record, quantize, checkpoint.config)
             data = (
                 record.read()
                 if dtype == record.dtype
@@ -62,27 +59,13 @@ def build_model(
 
 
 def requantize(record: TensorRecord, dtype: str, threads: int) -> npt.NDArray[np.uint8]:
-    """Decodes a stored matrix and encodes it as `dtype`, a few rows at a time on each thread.
+    """Encodes a stored matrix as `dtype`, a few rows at a time on each thread.
 
     Returns:
         uint8 `[bytes]`, row by row.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    rows, width = record.shape
-    stored = record.read().reshape(rows, -1)
-    out = np.empty((rows, row_bytes(width, dtype)), np.uint8)
-    step = max(1, _CHUNK_ELEMENTS // width)
-
-    def encode(start: int) -> None:
-        part = stored[start : start + step]
-        values = _native.decode(part.reshape(-1).data, record.dtype, len(part) * width)
-        encoded = _native.encode(values.reshape(-1, width), dtype)
-        out[start : start + step] = encoded.reshape(len(part), -1)
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(encode, range(0, rows, step)))
-    return out.reshape(-1)
+    data = record.read().data
+    return _native.recode(data, record.dtype, record.shape[1], dtype, threads=threads)
 
 
 def native_options(config: ModelConfig) -> dict[str, Any]:

@@ -15,17 +15,17 @@ from pathlib import Path
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CheckpointError, ConfigError
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
-from llama_rt.loading.dtypes import STORED
 from llama_rt.loading.gguf import read_gguf
 from llama_rt.loading.gguf_keys import model_keys, rotary_divisors
 from llama_rt.loading.gguf_writer import Value, string, unsigned, write_gguf_file
 from llama_rt.loading.hf_writer import write_hf_folder
+from llama_rt.loading.mixes import formats, matrix_type, stored_file_type
 from llama_rt.loading.names import DIVISORS, to_gguf_name
 from llama_rt.loading.rewrite import Constant, Order, OutTensor, Rewritten, to_interleaved
 
 __all__ = ["GGUF_FORMATS", "HF_FORMATS", "Conversion", "convert", "write_gguf"]
 
-GGUF_FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0")
+GGUF_FORMATS = formats()
 HF_FORMATS = ("f32", "f16", "bf16")
 
 Advance = Callable[[int], object]
@@ -60,13 +60,14 @@ def convert(
     max_context: int | None = None,
     progress: bool | None = None,
 ) -> Conversion:
-    """Writes a checkpoint in another format; memory holds one tensor at a time.
+    """Writes a checkpoint in another format; memory holds two tensors at a time.
 
     Args:
         src: what `open_checkpoint` takes, or an opened checkpoint.
         dst: a name ending in `.gguf`; any other is a Hugging Face folder to make.
-        format: `"f32"`, `"f16"`, `"bf16"`; for GGUF also `"q8_0"`, `"q4_0"`. Matrices whose rows
-            are not whole blocks become f16 then.
+        format: `"f32"`, `"f16"`, `"bf16"`; for GGUF also every quantized type and llama.cpp's
+            mixes of them (`mixes.formats()`). Matrices whose rows are not whole blocks take a type
+            of smaller blocks, or f16.
         base: the model that `src`, a delta, is added to.
         overwrite: replace a GGUF file that exists; folders are never replaced.
         max_context: tokens that the new file promises, fewer than the source's.
@@ -118,7 +119,7 @@ def write_gguf(
     Args:
         checkpoint: the source.
         path: the new file.
-        format: type of the matrices; None keeps each as it is stored.
+        format: of the matrices; None keeps each as it is stored.
         overwrite: replace a file that exists.
         progress: a bar on standard error: None on a terminal, False never.
 
@@ -133,7 +134,7 @@ def write_gguf(
     config = _within_window(checkpoint.config, notes)
     tensors = _gguf_tensors(checkpoint, config, format, notes)
     main = format or _most_common(checkpoint)
-    keys = _gguf_keys(checkpoint, config, STORED[main].file_type, notes)
+    keys = _gguf_keys(checkpoint, config, stored_file_type(main), notes)
     total = sum(tensor.nbytes for tensor in tensors)
     with _bar(total, path.name, progress) as advance:
         write_gguf_file(path, keys, tensors, overwrite=overwrite, advance=advance)
@@ -178,31 +179,38 @@ def _gguf_tensors(
     divisors = rotary_divisors(config)
     if divisors is not None:
         tensors.append(Constant("rope_freqs.weight", divisors))
-    fallen: list[str] = []
+    fallen: dict[str, str] = {}
     for name, record in checkpoint.tensors.items():
         if name == DIVISORS and divisors is not None:
             msg = f"{record.file}: both a rope scaling rule and stored divisors"
             raise CheckpointError(msg)
-        dtype = _gguf_type(record, format)
-        if len(record.shape) == 2 and format is not None and dtype != format:
-            fallen.append(to_gguf_name(name))
+        dtype = _gguf_type(record, format, config)
+        if dtype != _gguf_type(record, format, config, whole_blocks=True):
+            fallen[to_gguf_name(name)] = dtype
         order = _order(name, config) if config.rope_style == "halves" else None
         tensors.append(Rewritten(to_gguf_name(name), dtype, record, order))
     if fallen:
-        block = STORED[format or "f16"].block_elements
         notes.append(
-            f"{len(fallen)} matrices have rows that are no multiple of {block} and became f16: "
-            f"{', '.join(fallen[:3])}{' ...' if len(fallen) > 3 else ''}"
+            f"{len(fallen)} matrices have rows that are no whole blocks of their type and became "
+            f"{', '.join(sorted(set(fallen.values())))}: "
+            f"{', '.join(list(fallen)[:3])}{' ...' if len(fallen) > 3 else ''}"
         )
     return tensors
 
 
-def _gguf_type(record: TensorRecord, format: str | None) -> str:
-    """Vectors are f32 in GGUF; matrices have the format, or f16 where rows do not allow it."""
+def _gguf_type(
+    record: TensorRecord, format: str | None, config: ModelConfig, *, whole_blocks: bool = False
+) -> str:
+    """Vectors are f32 in GGUF; matrices have the format's type, or what their rows allow.
+
+    `whole_blocks`: as if rows were whole blocks of every type.
+    """
     if len(record.shape) < 2:
         return "f32"
-    dtype = format or record.dtype
-    return dtype if record.shape[-1] % STORED[dtype].block_elements == 0 else "f16"
+    if format is None:
+        return record.dtype
+    width = 0 if whole_blocks else record.shape[-1]
+    return matrix_type(record.name, width, format, config) or "f16"
 
 
 def _order(name: str, config: ModelConfig) -> Order | None:

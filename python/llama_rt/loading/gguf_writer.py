@@ -1,6 +1,6 @@
 """Writing GGUF v3: header, keys, tensor table, then data streamed tensor by tensor.
 
-Format: ggml `include/gguf.h`. Nothing but one chunk of one tensor is in memory at a time.
+Format: ggml `include/gguf.h`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.dtypes import STORED
 from llama_rt.loading.output import new_file
-from llama_rt.loading.rewrite import OutTensor
+from llama_rt.loading.rewrite import OutTensor, streamed
 
 __all__ = ["Value", "array", "flag", "floating", "string", "unsigned", "write_gguf_file"]
 
@@ -85,9 +87,9 @@ def write_gguf_file(
     with new_file(path, overwrite=overwrite) as file:
         file.write(head)
         _pad(file, len(head), alignment)
-        for tensor in tensors:
+        for tensor, chunks in groupby(streamed(tensors), key=itemgetter(0)):
             written = 0
-            for chunk in tensor.chunks():
+            for _, chunk in chunks:
                 file.write(chunk.data)
                 written += chunk.nbytes
                 advance(chunk.nbytes)

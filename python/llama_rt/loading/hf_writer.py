@@ -17,7 +17,7 @@ from llama_rt.loading.checkpoint import Checkpoint
 from llama_rt.loading.gguf_keys import rotary_divisors
 from llama_rt.loading.names import DIVISORS, expected_tensors, to_hf_name
 from llama_rt.loading.output import new_file, require_parent
-from llama_rt.loading.rewrite import Constant, Order, OutTensor, Rewritten, to_halves
+from llama_rt.loading.rewrite import Constant, Order, OutTensor, Rewritten, streamed, to_halves
 from llama_rt.loading.safetensors import SAFETENSORS_NAMES
 
 __all__ = ["hf_config", "write_hf_folder", "write_safetensors_file"]
@@ -172,10 +172,9 @@ def write_safetensors_file(
     raw += b" " * (-len(raw) % 8)
     with new_file(path, overwrite=overwrite) as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
-        for tensor in tensors:
-            for chunk in tensor.chunks():
-                file.write(chunk.data)
-                advance(chunk.nbytes)
+        for _, chunk in streamed(tensors):
+            file.write(chunk.data)
+            advance(chunk.nbytes)
 
 
 def hf_config(config: ModelConfig, dtype: str) -> dict[str, object]:

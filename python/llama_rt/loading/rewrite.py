@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,13 +15,14 @@ from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import TensorRecord
 from llama_rt.loading.dtypes import stored_bytes
 
-__all__ = ["Constant", "OutTensor", "Rewritten", "to_halves", "to_interleaved"]
+__all__ = ["Constant", "OutTensor", "Rewritten", "streamed", "to_halves", "to_interleaved"]
 
+Bytes = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.int64]
 
-_CHUNK_ELEMENTS = 1 << 20  # 4 MiB as float32
-_MOST_WORKERS = 8
+_CHUNK_ELEMENTS = 1 << 22  # of a piece; 16 MiB as float32
 _F16_MAX = 65504.0
+_F16_INFINITY = 0x7C00
 
 
 class OutTensor(Protocol):
@@ -44,8 +44,11 @@ class OutTensor(Protocol):
     def nbytes(self) -> int:
         """Bytes in the new file."""
 
-    def chunks(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """Its bytes, in order, in pieces of bounded size."""
+    def read(self) -> Bytes:
+        """What `chunks` works on."""
+
+    def chunks(self, source: Bytes) -> Iterator[Bytes]:
+        """The new bytes, in order, in pieces of bounded size; at least one piece."""
 
 
 def to_interleaved(heads: int, head_dim: int) -> Order:
@@ -82,53 +85,41 @@ class Rewritten:
         """Bytes in the new type."""
         return stored_bytes(self.dtype, self.shape, what=self.name, file=self.record.file)
 
-    def chunks(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """Bytes of a few rows at a time; the native module works on several pieces at once.
+    def read(self) -> Bytes:
+        """The stored bytes."""
+        return self.record.read()
+
+    def chunks(self, source: Bytes) -> Iterator[Bytes]:
+        """Some rows at a time, each piece on all threads.
 
         Raises:
             CheckpointError: a number does not fit the new type.
         """
         rows = self.shape[0] if self.shape else 1
-        if not rows:
+        width = math.prod(self.shape[1:])
+        if not rows or not width:
+            yield source
             return
-        width = int(np.prod(self.shape[1:], dtype=np.int64))
-        data = self.record.read().reshape(rows, -1)
-        step = max(1, _CHUNK_ELEMENTS // max(1, width))
+        data = source.reshape(rows, -1)
+        step = max(1, _CHUNK_ELEMENTS // width)
+        for start in range(0, rows, step):
+            order = None if self.order is None else self.order[start : start + step]
+            if order is None:
+                yield self._recoded(data[start : start + step], None, width)
+            else:
+                yield self._recoded(data, order, width)
 
-        def piece(start: int) -> npt.NDArray[np.uint8]:
-            stop = min(start + step, rows)
-            chosen = data[start:stop] if self.order is None else data[self.order[start:stop]]
-            return self._convert(np.ascontiguousarray(chosen), stop - start, width)
-
-        starts = range(0, rows, step)
-        if self.dtype == self.record.dtype or len(starts) == 1:
-            yield from map(piece, starts)
-            return
-        workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque[Future[npt.NDArray[np.uint8]]] = deque()
-            for start in starts:
-                waiting.append(pool.submit(piece, start))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-
-    def _convert(
-        self, piece: npt.NDArray[np.uint8], rows: int, width: int
-    ) -> npt.NDArray[np.uint8]:
+    def _recoded(self, data: Bytes, order: Order | None, width: int) -> Bytes:
         if self.dtype == self.record.dtype:
-            return piece.reshape(-1)
+            chosen = data if order is None else data[order]
+            return np.ascontiguousarray(chosen).reshape(-1)
         from llama_rt import _native
 
-        values = _native.decode(piece.reshape(-1).data, self.record.dtype, rows * width)
-        if self.dtype == "f16" and self.record.dtype != "f16":
-            self._check_range(values)
-        if self.dtype == "f32":
-            return values.view(np.uint8)
-        # A vector is one row, whatever its pieces.
-        shape = (rows, width) if len(self.shape) > 1 else (1, rows * width)
-        return _native.encode(values.reshape(shape), self.dtype).reshape(-1)
+        flat = data.reshape(-1)
+        new = _native.recode(flat.data, self.record.dtype, width, self.dtype, order=order)
+        if self.dtype == "f16" and (new.view(np.uint16) & 0x7FFF == _F16_INFINITY).any():
+            self._check_range(_native.decode(flat.data, self.record.dtype, data.shape[0] * width))
+        return new
 
     def _check_range(self, values: npt.NDArray[np.float32]) -> None:
         peak = float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
@@ -162,6 +153,37 @@ class Constant:
         """The array's bytes."""
         return self.values.nbytes
 
-    def chunks(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """The array's bytes in one piece."""
-        yield np.ascontiguousarray(self.values, "<f4").reshape(-1).view(np.uint8)
+    def read(self) -> Bytes:
+        """The array's bytes."""
+        return np.ascontiguousarray(self.values, "<f4").reshape(-1).view(np.uint8)
+
+    def chunks(self, source: Bytes) -> Iterator[Bytes]:
+        """All in one piece."""
+        yield source
+
+
+def streamed(tensors: Sequence[OutTensor]) -> Iterator[tuple[OutTensor, Bytes]]:
+    """The chunks of all tensors in order, made ahead of the caller.
+
+    While the caller writes a chunk the next one is encoded, and while a tensor is encoded the next
+    one is read; memory holds two tensors' stored bytes at most, and two chunks.
+    """
+
+    def made() -> Iterator[tuple[OutTensor, Bytes]]:
+        coming = reader.submit(tensors[0].read)
+        for i, tensor in enumerate(tensors):
+            source = coming.result()
+            if i + 1 < len(tensors):
+                coming = reader.submit(tensors[i + 1].read)
+            for chunk in tensor.chunks(source):
+                yield tensor, chunk
+            del source
+
+    if not tensors:
+        return
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as encoder:
+        chunks = made()
+        following = encoder.submit(next, chunks, None)
+        while (item := following.result()) is not None:
+            following = encoder.submit(next, chunks, None)
+            yield item

@@ -20,6 +20,7 @@ from llama_rt.config import ModelConfig
 from llama_rt.errors import ConfigError
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord, make_record
 from llama_rt.loading.dtypes import STORED, stored_bytes
+from llama_rt.loading.mixes import formats, matrix_type
 from llama_rt.loading.names import DIVISORS, expected_tensors
 
 __all__ = ["SHAPES", "formats", "synthetic_checkpoint"]
@@ -46,21 +47,6 @@ SHAPES: dict[str, ModelConfig] = {
     "8x4096": _llama(4096, 8, 32, 11008),
 }
 
-# Formats that mix types, after llama.cpp's quantizer (`src/llama-quant.cpp`): the type of most
-# matrices, and the richer type of the output and of v and the down projection in some layers.
-_MIXES = {
-    "q2_k_m": ("q2_k", "q4_k"),
-    "q3_k_m": ("q3_k", "q5_k"),
-    "q4_k_m": ("q4_k", "q6_k"),
-    "q5_k_m": ("q5_k", "q6_k"),
-}
-_RICHER = ("attention.wv.weight", "feed_forward.w2.weight")
-
-
-def formats() -> list[str]:
-    """Names that `synthetic_checkpoint` takes."""
-    return [row.name for row in STORED.values() if row.runs] + list(_MIXES)
-
 
 def synthetic_checkpoint(
     shape: str | ModelConfig, format: str = "f16", *, tie: bool = False, seed: int = 0
@@ -70,7 +56,7 @@ def synthetic_checkpoint(
     Args:
         shape: `"7B"`, `"13B"`, `"33B"`, `"65B"`, `"8x4096"`, or any configuration.
         format: a stored type (all matrices have it) or a mix such as `"q4_k_m"`. Matrices whose
-            rows are not a whole number of its blocks fall back to q8_0, then f16. Norms are f32.
+            rows are not whole blocks take a type of smaller blocks, or f16. Norms are f32.
         tie: the output is the embedding.
         seed: the same seed gives the same bytes.
 
@@ -95,7 +81,7 @@ def synthetic_checkpoint(
     for name, dims, required in expected_tensors(config):
         if name == DIVISORS or not required:
             continue
-        dtype = _tensor_type(name, dims, format, config.n_layers)
+        dtype = _tensor_type(name, dims, format, config)
         nbytes = stored_bytes(dtype, dims, what=name, file=path)
         source = _Random(dtype, nbytes, "norm" if "norm" in name else "weight", name, seed)
         tensors[name] = make_record(name, dtype, dims, path, source)
@@ -103,22 +89,10 @@ def synthetic_checkpoint(
     return Checkpoint(path, "gguf", config, tensors, metadata)
 
 
-def _tensor_type(name: str, dims: tuple[int, ...], format: str, layers: int) -> str:
+def _tensor_type(name: str, dims: tuple[int, ...], format: str, config: ModelConfig) -> str:
     if len(dims) == 1:
         return "f32"
-    most, richer = _MIXES.get(format, (format, format))
-    dtype = most
-    if name == "output.weight":
-        dtype = "q6_k" if format in _MIXES else most
-    elif name.endswith(_RICHER):
-        layer = int(name.split(".")[1])
-        eighth = layers // 8
-        more = layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
-        dtype = richer if more else most
-    for fallback in (dtype, "q8_0", "f16"):
-        if dims[-1] % STORED[fallback].block_elements == 0:
-            return fallback
-    return "f16"
+    return matrix_type(name, dims[-1], format, config) or "f16"
 
 
 @dataclass(frozen=True, slots=True)

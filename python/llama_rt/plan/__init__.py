@@ -13,7 +13,6 @@ from llama_rt.plan.needs import (
     find,
     needs,
     resolve_context,
-    row_bytes,
     target_dtype,
 )
 from llama_rt.plan.report import Plan, plan
@@ -29,6 +28,5 @@ __all__ = [
     "needs",
     "plan",
     "resolve_context",
-    "row_bytes",
     "target_dtype",
 ]

@@ -92,7 +92,7 @@ def needs(checkpoint: Checkpoint, *, quantize: str | None, n_ctx: int, kv_dtype:
     weights = streamed = 0
     tied = "output.weight" not in checkpoint.tensors
     for record in checkpoint.tensors.values():
-        size = target_bytes(record, quantize)
+        size = target_bytes(record, quantize, config)
         weights += size
         if record.name != "tok_embeddings.weight" or tied:
             streamed += size
@@ -152,22 +152,28 @@ def check_quantize(quantize: str | None) -> None:
     """Checks the name of a format to quantize to.
 
     Raises:
-        ConfigError: It is unknown, or cannot be produced; names the choices.
+        ConfigError: It is unknown; names the choices.
     """
     if quantize is None:
         return
-    choices = [name for name, row in dtype_table().items() if row.encodable]
-    if quantize not in choices:
-        known = "can be read but not produced" if quantize in dtype_table() else "is unknown"
-        msg = f"quantize: format {quantize!r} {known}; expected one of {', '.join(choices)}"
+    from llama_rt.loading.mixes import formats  # here and below: see `find`
+
+    if quantize not in formats():
+        msg = f"quantize: {quantize!r} is unknown; expected one of {', '.join(formats())}"
         raise ConfigError(msg)
 
 
-def target_dtype(record: TensorRecord, quantize: str | None) -> str:
-    """Format that a tensor will have: matrices whose rows are whole blocks are quantized."""
+def target_dtype(record: TensorRecord, quantize: str | None, config: ModelConfig) -> str:
+    """Type that a tensor will have.
+
+    Matrices take the format's, or one of smaller blocks where their rows need it; what has no whole
+    blocks of that either stays as stored.
+    """
     if quantize is None or len(record.shape) != 2 or record.name.startswith("rope."):
         return record.dtype
-    return record.dtype if record.shape[1] % dtype_table()[quantize].block_elements else quantize
+    from llama_rt.loading.mixes import matrix_type
+
+    return matrix_type(record.name, record.shape[1], quantize, config) or record.dtype
 
 
 def check_memory(
@@ -206,9 +212,9 @@ def check_memory(
     raise CapacityError("; ".join([msg, *advice]))
 
 
-def target_bytes(record: TensorRecord, quantize: str | None) -> int:
+def target_bytes(record: TensorRecord, quantize: str | None, config: ModelConfig) -> int:
     """Bytes that a tensor will have."""
-    dtype = target_dtype(record, quantize)
+    dtype = target_dtype(record, quantize, config)
     if dtype == record.dtype:
         return record.nbytes
     rows, width = record.shape

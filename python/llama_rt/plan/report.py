@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from llama_rt.plan.needs import (
 from llama_rt.plan.speed import decode_rate, prefill_rate
 
 if TYPE_CHECKING:
-    from llama_rt.loading import Checkpoint, TensorRecord
+    from llama_rt.loading import Checkpoint
 
 __all__ = ["Plan", "plan"]
 
@@ -132,7 +131,7 @@ def plan(
     backend = _native.open_backend(device)
     needed = needs(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype)
     available = free_memory(backend.name)
-    formats = _formats(checkpoint.tensors.values(), quantize)
+    formats = _formats(checkpoint, quantize)
     return Plan(
         path=checkpoint.path,
         name=checkpoint.config.name or checkpoint.path.name,
@@ -154,11 +153,13 @@ def plan(
     )
 
 
-def _formats(records: Iterable[TensorRecord], quantize: str | None) -> dict[str, int]:
-    """Bytes of each format, largest first."""
+def _formats(checkpoint: Checkpoint, quantize: str | None) -> dict[str, int]:
+    """Bytes of each type, largest first."""
     count: Counter[str] = Counter()
-    for record in records:
-        count[target_dtype(record, quantize)] += target_bytes(record, quantize)
+    config = checkpoint.config
+    for record in checkpoint.tensors.values():
+        dtype = target_dtype(record, quantize, config)
+        count[dtype] += target_bytes(record, quantize, config)
     return dict(count.most_common())
 
 
@@ -172,7 +173,9 @@ def _notes(
         return (f"{needed.total - available} bytes are missing; n_ctx={tokens} would fit",)
     notes = [f"{needed.total - available} bytes are missing"]
     for name in ("q8_0", "q4_0"):
-        smaller = sum(target_bytes(record, name) for record in checkpoint.tensors.values())
+        smaller = sum(
+            target_bytes(record, name, checkpoint.config) for record in checkpoint.tensors.values()
+        )
         if quantize is None and smaller + needed.workspace < available:
             notes.append(f"quantize={name!r} would fit ({size(smaller)} of weights)")
             break
