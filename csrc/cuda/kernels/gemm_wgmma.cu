@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = kGemmThreads + 4 * kWarp;
 constexpr int kConsumerBarrier = 1;
-constexpr int kConsumerRegisters = 232, kProducerRegisters = 40;
+constexpr int kConsumerRegisters = 240, kProducerRegisters = 24;
 
 // kGroups: of 8 inputs in a tile.
 template <DType kType, int kGroups>
