@@ -166,3 +166,12 @@ def test_warpgroups(dtype, e):
     check([(70, 70)], 2, 2, e, dtype, Options(hopper=True, descending=True))
     check([(140, 400)], 3, 1, e, dtype, Options(hopper=True, window=77))
     check([(20, 100)], 2, 1, e, dtype, Options(hopper=True, length=70))
+
+
+@pytest.mark.parametrize("dtype", ["f16", "q8_0"])
+def test_batches_large_and_small_for_the_device(dtype):
+    """Cuts of every length: one multiprocessor has plenty of blocks, a thousand have too few."""
+    for multiprocessors in (1, 1000):
+        options = Options(multiprocessors=multiprocessors)
+        check([(1, 600)] * 3 + [(1, 5), (2, 1500)], 4, 4, 32, dtype, options)
+        check([(40, 300), (1, 700), (2, 200)], 4, 2, 32, dtype, options)

@@ -9,10 +9,13 @@
 namespace llama_rt::cuda {
 namespace {
 
-// Positions of a warp. The longest costs least; shorter ones keep a small batch on all
-// multiprocessors. Reproducible results want one length.
+// Positions of a warp. Long ones leave less to fold, and are for batches that give each
+// multiprocessor plenty of blocks; short ones keep a small batch on all of them. Reproducible
+// results want one length.
 constexpr int64_t kCut = 128;
 constexpr int64_t kShortestCut = 32;
+constexpr int64_t kLongestCut = 2048;
+constexpr int64_t kPlenty = 8;
 
 }  // namespace
 
@@ -41,19 +44,22 @@ int64_t kv_head_bytes(KvType type, int64_t e) {
 
 int64_t attention_cut(const AttentionTask& t) {
   if (t.reproducible) return kCut;
-  int64_t cut = kCut;
   const int64_t heads = t.cache.segments * t.cache.kv_heads;
-  while (cut > kShortestCut &&
-         heads * ((t.max_context + cut * kAttentionWarps - 1) / (cut * kAttentionWarps)) <
-             t.multiprocessors) {
-    cut /= 2;
-  }
+  const auto blocks = [&](int64_t cut) {
+    return heads * ((t.max_context + cut * kAttentionWarps - 1) / (cut * kAttentionWarps));
+  };
+  int64_t cut = kCut;
+  while (cut > kShortestCut && blocks(cut) < t.multiprocessors) cut /= 2;
+  while (cut < kLongestCut && blocks(2 * cut) >= kPlenty * t.multiprocessors) cut *= 2;
   return cut;
 }
 
 int64_t attention_scratch_bytes(const AttentionTask& t) {
+  const int64_t parts = attention_parts(t), slots = slot_rows(t);
+  if (parts == 1) return 0;
+  const int64_t rows = slots > 0 ? t.cache.segments * slots : t.cache.n;
   const int64_t floats = 2 + kv_width(t.cache.type, t.cache.e);
-  return t.cache.n * t.heads * attention_parts(t) * floats * static_cast<int64_t>(sizeof(float));
+  return rows * t.heads * parts * floats * static_cast<int64_t>(sizeof(float));
 }
 
 void paint_attention(Kernels& kernels) {

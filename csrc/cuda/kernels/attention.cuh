@@ -4,6 +4,7 @@
 // order. So the bits depend on where the cuts are and on nothing else.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/device/warp.cuh"
@@ -30,6 +31,14 @@ int64_t attention_cut(const AttentionTask& task);
 inline int64_t attention_parts(const AttentionTask& task) {
   return (task.max_context + attention_cut(task) * kAttentionWarps - 1) /
          (attention_cut(task) * kAttentionWarps);
+}
+
+// Rows of a sequence that keep partial results in the scratch memory, if fewer than all: then row i
+// of segment s has slot s * slot_rows + i. 0: a row's slot is its place in the batch.
+inline int64_t slot_rows(const AttentionTask& task) {
+  const int64_t few = std::min(task.max_rows, kFewRows);
+  const bool all = task.reproducible || task.cache.type == KvType::kF32;
+  return !all && task.cache.segments * few < task.cache.n ? few : 0;
 }
 
 // Positions [begin, end) that a row sees.
@@ -73,8 +82,10 @@ __device__ __forceinline__ void fold(float& largest, float& sum, float next_larg
 }
 
 // The query vectors of a block: vector v is head `head` + v % group of row `row` + v / group.
+// `slot` is the first row's place in the scratch memory.
 struct Vectors {
   int row;
+  int slot;
   int head;
   int group;
   int count;
@@ -87,12 +98,12 @@ struct Part {
   uint32_t* counter;
 };
 
-// One vector's place in the scratch memory: [n, heads, parts] of largest, sum, values [width].
+// One vector's place in the scratch memory: [slots, heads, parts] of largest, sum, values [width].
 __device__ __forceinline__ float* partial(const AttentionTask& t, const Vectors& q, int v, int part,
                                           int parts, int width) {
-  const int64_t row = q.row + v / q.group, head = q.head + v % q.group;
+  const int64_t slot = q.slot + v / q.group, head = q.head + v % q.group;
   return reinterpret_cast<float*>(t.scratch) +
-         ((row * t.heads + head) * parts + part) * (2 + width);
+         ((slot * t.heads + head) * parts + part) * (2 + width);
 }
 
 __device__ __forceinline__ void write_result(const AttentionTask& t, const Vectors& q, int v, int f,

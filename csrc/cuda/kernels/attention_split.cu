@@ -113,7 +113,8 @@ __device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kW
 template <KvType kType, int kWidth>
 __global__ __launch_bounds__(kAttentionWarps* kWarp,
                              kWidth > 128 ? 1 : 2) void split(AttentionTask t, int cut,
-                                                              int max_parts, int most_rows) {
+                                                              int max_parts, int most_rows,
+                                                              int slots) {
   using R = Ring<kType, kWidth>;
   const CacheTask& c = t.cache;
   const int row = static_cast<int>(blockIdx.z), segment = c.segment_of[row];
@@ -126,7 +127,8 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp,
   const int first_head = static_cast<int>(blockIdx.y) % head_tiles * kVectors;
   const int group = min(kVectors, heads - first_head), tile_rows = max(1, kVectors / heads);
   const int rows = min(tile_rows, c.first_row[segment + 1] - row);
-  const Vectors vectors{row, g * heads + first_head, group, rows * group};
+  const int slot = slots > 0 ? segment * slots + row - c.first_row[segment] : row;
+  const Vectors vectors{row, slot, g * heads + first_head, group, rows * group};
 
   const Visible oldest = visible(t, row), newest = visible(t, row + rows - 1);
   const int block_cut = cut * kAttentionWarps, block = static_cast<int>(blockIdx.x);
@@ -196,7 +198,7 @@ void launch_split(const AttentionTask& t, int64_t rows, cudaStream_t stream) {
           dim3(kAttentionWarps * kWarp),
           static_cast<size_t>(kAttentionWarps * Ring<kType, kWidth>::kBytes)},
          split<kType, kWidth>, t, static_cast<int>(attention_cut(t)), static_cast<int>(parts),
-         static_cast<int>(rows));
+         static_cast<int>(rows), static_cast<int>(slot_rows(t)));
 }
 
 template <KvType kType>
