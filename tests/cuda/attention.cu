@@ -1,4 +1,4 @@
-// Fills a paged cache and attends over it, arrays in, arrays out; loaded by test_attention.py.
+// Fills a paged cache and attends over it, arrays in, arrays out; loaded by test_cuda_attention.py.
 #include <cstring>
 #include <string>
 #include <vector>

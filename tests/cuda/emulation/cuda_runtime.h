@@ -16,13 +16,21 @@
 #define CUDART_VERSION 13000
 #define CUDART_CB
 
-#define EMULATION_ERRORS(X)                                                             \
-  X(Success, 0)                                                                         \
-  X(ErrorInvalidValue, 1)                                                               \
-  X(ErrorMemoryAllocation, 2) X(ErrorInvalidDevice, 101) X(ErrorInsufficientDriver, 35) \
-      X(ErrorNoDevice, 100) X(ErrorNotReady, 600) X(ErrorLaunchFailure, 719)            \
-          X(ErrorNotSupported, 801) X(ErrorStreamCaptureUnsupported, 900)               \
-              X(ErrorIllegalAddress, 700) X(ErrorUnknown, 999)
+// clang-format off
+#define EMULATION_ERRORS(X) \
+  X(Success, 0) \
+  X(ErrorInvalidValue, 1) \
+  X(ErrorMemoryAllocation, 2) \
+  X(ErrorInvalidDevice, 101) \
+  X(ErrorInsufficientDriver, 35) \
+  X(ErrorNoDevice, 100) \
+  X(ErrorNotReady, 600) \
+  X(ErrorLaunchFailure, 719) \
+  X(ErrorNotSupported, 801) \
+  X(ErrorStreamCaptureUnsupported, 900) \
+  X(ErrorIllegalAddress, 700) \
+  X(ErrorUnknown, 999)
+// clang-format on
 enum cudaError_t {
 #define EMULATION_ERROR(name, number) cuda##name = number,
   EMULATION_ERRORS(EMULATION_ERROR)
