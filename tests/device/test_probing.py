@@ -22,7 +22,7 @@ def test_the_reason_is_the_same_everywhere():
     assert found.cuda in str(caught.value)
     for call in (Llama.load, plan):
         with pytest.raises(BackendUnavailable, match="cuda:0 cannot be used"):
-            call(device="cuda")
+            call(None, device="cuda")
     assert _native.open_backend("auto").name == "cpu"
 
 
