@@ -29,10 +29,11 @@ async def tell(llm: Llama, query: Query, reader: StreamReader, writer: StreamWri
     async with llm.astream(query["prompt"], seed=seed, max_tokens=most) as stream:
         start(writer, "200 OK", "text/event-stream")
         async for chunk in stream:
-            if reader.at_eof():
-                return "the client left"
             writer.write(f"data: {json.dumps(chunk.text)}\n\n".encode())
-            await writer.drain()
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+            if reader.at_eof() or writer.is_closing():
+                return "the client left"
     writer.write(b"data: [DONE]\n\n")
     return "told"
 
