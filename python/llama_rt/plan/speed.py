@@ -61,14 +61,18 @@ def _multiply_rate(backend: _native.Backend, dtype: str) -> float:
     """Multiply-adds per second of a matrix product in a format, measured once per process."""
     key = (backend.name, backend.isa, backend.threads, dtype)
     if key not in _rates:
-        tokens, width, rows = 128, 1024, 1024
+        width, rows, few, many = 1024, 1024, 64, 576
         row = dtype_table()[dtype]
         weight = np.zeros(rows * width // row.block_elements * row.block_bytes, np.uint8)
-        x = np.ones((tokens, width), np.float32)
-        best = float("inf")
-        for _ in range(3):
+
+        def seconds(tokens: int) -> float:
+            x = np.ones((tokens, width), np.float32)
             start = time.perf_counter()
             _native.op_matmul(backend, x, weight.data, dtype, rows)
-            best = min(best, time.perf_counter() - start)
-        _rates[key] = tokens * width * rows / best
+            return time.perf_counter() - start
+
+        # Every call lays the matrix out anew, a model does it once: the difference leaves it out.
+        least, most = (min(seconds(tokens) for _ in range(4)) for tokens in (few, many))
+        spent = max(most - least, most * (many - few) / many / 4)
+        _rates[key] = (many - few) * width * rows / spent
     return _rates[key]
