@@ -214,9 +214,7 @@ class Scheduler:
     def _accept(self, request: Request, sampled: _native.Sampled) -> None:
         try:
             reason = request.accept(sampled)
-        except (
-            Exception
-        ) as error:  # it could not draw, or its tokens not be decoded; the others can
+        except Exception as error:  # it could not draw or decode its tokens; the others can
             self._end_request(request)
             request.deliver(error)
             return
