@@ -141,6 +141,34 @@ def epoch_windows(corpus: Corpus, context: int, seed: int, epoch: int) -> npt.ND
     return windows
 
 
+def whole_tale_windows(
+    corpus: Corpus, context: int, seed: int, epoch: int
+) -> npt.NDArray[np.int64]:
+    """One epoch of the stories that fit into a window, each window beginning with a story.
+
+    Packed windows rarely show a beginning and its end together; these do, so that a model learns
+    where stories stop. A window is filled up with further stories, the last one cut.
+
+    Args:
+        corpus: encoded stories.
+        context: tokens predicted per window.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
+
+    Returns:
+        int64 ``[windows, context + 1]``.
+    """
+    rng = np.random.default_rng([seed, epoch, 1])
+    fitting = [ids for ids in corpus.stories() if len(ids) <= context + 1]
+    rows, row = [], np.empty(0, dtype=np.uint16)
+    for index in rng.permutation(len(fitting)):
+        row = np.concatenate([row, fitting[index]])
+        if len(row) > context:
+            rows.append(row[: context + 1])
+            row = np.empty(0, dtype=np.uint16)
+    return np.array(rows, dtype=np.int64).reshape(-1, context + 1)
+
+
 def prepare(corpus: Path, heldout: Path, out: Path, vocab_size: int, threads: int) -> None:
     """Write ``tokenizer.model``, ``train.npz`` and ``heldout.npz`` to ``out`` where absent."""
     out.mkdir(parents=True, exist_ok=True)

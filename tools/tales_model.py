@@ -20,7 +20,7 @@ class TalesConfig:
     num_key_value_heads: int
     intermediate_size: int
     vocab_size: int = 4096
-    max_position_embeddings: int = 1024
+    max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = True

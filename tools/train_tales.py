@@ -3,10 +3,12 @@
     python tools/tales_data.py --corpus tales.txt.xz --heldout tales_heldout.txt.xz --out run/data
     python tools/train_tales.py --data run/data --out run/base --size base --minutes 120
 
-Warm-up, constant rate, then a linear cooldown to zero. What the cooldown starts from is kept as
-``stable.pt``, so that a later run can go on from there; ``last.pt`` is written every few minutes
-and a run that finds one resumes it. Hidden matrices are trained with Muon, the rest with AdamW.
-Every number goes to ``log.jsonl``.
+Warm-up, constant rate, then a linear cooldown to zero, which ends on longer windows. What it starts
+from is kept as ``stable.pt``, so that a later run can go on from there; ``last.pt`` is written
+every few minutes and a run that finds one resumes it. Hidden matrices are trained with Muon, the
+rest with AdamW. Every number goes to ``log.jsonl``. ``--workers 2`` trains on two cores as two
+processes of one thread each, which share a step's windows and add their gradients: nothing spins,
+so that other work beside the run costs it no more than what that work takes.
 """
 
 from __future__ import annotations
@@ -15,15 +17,18 @@ import argparse
 import dataclasses
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from muon import Muon
 from safetensors.torch import load_file
-from tales_data import Corpus, epoch_windows, load_corpus
+from tales_data import Corpus, epoch_windows, load_corpus, whole_tale_windows
 from tales_eval import bits_per_character, heldout_nats
 from tales_model import SIZES, TalesConfig, TalesModel
 from torch import Tensor
@@ -44,6 +49,7 @@ class Progress:
     context: int = 0
     cooldown_from: int = -1  # step; -1 = not begun
     cooldown_steps: int = 0
+    long: bool = False  # on the longer windows of the end
 
     def rate(self) -> float:
         """Learning-rate factor of the coming step, 0..1."""
@@ -54,7 +60,12 @@ class Progress:
 
     def done(self) -> bool:
         """Whether the cooldown has reached its end."""
-        return self.cooldown_from >= 0 and self.step >= self.cooldown_from + self.cooldown_steps
+        return self.cooled(1.0)
+
+    def cooled(self, share: float) -> bool:
+        """Whether that share of the cooldown is over."""
+        steps = round(share * self.cooldown_steps)
+        return self.cooldown_from >= 0 and self.step >= self.cooldown_from + steps
 
 
 def build_optimizers(model: TalesModel, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
@@ -76,19 +87,32 @@ def build_optimizers(model: TalesModel, args: argparse.Namespace) -> list[torch.
 
 
 class Windows:
-    """Batches of packed windows in the run's order; the place is kept in ``Progress``."""
+    """Batches of windows in the run's order; the place is kept in ``Progress``.
 
-    def __init__(self, corpus: Corpus, seed: int, batch_tokens: int) -> None:
-        self.corpus, self.seed, self.batch_tokens = corpus, seed, batch_tokens
+    The windows of an epoch are the packed ones; of the long ones, ``whole`` epochs of whole stories
+    are among them.
+    """
+
+    def __init__(self, corpus: Corpus, seed: int, batch_tokens: int, whole: int) -> None:
+        self.corpus, self.seed, self.batch_tokens, self.whole = corpus, seed, batch_tokens, whole
         self.loaded: tuple[int, int] | None = None
+
+    def load(self, at: Progress) -> None:
+        """Lay out the windows of the epoch."""
+        self.table = epoch_windows(self.corpus, at.context, self.seed, at.epoch)
+        if at.long and self.whole:
+            passes = range(at.epoch * self.whole, (at.epoch + 1) * self.whole)
+            more = [whole_tale_windows(self.corpus, at.context, self.seed, i) for i in passes]
+            self.table = np.concatenate([self.table, *more])
+            np.random.default_rng([self.seed, at.epoch, 2]).shuffle(self.table)
+        self.loaded = (at.epoch, at.context)
 
     def next(self, at: Progress) -> Tensor:
         """The next batch, int64 ``[batch, context + 1]``; moves ``at`` on."""
         size = max(1, self.batch_tokens // at.context)
         while True:
             if self.loaded != (at.epoch, at.context):
-                self.table = epoch_windows(self.corpus, at.context, self.seed, at.epoch)
-                self.loaded = (at.epoch, at.context)
+                self.load(at)
             if at.window + size <= len(self.table):
                 break
             at.epoch, at.window = at.epoch + 1, 0
@@ -97,11 +121,42 @@ class Windows:
         return torch.from_numpy(rows)
 
 
+class Workers:
+    """The processes of a run; number 0 speaks, writes and decides for all of them."""
+
+    def __init__(self, rank: int = 0, count: int = 1, meeting: Path | None = None) -> None:
+        self.rank, self.count = rank, count
+        if count > 1:
+            dist.init_process_group(
+                "gloo", init_method=f"file://{meeting}", rank=rank, world_size=count
+            )
+
+    def average(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replace gradients by their mean over the workers, all in one message."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients]) / self.count
+        dist.all_reduce(flat)
+        for gradient, mean in zip(
+            gradients, flat.split([g.numel() for g in gradients]), strict=True
+        ):
+            gradient.copy_(mean.view_as(gradient))
+
+    def agreed(self, value: float) -> float:
+        """What worker 0 passed."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
+
 class Run:
     """A model in training: its optimizers, its place, its files."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
+    def __init__(self, args: argparse.Namespace, workers: Workers | None = None) -> None:
+        self.args, self.workers = args, workers or Workers()
         self.out: Path = args.out
         self.out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(args.seed)
@@ -128,7 +183,9 @@ class Run:
                     group["peak"] = peak
             self.at = Progress(**state["progress"])
         self.probe = TalesModel(self.model.config).to(self.device).eval()
-        self.windows = Windows(load_corpus(args.data / "train.npz"), args.seed, args.batch_tokens)
+        self.windows = Windows(
+            load_corpus(args.data / "train.npz"), args.seed, args.batch_tokens, args.whole_tales
+        )
         self.heldout = load_corpus(args.data / "heldout.npz")
         self.loss: Callable[[Tensor], Tensor] = self.model.loss
         if args.compile:
@@ -140,6 +197,8 @@ class Run:
 
     def log(self, **fields: Any) -> None:  # noqa: ANN401
         """Append one JSON line."""
+        if self.workers.rank != 0:
+            return
         line = {
             "step": self.at.step,
             "tokens": self.at.tokens,
@@ -153,6 +212,8 @@ class Run:
 
     def save(self, name: str) -> None:
         """Write a checkpoint whole or not at all."""
+        if self.workers.rank != 0:
+            return
         state = {
             "config": dataclasses.asdict(self.model.config),
             "model": self.model.state_dict(),
@@ -164,12 +225,14 @@ class Run:
         part.replace(self.out / name)
 
     def train_step(self) -> Tensor:
-        """One optimizer step; the mean loss of its batch in nats."""
+        """One optimizer step; the mean loss of this worker's part of the batch in nats."""
         self.model.train()
         batch = self.windows.next(self.at)
+        mine = batch[self.workers.rank :: self.workers.count]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.args.bf16):
-            loss = self.loss(batch.to(self.device))
+            loss = self.loss(mine.to(self.device))
         loss.backward()  # type: ignore[no-untyped-call]
+        self.workers.average(list(self.model.parameters()))
         rate = self.at.rate()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -196,15 +259,19 @@ class Run:
         return nats / count, bits_per_character(nats, self.heldout.characters)
 
     def begin_cooldown(self) -> None:
-        """Keep the state, then fix the length of the cooldown and its context."""
+        """Keep the state, then fix the length of the cooldown."""
         self.save("stable.pt")
         self.at.cooldown_from = self.at.step
         steps = self.args.cooldown_steps or int(self.at.step * self.args.cooldown_fraction)
         self.at.cooldown_steps = max(1, steps)
-        if self.args.cooldown_context and self.args.cooldown_context != self.at.context:
-            self.at.context = self.args.cooldown_context
-            self.at.epoch, self.at.window = self.at.epoch + 1, 0
         self.log(event="cooldown", cooldown_steps=self.at.cooldown_steps)
+
+    def lengthen(self) -> None:
+        """Go on with the windows of the end."""
+        self.at.long = True
+        self.at.context = self.args.long_context
+        self.at.epoch, self.at.window = self.at.epoch + 1, 0
+        self.log(event="long windows")
 
     def cooldown_due(self) -> bool:
         """Whether steps, time, effort or the signal file ask for the cooldown now."""
@@ -216,7 +283,10 @@ class Run:
             (args.steps > 0 and at.step >= args.steps * share)
             or (args.minutes > 0 and at.seconds >= args.minutes * 60 * share)
             or (args.flops > 0 and at.flops >= args.flops * share)
-            or (args.cooldown_file is not None and args.cooldown_file.exists())
+            or (
+                args.cooldown_file is not None
+                and self.workers.agreed(args.cooldown_file.exists()) > 0
+            )
         )
 
     def pause(self) -> None:
@@ -239,9 +309,11 @@ class Run:
             self.pause()
             if self.cooldown_due():
                 self.begin_cooldown()
+            if not self.at.long and self.at.cooled(1 - args.long_share):
+                self.lengthen()
             begin = time.monotonic()
             sums.append(float(self.train_step()))
-            spent = time.monotonic() - begin
+            spent = self.workers.agreed(time.monotonic() - begin)
             self.at.seconds += spent
             if self.at.step % 10 == 0:
                 self.log(
@@ -250,13 +322,15 @@ class Run:
                     tok_s=round(args.batch_tokens / spent),
                 )
                 sums = []
-            if self.at.step % args.eval_steps == 0:
+            if self.at.step % args.eval_steps == 0 and self.workers.rank == 0:
                 self.log(heldout_20_stories=self.evaluate(self.at.context, 20)[0])
             if time.monotonic() - saved > args.save_minutes * 60:
                 self.save("last.pt")
                 saved = time.monotonic()
         self.save("final.pt")
         self.save("last.pt")
+        if self.workers.rank != 0:
+            return
         nats, bits = self.evaluate(self.at.context // 2, None)
         self.log(event="end", heldout_nats=nats, heldout_bits_per_character=bits)
         print(f"{args.size}: {bits:.4f} bits/character after {self.at.tokens} tokens")
@@ -283,14 +357,17 @@ def parse_arguments() -> argparse.Namespace:
     stop.add_argument("--cooldown-steps", type=int, default=0, help="instead of a fraction")
     stop.add_argument("--pause-file", type=Path, help="pause while this file exists")
     add("--batch-tokens", type=int, default=8192)
-    add("--context", type=int, default=256, help="tokens per window before the cooldown")
-    add("--cooldown-context", type=int, default=512)
+    add("--context", type=int, default=256, help="tokens per window")
+    add("--long-context", type=int, default=512, help="tokens per window at the end")
+    add("--long-share", type=float, default=1.0, help="part of the cooldown that has long windows")
+    add("--whole-tales", type=int, default=0, help="passes over fitting tales per epoch at the end")
     add("--muon-lr", type=float, default=0.02)
     add("--adam-lr", type=float, default=0.004)
     add("--weight-decay", type=float, default=0.02)
     add("--dropout", type=float, default=0.0)
     add("--device", default="auto")
-    add("--threads", type=int, default=2)
+    add("--threads", type=int, default=2, help="of each worker")
+    add("--workers", type=int, default=1, help="processes; a step's windows divide by them")
     add("--bf16", action=argparse.BooleanOptionalAction, default=True)
     add("--compile", action=argparse.BooleanOptionalAction, default=True)
     add("--eval-steps", type=int, default=200)
@@ -298,13 +375,24 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def work(rank: int, args: argparse.Namespace, meeting: Path) -> None:
+    """Train as one of the workers."""
+    torch.set_num_threads(args.threads)
+    run = Run(args, Workers(rank, args.workers, meeting))
+    if rank == 0:
+        (args.out / "pid").write_text(f"{os.getpid()}\n")
+    run.train()
+
+
 def main() -> None:
     """Train from the command line."""
     args = parse_arguments()
-    torch.set_num_threads(args.threads)
-    run = Run(args)
-    (args.out / "pid").write_text(f"{os.getpid()}\n")
-    run.train()
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder) / "meeting"
+        if args.workers == 1:
+            work(0, args, meeting)
+        else:
+            torch.multiprocessing.spawn(work, (args, meeting), nprocs=args.workers)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tales_data import (
     prepare,
     read_stories,
     train_tokenizer,
+    whole_tale_windows,
 )
 
 STORIES = [
@@ -92,6 +93,20 @@ def test_windows_depend_on_seed_and_epoch_alone():
     assert np.array_equal(first, epoch_windows(corpus, 8, 3, 1))
     assert not np.array_equal(first, epoch_windows(corpus, 8, 3, 2))
     assert not np.array_equal(first, epoch_windows(corpus, 8, 4, 1))
+
+
+def test_whole_tales_begin_windows_and_fit():
+    lengths = [7, 30, 12, 51, 100, 9, 60]
+    corpus = numbered(lengths)
+    table = whole_tale_windows(corpus, 59, seed=3, epoch=0)
+    assert table.shape[1] == 60
+    begins = set(corpus.starts[:-1][np.array(lengths) <= 60].tolist())
+    assert set(table[:, 0].tolist()) <= begins
+    ends = corpus.starts[1:][np.array(lengths) <= 60] - 1
+    for row in table:
+        assert np.isin(ends, row).any()  # the first story is there to its end
+    assert not np.isin(table, np.arange(100, 200)).any()
+    assert np.array_equal(table, whole_tale_windows(corpus, 59, 3, 0))
 
 
 def test_prepared_folder_reads_back(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from export_tales import write_folder
 from muon import Muon, orthogonalise
 from tales_model import TalesConfig, TalesModel, load_model
-from train_tales import Progress, Run
+from train_tales import SIZES, Progress, Run, work
 
 TINY = TalesConfig(32, 2, 4, 2, 64, vocab_size=50, max_position_embeddings=128)
 
@@ -76,7 +76,7 @@ def test_rate_warms_up_stays_and_cools_to_zero():
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("train_tales").SIZES, "test", TINY)
+    monkeypatch.setitem(SIZES, "test", TINY)
     rng = np.random.default_rng(0)
     starts = np.cumsum([0, *[40] * 30])
     ids = np.tile(rng.integers(3, 50, size=40), 30).astype(np.uint16)
@@ -89,9 +89,11 @@ def options(tmp_path, monkeypatch):
             "resume_from": None, "weights": None, "minutes": 0, "steps": 20, "flops": 0,
             "cooldown_file": None,
             "cooldown_fraction": 0.25, "cooldown_steps": 0, "pause_file": None,
-            "batch_tokens": 64, "context": 16, "cooldown_context": 32, "muon_lr": 0.02,
+            "batch_tokens": 64, "context": 16, "long_context": 64, "long_share": 0.5,
+            "whole_tales": 1, "muon_lr": 0.02,
             "adam_lr": 0.004, "weight_decay": 0.02, "dropout": 0.0, "device": "cpu",
-            "threads": 1, "bf16": False, "compile": False, "eval_steps": 5, "save_minutes": 60,
+            "threads": 1, "workers": 1, "bf16": False, "compile": False,
+            "eval_steps": 5, "save_minutes": 60,
         }  # fmt: skip
         return argparse.Namespace(**values | changes)
 
@@ -105,8 +107,10 @@ def test_run_learns_cools_down_and_resumes_to_the_same_weights(options, tmp_path
     assert losses[-1] < losses[0]
     assert log[-1]["event"] == "end"
     assert log[-1]["step"] == 20
-    assert log[-1]["context"] == 32
+    assert log[-1]["context"] == 64
 
+    cooldown, longer = [line["step"] for line in log if line.get("event", "start") != "start"][:2]
+    assert (cooldown, longer) == (16, 18)
     half = Run(options("half"))
     for _ in range(7):
         half.train_step()
@@ -115,6 +119,21 @@ def test_run_learns_cools_down_and_resumes_to_the_same_weights(options, tmp_path
     whole, resumed = (load_model(Path(tmp_path, name, "final.pt")) for name in ("whole", "half"))
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_workers_share_a_step(options, tmp_path):
+    changes = {"batch_tokens": 128, "steps": 4, "context": 16, "long_context": 32}
+    alone, together = options("alone", **changes), options("together", workers=2, **changes)
+    Run(alone).train()
+    torch.multiprocessing.spawn(work_tiny, (together, tmp_path / "meeting"), nprocs=2)
+    first, second = (load_model(tmp_path / name / "final.pt") for name in ("alone", "together"))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=0)  # gradients are added in another order
+
+
+def work_tiny(rank, args, meeting):
+    SIZES["test"] = TINY
+    work(rank, args, meeting)
 
 
 def test_run_begins_with_given_weights(options, tmp_path):
