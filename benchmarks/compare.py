@@ -1,7 +1,8 @@
 """Measures this project beside its peers: same model, same run, in turn; medians and ratios.
 
     python benchmarks/compare.py --shape 8x4096 --formats q4_0,q8_0,bf16 --batches 1,8,32
-    python benchmarks/compare.py --llama-bench path/to/a/fork/llama-bench --write docs
+    python benchmarks/compare.py --llama-bench path/to/a/fork/build/bin/llama-bench --write docs
+    python benchmarks/compare.py --isa avx2 --llama-bench build/of/that/set/bin/llama-bench
 
 Peers are measured if they are there: llama.cpp (`pip install llama-cpp-python`, or any
 `llama-bench` given by `--llama-bench`, so that forks can be measured too) and transformers on torch
@@ -16,6 +17,7 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,9 +39,10 @@ BATCHING = (OURS, "transformers")  # engines that are asked for several sequence
 class Worker:
     """A loaded engine in a process of its own."""
 
-    def __init__(self, name: str, model: str, threads: int, context: int) -> None:
+    def __init__(self, name: str, model: str, args: argparse.Namespace, context: int) -> None:
+        command = [str(HERE / "engines.py"), name, model, str(args.threads), str(context)]
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "engines.py"), name, model, str(threads), str(context)],
+            [sys.executable, *command], env={**os.environ, "LLAMA_RT_ISA": args.isa},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self.load_s = self._answer()["load_s"]
@@ -68,9 +71,9 @@ class Worker:
 
 
 @contextmanager
-def running(name: str, model: str, threads: int, context: int) -> Iterator[Worker]:
+def running(name: str, model: str, args: argparse.Namespace, context: int) -> Iterator[Worker]:
     """A worker that is closed at the end."""
-    worker = Worker(name, model, threads, context)
+    worker = Worker(name, model, args, context)
     try:
         yield worker
     finally:
@@ -101,7 +104,7 @@ def measure(model: Path, format: str, args: argparse.Namespace) -> Row:
     row = Row(format, *counted(model), 0.0)
     with ExitStack() as stack:
         workers = {
-            name: stack.enter_context(running(name, str(model), args.threads, context))
+            name: stack.enter_context(running(name, str(model), args, context))
             for name in peers(args, format)
         }
         for turn in range(args.rounds + 1):
@@ -150,6 +153,7 @@ def arguments() -> argparse.Namespace:
     add("--formats", type=lambda text: text.split(","), default=["q4_0", "q8_0", "bf16"])
     add("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 32])
     add("--threads", type=int, default=_native.cpu_info().default_threads)
+    add("--isa", default=_native.cpu_info().tiers[-1], help="highest tier of this project to use")
     add("--prompt", type=int, default=512)
     add("--generate", type=int, default=32)
     add("--rounds", type=int, default=5)

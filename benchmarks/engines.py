@@ -48,7 +48,7 @@ class LlamaRt:
 
         from llama_rt.llama.weights import build_model
 
-        backend = _native.open_backend("cpu", threads=threads, isa=os.environ.get("COMPARE_ISA"))
+        backend = _native.open_backend("cpu", threads=threads)
         built = build_model(
             open_checkpoint(model), backend, quantize=None, repack="auto", progress=False
         )
