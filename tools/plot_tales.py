@@ -4,6 +4,8 @@ python tools/plot_tales.py run/base run/small run/large --data run/data \
     --heldout tales_heldout.txt.xz --csv docs/tales_curve.csv --png docs/tales_curve.png
 
 A run is called by its folder's name; runs that the CSV holds already and that are not given stay.
+``--after RUN`` counts the given runs on from the end of one that is there, whose weights they began
+with.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import argparse
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tales_data import load_corpus, read_stories
@@ -98,6 +100,15 @@ def read_csv(path: Path) -> list[Point]:
         ]  # fmt: skip
 
 
+def counted_on(points: list[Point], before: list[Point]) -> list[Point]:
+    """Steps, tokens and effort added to those at the end of the run before."""
+    end = max(before, key=lambda point: point.step)
+    return [
+        replace(p, step=end.step + p.step, tokens=end.tokens + p.tokens, flops=end.flops + p.flops)
+        for p in points
+    ]
+
+
 def draw(points: list[Point], target: Path) -> None:
     """Plot training (thin) and held-out (dots, stars) bits per character over training effort."""
     import matplotlib as mpl
@@ -116,7 +127,7 @@ def draw(points: list[Point], target: Path) -> None:
                 color=colour, lw=0.8, ms=9 if style == "*" else 4,
                 label=f"{run}, {parameters / 1e6:.1f}M weights" if kind == "train" else None,
             )  # fmt: skip
-    axes.set(xlabel="effort, 10^13 operations", ylabel="bits per character", ylim=(1.2, 2.4))
+    axes.set(xlabel="effort, 10^13 operations", ylabel="bits per character", ylim=(1.1, 2.3))
     axes.set_title(
         "line: training batches; dots: 20 held-out tales; star: all held out", fontsize=8
     )
@@ -134,13 +145,17 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders with a log.jsonl")
     parser.add_argument("--data", type=Path, required=True, help="folder of tales_data.py")
     parser.add_argument("--heldout", type=Path, required=True, help="the held-out text")
+    parser.add_argument("--after", metavar="RUN", help="a run in the CSV that these went on from")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--png", type=Path, required=True)
     args = parser.parse_args()
     per = characters_per_token(args.data, read_stories(args.heldout))
     given = {run.name for run in args.runs}
     points = [point for point in read_csv(args.csv) if point.run not in given]
-    points += [point for run in args.runs for point in read_points(run / "log.jsonl", per)]
+    more = [point for run in args.runs for point in read_points(run / "log.jsonl", per)]
+    if args.after:
+        more = counted_on(more, [point for point in points if point.run == args.after])
+    points += more
     with args.csv.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FIELDS)
