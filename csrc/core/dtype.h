@@ -11,8 +11,8 @@
 namespace llama_rt {
 
 // What a fast kernel turns the other operand of a product into.
-enum class Activation : uint8_t { kF32, kBF16, kQ8, kTiles };
-inline constexpr int kActivations = 4;
+enum class Activation : uint8_t { kF32, kBF16, kQ8, kTiles, kSplitTiles };
+inline constexpr int kActivations = 5;
 
 // X(id, name, storage struct, elements per block, GGUF type number, activation, encodable)
 #define LLAMA_RT_DTYPES(X)                               \

@@ -59,6 +59,7 @@ struct WideForm {
   void (*multiply)(const PackedTask& task) noexcept = nullptr;
   Activation activation = Activation::kF32;
   int64_t min_tokens = 0;
+  int64_t min_k = 0;
   int64_t scratch_bytes = 0;
   int64_t panels = 1;  // of a call, so that it reads the inputs seldom enough
 };

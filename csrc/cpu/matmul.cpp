@@ -56,7 +56,8 @@ const std::byte* CpuBackend::convert(View x, Activation activation) {
 CpuBackend::PackedProduct CpuBackend::product_of(const Linear& job, int64_t n) const {
   const PackedFormat& format = kernels_.packed[static_cast<size_t>(job.weight->dtype)];
   const WideForm& wide = format.wide;
-  if (wide.multiply && n >= wide.min_tokens && !reproducible_) {
+  const bool many = n >= wide.min_tokens && job.weight->cols >= wide.min_k;
+  if (wide.multiply && many && !reproducible_) {
     return {wide.multiply, wide.activation, wide.scratch_bytes, wide.panels};
   }
   return {format.multiply, format.activation, 0, 1};

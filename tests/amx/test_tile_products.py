@@ -21,7 +21,8 @@ from reference.bounds import dot, matmul
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 TIERS = CSRC / "cpu" / "tiers"
-DTYPES = [name for name in FORMATS if name not in ("f32", "f16")]
+DTYPES = list(FORMATS)
+SPLIT = {"f32", "f16"}  # multiplied as sums of two bfloat16
 WITH_MINS = {"q4_1", "q5_1", "q2_k", "q4_k", "q5_k"}
 WIDTHS = {  # k: one tile or less, an odd number of tiles, several stretches
     1: [1, 31, 33, 256, 1031, 2080],
@@ -125,13 +126,28 @@ def allowed(dtype, x, w):
     return room
 
 
+def parts(values):
+    """What two bfloat16 hold of float32 values."""
+    high = bf16(values)
+    return high.astype(np.float64), bf16(values - high).astype(np.float64)
+
+
+def rounded_product(dtype, x, w):
+    """`x @ w.T` of operands as tiles hold them."""
+    (x_high, x_low), (w_high, w_low) = parts(x), parts(w)
+    if dtype in SPLIT:
+        return x_high @ (w_high + w_low).T + x_low @ w_high.T
+    return x_high @ w_high.T
+
+
 def check(dtype, got, x, w, extra=0.0):
     """Against the product of rounded operands, and within the bounds of any kernel."""
     outer = matmul(x, w, dtype) + np.finfo(np.float32).eps * np.abs(extra)
     exact = x.astype(np.float64) @ w.astype(np.float64).T + extra
-    assert (np.abs(got - exact) <= outer).all()
-    x, w = bf16(x).astype(np.float64), bf16(w).astype(np.float64)
-    expected = x @ w.T + extra
+    if dtype not in SPLIT or x.shape[1] >= 256:  # of split ones only wide products are made
+        assert (np.abs(got - exact) <= outer).all()
+    expected = rounded_product(dtype, x, w) + extra
+    x, w = x.astype(np.float64), w.astype(np.float64)
     room = allowed(dtype, x, w) + np.finfo(np.float32).eps * np.abs(extra)
     excess = np.abs(got - expected) - room
     assert np.isfinite(got).all()
@@ -148,6 +164,8 @@ def test_every_weight_is_its_value_rounded_once(product, dtype):
         largest = np.abs(w).reshape(rows, -1, 32).max(axis=2).repeat(32, axis=1)
         room = np.abs(bf16(w) - w) + 2.0**-15 * largest + 1e-30
         np.testing.assert_array_less(np.abs(got - w), room)
+    elif dtype in SPLIT:
+        np.testing.assert_array_equal(got, np.float32(sum(parts(w))))
     else:
         np.testing.assert_array_equal(got, bf16(w))
 
@@ -161,18 +179,18 @@ def test_any_size(product, dtype, n):
             check(dtype, product(dtype, data, x), x, w)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "q4_0", "q4_k", "q3_k"])
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "q4_0", "q4_k", "q3_k"])
 def test_bits_depend_neither_on_the_split_nor_on_company(product, dtype):
     rows, k = 443, WIDTHS[FORMATS[dtype].elements][-1]
-    data, _, x = task(dtype, rows, k, 300)
+    data, _, x = task(dtype, rows, k, 530)  # more than one sweep
     whole = product(dtype, data, x)
     for parts in (2, 3, 7):
         np.testing.assert_array_equal(product(dtype, data, x, parts=parts), whole)
-    for n in (1, 20, 33, 256, 257):
+    for n in (1, 20, 33, 256, 257, 513):
         np.testing.assert_array_equal(product(dtype, data, x[:n]), whole[:n])
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "q8_0", "q6_k"])
+@pytest.mark.parametrize("dtype", ["bf16", "f32", "q8_0", "q6_k"])
 def test_bias_and_accumulation(product, dtype):
     rng = np.random.default_rng(1)
     for rows, k in ((45, 256), (33, 2304)):
@@ -184,7 +202,7 @@ def test_bias_and_accumulation(product, dtype):
         check(dtype, product(dtype, data, x, bias=bias, onto=onto), x, w, bias + onto)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "q4_0", "q5_k"])
+@pytest.mark.parametrize("dtype", ["bf16", "f32", "q4_0", "q5_k"])
 def test_a_spoilt_row_spoils_only_itself(product, dtype):
     data, _, x = task(dtype, 45, 1280, 37)
     clean = product(dtype, data, x)

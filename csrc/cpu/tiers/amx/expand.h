@@ -43,17 +43,6 @@ LLAMA_RT_INLINE F code_float(I words) {
       _mm512_ternarylogic_epi32(words, i_set(Field::kMask), i_set(Field::kExponent), kAndOr));
 }
 
-// Two k of 16 rows as one line of a weight tile. Bytes are permuted since that is one operation,
-// two for words.
-LLAMA_RT_INLINE void store_pairs(F even, F odd, std::byte* line) {
-  alignas(64) static constexpr uint8_t kOrder[64] = {
-      0,  1,  32, 33, 2,  3,  34, 35, 4,  5,  36, 37, 6,  7,  38, 39, 8,  9,  40, 41, 10, 11,
-      42, 43, 12, 13, 44, 45, 14, 15, 46, 47, 16, 17, 48, 49, 18, 19, 50, 51, 20, 21, 52, 53,
-      22, 23, 54, 55, 24, 25, 56, 57, 26, 27, 58, 59, 28, 29, 60, 61, 30, 31, 62, 63};
-  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
-  _mm512_store_si512(line, _mm512_permutexvar_epi8(_mm512_load_si512(kOrder), both));
-}
-
 // What takes kBase and the codes' own offset off again and adds the min.
 template <class Format, int kAt>
 LLAMA_RT_INLINE F offset_of(F scale, F min) {
@@ -166,7 +155,7 @@ struct QuantizedExpansion {
   }
 
   static constexpr Expansion kExpansion = {offset, expand, nullptr};
-  static void multiply(const PackedTask& task) noexcept { multiply_tiles(task, kExpansion); }
+  static void multiply(const PackedTask& task) noexcept { multiply_tiles<1>(task, kExpansion); }
 };
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

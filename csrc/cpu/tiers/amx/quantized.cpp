@@ -11,7 +11,10 @@ constexpr int64_t kMinTokens = 16;
 template <class Format>
 void slot(Kernels& kernels, DType dtype) {
   kernels.packed[static_cast<size_t>(dtype)].wide = {QuantizedExpansion<Format>::multiply,
-                                                     Activation::kTiles, kMinTokens, kSweepScratch,
+                                                     Activation::kTiles,
+                                                     kMinTokens,
+                                                     0,
+                                                     kSweepScratch,
                                                      kSweepPanels};
 }
 

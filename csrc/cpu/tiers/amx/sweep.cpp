@@ -24,6 +24,7 @@ struct Feeder {
   int64_t halves = 0;  // of a panel
   int64_t panels = 0;  // left
   int64_t panel_bytes = 0;
+  int64_t expanded_bytes = 0;   // of a panel
   int64_t rate = 0, steps = 1;  // halves per so many steps
   int64_t due = 0;              // halves * steps
 
@@ -44,7 +45,7 @@ struct Feeder {
     next.tile += next.index % 2 * kTileBytes;
     if (++next.index < halves) return;
     next.index = 0;
-    next.tile += kExpandedPanelBytes - halves / 2 * kTileBytes;
+    next.tile += expanded_bytes - halves / 2 * kTileBytes;
     next.source += panel_bytes;
     next.end += panel_bytes;
     if (--panels == 0) rate = due = 0;
@@ -53,26 +54,32 @@ struct Feeder {
 
 // What to prefetch after each step: of the next stretch's inputs, and of the sums that the next
 // product goes on with.
+template <int kParts>
 struct Ahead {
   const std::byte* at = nullptr;
   int64_t stride = 0;  // to the second block of tokens
+  int64_t low = 0;     // to the low part
   int64_t lines = 0;
   const std::byte* sums = nullptr;
 
   LLAMA_RT_INLINE void step() {
-    constexpr int64_t kSumsStep = 4 * kTileBytes / kStretch;
+    constexpr int64_t kSumsStep = kParts == 1 ? 4 * kTileBytes / kStretch : 192;
     for (int64_t i = 0; i < kSumsStep; i += 64) {
       _mm_prefetch(reinterpret_cast<const char*>(sums + i), _MM_HINT_T0);
     }
     sums += kSumsStep;
     for (int64_t i = 0; i < lines; ++i, at += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
-      _mm_prefetch(reinterpret_cast<const char*>(at + stride), _MM_HINT_T1);
+      for (int64_t part = 0; part < kParts; ++part) {
+        const auto* line = reinterpret_cast<const char*>(at + part * low);
+        _mm_prefetch(line, _MM_HINT_T1);
+        _mm_prefetch(line + stride, _MM_HINT_T1);
+      }
     }
   }
 };
 
 // All of a task's panels times some of its tokens.
+template <int kParts>
 class Sweep {
  public:
   Sweep(const PackedTask& task, const Expansion& expansion, int64_t first, int64_t tokens)
@@ -82,7 +89,8 @@ class Sweep {
         tokens_(tokens),
         blocks_(divide_up(tokens, kTileTokens)),
         tiles_(divide_up(task.k, kTileK)),
-        block_bytes_(tile_row_bytes(task.k) * kTileTokens),
+        part_bytes_(tile_row_bytes(task.k) * kTileTokens),
+        block_bytes_(part_bytes_ * kParts),
         inputs_(task.x + first / kTileTokens * block_bytes_),
         sums_(reinterpret_cast<float*>(task.scratch)),
         staging_(reinterpret_cast<float*>(task.scratch + kSumsBytes)) {
@@ -109,6 +117,9 @@ class Sweep {
   }
 
  private:
+  static constexpr int64_t kTerms = 2 * kParts - 1;                   // products of each tile
+  static constexpr int64_t kExpanded = kParts * kExpandedPanelBytes;  // of a panel
+
   int64_t steps(const Piece& piece) const { return least(tiles_ - piece.tile, kStretch); }
   bool last_stretch(const Piece& piece) const { return piece.tile + kStretch >= tiles_; }
 
@@ -133,7 +144,7 @@ class Sweep {
     return expansion_.touch && (piece.tile + steps(piece)) * kTileK <= task_.k;
   }
   std::byte* expanded(int buffer) const {
-    return task_.scratch + kSumsBytes + 4 * kTileBytes + buffer * kExpandedBytes;
+    return task_.scratch + kSumsBytes + 4 * kTileBytes + buffer * 2 * kExpanded;
   }
 
   Feeder feeder_of(const Piece& piece, int buffer) const {
@@ -147,12 +158,13 @@ class Sweep {
     feeder.halves = 2 * steps(piece);
     feeder.panels = feeder.halves > 0 ? piece.panels() : 0;
     feeder.panel_bytes = task_.panel_bytes;
+    feeder.expanded_bytes = kExpanded;
     return feeder;
   }
 
   // Each piece of a group prefetches its share of the next stretch's inputs.
-  Ahead ahead_of(const Piece& piece, int64_t block, const float* next_sums) const {
-    Ahead ahead;
+  Ahead<kParts> ahead_of(const Piece& piece, int64_t block, const float* next_sums) const {
+    Ahead<kParts> ahead;
     ahead.sums = reinterpret_cast<const std::byte*>(next_sums);
     if (tiles_ <= kStretch) return ahead;
     const int64_t tile = last_stretch(piece) ? 0 : piece.tile + kStretch;
@@ -162,7 +174,8 @@ class Sweep {
     if (begin >= count) return ahead;
     ahead.at = inputs_ + block * block_bytes_ + (tile + begin) * kTileBytes;
     ahead.stride = block + 1 < blocks_ ? block_bytes_ : 0;
-    ahead.lines = divide_up(share * kTileTokens, steps(piece));
+    ahead.low = part_bytes_;
+    ahead.lines = divide_up(share * kTileTokens, steps(piece) * kTerms);
     return ahead;
   }
 
@@ -170,30 +183,28 @@ class Sweep {
     memory_barrier();
     TileTask tiles{};
     tiles.inputs_stride = block_bytes_;
+    tiles.inputs_low = part_bytes_;
     tiles.weights = in_place(piece) ? source(piece) : expanded(buffer);
-    tiles.weights_stride = in_place(piece) ? task_.panel_bytes : kExpandedPanelBytes;
+    tiles.weights_stride = in_place(piece) ? task_.panel_bytes : kExpanded;
+    tiles.weights_low = kExpandedPanelBytes;
     tiles.steps = steps(piece);
+    tiles.row_bytes = 64;
+    tiles.panel_bytes = kTileBytes;
+    tiles.block_bytes = 2 * kTileBytes;
     const int64_t pairs = divide_up(blocks_, 2);
-    feeder.pace(pairs * tiles.steps);
+    feeder.pace(pairs * tiles.steps * kTerms);
     for (int64_t pair = 0; pair < pairs; ++pair) {
       const int64_t block = 2 * pair;
       float* slot = sums_ + ((piece.panel - piece.group) / 2 * pairs + pair) * 4 * kTileFloats;
       tiles.inputs = inputs_ + block * block_bytes_ + piece.tile * kTileBytes;
       tiles.from = piece.tile > 0 ? slot : nullptr;
       tiles.to = last_stretch(piece) ? staging_ : slot;
-      Ahead ahead = ahead_of(piece, block, slot + 4 * kTileFloats);
+      Ahead<kParts> ahead = ahead_of(piece, block, slot + 4 * kTileFloats);
       auto between = [&] {
         ahead.step();
         feeder.step();
       };
-      const bool two_blocks = block + 1 < blocks_;
-      if (piece.panels() == 2) {
-        two_blocks ? multiply_tile_block<2, 2>(tiles, between)
-                   : multiply_tile_block<1, 2>(tiles, between);
-      } else {
-        two_blocks ? multiply_tile_block<2, 1>(tiles, between)
-                   : multiply_tile_block<1, 1>(tiles, between);
-      }
+      multiply_tile_blocks<kParts>(tiles, block + 1 < blocks_, piece.panels() == 2, between);
       if (!last_stretch(piece)) continue;
       for (int64_t tile = 0; tile < 4; ++tile) put(block + tile / 2, piece.panel + tile % 2, tile);
     }
@@ -223,6 +234,7 @@ class Sweep {
   int64_t tokens_;
   int64_t blocks_;  // of 16 tokens
   int64_t tiles_;   // of k
+  int64_t part_bytes_;
   int64_t block_bytes_;
   const std::byte* inputs_;
   float* sums_;     // [pair of panels][pair of blocks][4] tiles of a group
@@ -232,14 +244,17 @@ class Sweep {
 
 }  // namespace
 
+template <int kParts>
 void multiply_tiles(const PackedTask& task, const Expansion& expansion) noexcept {
   _tile_loadconfig(&kTileConfig);
-  const int64_t sweeps = divide_up(task.n, kSweepTokens);
+  const int64_t sweeps = divide_up(task.n, kSweepTokens / kParts);
   const int64_t tokens = divide_up(divide_up(task.n, sweeps), 2 * kTileTokens) * 2 * kTileTokens;
   for (int64_t first = 0; first < task.n; first += tokens) {
-    Sweep(task, expansion, first, least(task.n - first, tokens)).run();
+    Sweep<kParts>(task, expansion, first, least(task.n - first, tokens)).run();
   }
   _tile_release();
 }
+template void multiply_tiles<1>(const PackedTask&, const Expansion&) noexcept;
+template void multiply_tiles<2>(const PackedTask&, const Expansion&) noexcept;
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

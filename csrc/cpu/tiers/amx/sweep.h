@@ -10,18 +10,19 @@
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
-// Sizes, for 2 MiB of second-level cache per core: the inputs of a stretch and of the next one
-// (2 x 512 KiB), the sums of a group of panels (512 KiB) and two pairs of expanded panels (128
-// KiB). A longer stretch drains the sums less often, a larger group reads the inputs less often
-// from beyond that cache, more tokens read and expand the weights less often.
-inline constexpr int64_t kSweepTokens = 256;
+// Sizes, for 2 MiB of second-level cache per core that give 64 bytes a cycle, and about 5 from
+// beyond them; a 2 x 2 block of products reads 64 bytes of tiles a cycle. The weights of a stretch
+// (16 KiB) stay in the first-level cache while all inputs pass, which halves what the second has to
+// give. That holds the sums of a group (1 MiB), the inputs of a stretch and of the next one (2 x
+// 256 KiB). From beyond it come 2 bytes of inputs a cycle (1024 / rows of a group), and the weights
+// once for all the tokens. Operands of two parts take half as many tokens.
+inline constexpr int64_t kSweepTokens = 512;
 inline constexpr int64_t kSweepPanels = 32;
-inline constexpr int64_t kStretch = 32;  // tiles of k: 1024 k, a whole number of super-blocks
+inline constexpr int64_t kStretch = 8;  // tiles of k: 256 k, a whole number of super-blocks
 
 inline constexpr int64_t kSumsBytes = kSweepTokens * kSweepPanels * 16 * 4;
-inline constexpr int64_t kExpandedPanelBytes = kStretch * kTileBytes;
-inline constexpr int64_t kExpandedBytes = 2 * kExpandedPanelBytes;  // a pair of panels
-inline constexpr int64_t kSweepScratch = kSumsBytes + 4 * kTileBytes + 2 * kExpandedBytes;
+inline constexpr int64_t kExpandedPanelBytes = kStretch * kTileBytes;  // of one part
+inline constexpr int64_t kSweepScratch = kSumsBytes + 4 * kTileBytes + 8 * kExpandedPanelBytes;
 
 // Half of the work on a weight tile, the 32 k of one panel.
 struct HalfTile {
@@ -29,7 +30,7 @@ struct HalfTile {
   const std::byte* end;     // of the panel
   int64_t index;            // in the stretch: tile index / 2
   int64_t ahead;            // bytes to the source to be prefetched
-  std::byte* tile;          // to be filled by both halves
+  std::byte* tile;          // to be filled by both halves; a low part kExpandedPanelBytes after it
 };
 struct Expansion {
   // Bytes before tile `tile` (a multiple of kStretch) of a panel.
@@ -39,13 +40,17 @@ struct Expansion {
   void (*touch)(const HalfTile& half) noexcept;
 };
 
-// Bytes of a token's inputs: stretches of blocks must not all fall into the same cache sets, so the
-// blocks' distance is never a multiple of 32 KiB.
+// Bytes of a token's inputs, of one part. Stretches of blocks follow each other at an odd multiple
+// of 8 KiB, the size of one, so that together they use all cache sets alike.
 inline int64_t tile_row_bytes(int64_t k) {
-  const int64_t tiles = (k + kTileK - 1) / kTileK;
-  return (tiles % 32 == 0 ? tiles + 16 : tiles) * 64;
+  const int64_t stretches = (k + kStretch * kTileK - 1) / (kStretch * kTileK);
+  return (stretches | 1) * kStretch * 64;
 }
 
+// kParts: see multiply_tile_block. Low parts of a block's inputs follow its high ones.
+template <int kParts>
 void multiply_tiles(const PackedTask& task, const Expansion& expansion) noexcept;
+extern template void multiply_tiles<1>(const PackedTask&, const Expansion&) noexcept;
+extern template void multiply_tiles<2>(const PackedTask&, const Expansion&) noexcept;
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER
