@@ -1,6 +1,7 @@
 // Attention planning: which ranges of the cache, which rows, which heads make one task. A long
 // cache is cut at fixed positions and the cuts are folded in order, so the bits are the same
-// whether the cuts ran side by side or one after the other.
+// whether the cuts ran side by side or one after the other. Many rows, which fill the threads as
+// they are, go the tier's wide way instead, uncut.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -23,8 +24,9 @@ struct Unit {
   int64_t row;  // first, within the segment
   int64_t rows;
   int64_t kv_head;
-  int64_t first_cut;  // of those that its rows can see
+  int64_t begin;  // first position of the first cut
   int64_t cuts;
+  bool wide;
 };
 
 struct Problem {
@@ -35,9 +37,19 @@ struct Problem {
   int64_t group;
   int64_t e;
   int64_t head_bytes;
-  int64_t vectors;  // most query vectors of a task
+  int64_t vectors = 0;  // most query vectors of a task
+  // Rows of a segment from which on it goes the wide way.
+  int64_t wide_rows = std::numeric_limits<int64_t>::max();
   int64_t state_floats() const { return vectors * (2 + padded(e)); }
 };
+
+int64_t block_rows(const Problem& p, bool wide) {
+  return std::max<int64_t>(1, (wide ? kWideVectors : kTaskVectors) / p.group);
+}
+int64_t block_vectors(const Problem& p, bool wide) {
+  const int64_t vectors = block_rows(p, wide) * p.group;
+  return wide ? (vectors + 31) / 32 * 32 : vectors;
+}
 
 // Maximum, sum and weighted values of a task's query vectors, one after the other in memory.
 struct State {
@@ -54,17 +66,20 @@ int64_t last_visible(const Problem& p, const Segment& segment, int64_t rows) {
 }
 
 std::vector<Unit> units_of(const Problem& p) {
-  const int64_t block = std::max<int64_t>(1, kTaskVectors / p.group);
   std::vector<Unit> units;
   for (const Segment& segment : p.kv.segments) {
+    const bool wide = segment.rows >= p.wide_rows;
+    const int64_t block = block_rows(p, wide);
     for (int64_t row = 0; row < segment.rows; row += block) {
       const int64_t rows = std::min(block, segment.rows - row);
       const int64_t last = last_visible(p, segment, row + rows);
       const int64_t oldest =
           p.spec.window > 0 ? std::max<int64_t>(0, segment.past + row + 1 - p.spec.window) : 0;
-      const int64_t first = oldest / kCut;
+      const int64_t whole = wide ? kPageTokens : kCut;
+      const int64_t begin = oldest / whole * whole;
+      const int64_t cuts = wide ? 1 : (last - begin + kCut - 1) / kCut;
       for (int64_t g = 0; g < p.kv.layout->kv_heads; ++g) {
-        units.push_back({&segment, row, rows, g, first, (last + kCut - 1) / kCut - first});
+        units.push_back({&segment, row, rows, g, begin, cuts, wide});
       }
     }
   }
@@ -83,9 +98,9 @@ AttentionTask task_for(const Problem& p, const Unit& u, int64_t cut, State state
   t.past = u.segment->past + u.row;
   t.window = p.spec.window;
   t.length = p.spec.length;
-  t.begin = (u.first_cut + cut) * kCut;
+  t.begin = u.begin + cut * kCut;
   t.last = last_visible(p, *u.segment, u.row + u.rows);
-  t.end = std::min(t.begin + kCut, t.last);
+  t.end = u.wide ? t.last : std::min(t.begin + kCut, t.last);
   t.base = p.kv.base + p.kv.layer * p.kv.layout->layer_bytes + u.kv_head * p.head_bytes;
   t.page_bytes = p.kv.layout->page_bytes();
   t.pages = u.segment->pages.data();
@@ -155,12 +170,22 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
   const KvLayout& layout = *kv.layout;
   const KvFormat& format = kernels_.kv[static_cast<size_t>(layout.type)];
   const int64_t group = spec.heads / layout.kv_heads;
-  const int64_t vectors = group * std::max<int64_t>(1, kTaskVectors / group);
   const int64_t head_bytes = layout.layer_bytes / layout.kv_heads;
-  const Problem p{q, out, kv, spec, group, layout.head_dim, head_bytes, vectors};
+  Problem p{q, out, kv, spec, group, layout.head_dim, head_bytes};
+  if (format.wide.attend && !reproducible_) p.wide_rows = format.wide.min_rows;
   const std::vector<Unit> units = units_of(p);
-  const int64_t scratch_floats = attention_scratch(p.vectors, p.e) + 2 * p.state_floats();
-  const size_t scratch_bytes = static_cast<size_t>(scratch_floats) * sizeof(float);
+  size_t kernel_bytes = 0;
+  for (const bool wide : {false, true}) {
+    if (std::ranges::find(units, wide, &Unit::wide) == units.end()) continue;
+    const int64_t vectors = block_vectors(p, wide);
+    p.vectors = std::max(p.vectors, vectors);
+    const int64_t bytes = wide ? format.wide.scratch_bytes(vectors, p.e)
+                               : attention_scratch(vectors, p.e) * int64_t{sizeof(float)};
+    kernel_bytes = std::max(kernel_bytes, static_cast<size_t>(bytes));
+  }
+  const size_t state_bytes = static_cast<size_t>(p.state_floats()) * sizeof(float);
+  const size_t scratch_bytes = kernel_bytes + 2 * state_bytes;
+  const auto attend_of = [&](const Unit& u) { return u.wide ? format.wide.attend : format.attend; };
   for (Scratch& scratch : worker_) scratch.get(scratch_bytes);
   const auto scratch_of = [&](int worker) {
     return reinterpret_cast<float*>(worker_[static_cast<size_t>(worker)].get(scratch_bytes));
@@ -180,9 +205,9 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
       float* rest = scratch + 2 * p.state_floats();
       for (int64_t i = begin; i < end; ++i) {
         const Unit& u = units[static_cast<size_t>(i)];
-        format.attend(task_for(p, u, 0, total, rest));
+        attend_of(u)(task_for(p, u, 0, total, rest));
         for (int64_t c = 1; c < u.cuts; ++c) {
-          format.attend(task_for(p, u, c, next, rest));
+          attend_of(u)(task_for(p, u, c, next, rest));
           fold(total, next, u.rows * group, p.e);
         }
         write_out(p, u, total);
@@ -199,7 +224,7 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
     for (int64_t i = begin; i < end; ++i) {
       const Unit& u = units[static_cast<size_t>(i / cuts)];
       if (i % cuts >= u.cuts) continue;
-      format.attend(task_for(p, u, i % cuts, state_of(i / cuts, i % cuts), scratch_of(worker)));
+      attend_of(u)(task_for(p, u, i % cuts, state_of(i / cuts, i % cuts), scratch_of(worker)));
     }
   });
   for (int64_t i = 0; i < count; ++i) {

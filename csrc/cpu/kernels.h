@@ -151,10 +151,21 @@ inline constexpr int64_t attention_scratch(int64_t vectors, int64_t e) {
   return kQueryRows * kPageTokens * (2 + e / 32) + vectors * padded(e) / 2;
 }
 
+// A second way to attend, for many rows at once, which may round differently. Its tasks have
+// kWideVectors query vectors or a group, and memory for a whole multiple of 32: acc is written past
+// the last vector.
+struct WideAttention {
+  void (*attend)(const AttentionTask& task) noexcept = nullptr;
+  int64_t min_rows = 0;
+  int64_t (*scratch_bytes)(int64_t vectors, int64_t e) noexcept = nullptr;
+};
+inline constexpr int64_t kWideVectors = 256;
+
 struct KvFormat {
   int64_t (*head_bytes)(int64_t e) noexcept = nullptr;  // keys and values of one head in a page
   void (*store)(const StoreKvTask& task) noexcept = nullptr;
   void (*attend)(const AttentionTask& task) noexcept = nullptr;
+  WideAttention wide;
 };
 
 struct Kernels {

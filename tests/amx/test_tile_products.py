@@ -44,7 +44,7 @@ def compiler():
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     flags = Path("/proc/cpuinfo")
-    has_bytes = flags.exists() and "avx512_vbmi" in flags.read_text(encoding="utf-8")
+    has_bytes = flags.exists() and "avx512vbmi " in flags.read_text(encoding="utf-8")
     if not has_bytes or "avx512_bf16" not in _native.cpu_info().tiers:
         pytest.skip("the processor has no AVX-512 with bfloat16 and permutations of bytes")
     folder = tmp_path_factory.mktemp("amx")

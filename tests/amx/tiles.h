@@ -41,7 +41,7 @@ inline void load_config(const void* from) {
     require(config.row_bytes[i] <= 64 * most && config.rows[i] <= 16 * most, "size of a tile");
     require((config.row_bytes[i] == 0) == (config.rows[i] == 0), "half an empty tile");
   }
-  std::memset(&state, 0, sizeof(state));
+  state = {};
   state.config = config;
 }
 inline void release() { state.config = {}; }

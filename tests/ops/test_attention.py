@@ -28,6 +28,16 @@ SHAPES = [
     (1, 1100, 2, 1, 32),
     (3, 2050, 2, 2, 32),
 ]
+# As many queries as a backend may take another way, which rounds differently: blocks that are full
+# and not, of one head and of groups, behind a past of other lengths than whole pages.
+MANY = [
+    (16, 16, 2, 2, 32),
+    (33, 130, 4, 2, 96),
+    (130, 130, 2, 2, 64),
+    (70, 1060, 8, 2, 128),
+    (300, 300, 3, 1, 64),
+    (40, 40, 1, 1, 192),
+]
 ODD_WIDTHS = [(3, 20, 5, 5, 40), (7, 66, 6, 2, 10), (2, 9, 3, 1, 2), (4, 67, 2, 1, 80)]
 
 
@@ -90,6 +100,35 @@ def test_windows(backend, window):
         check(backend, *inputs(*shape), "f16", window)
 
 
+@pytest.mark.parametrize("dtype", KV_DTYPES)
+@pytest.mark.parametrize("shape", MANY, ids=lambda s: "-".join(map(str, s)))
+def test_many_queries(opened, tier, dtype, shape):
+    backends = [opened(tier, threads, False) for threads in (1, 2)]
+    q, k, v = inputs(*shape)
+    for window in (0, 1, 50, 100):
+        one, two = (check(backend, q, k, v, dtype, window) for backend in backends)
+        np.testing.assert_array_equal(one, two)
+    q, k, v = inputs(*shape, sharp=20.0)
+    got = _native.op_attention(backends[0], q, k, v, kv_dtype=dtype)
+    assert np.abs(got).max() <= np.abs(v).max() * 1.01
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("width", [2, 10, 40, 80])
+def test_many_queries_of_odd_widths(opened, tier, dtype, width):
+    check(opened(tier, 2, False), *inputs(45, 90, 6, 2, width), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_many_queries_keep_the_precision_of_the_cache(opened, tier, dtype):
+    """What attention adds to the rounding of an f16 cache is far below that rounding."""
+    q, k, v = inputs(64, 200, 4, 2, 128, sharp=3.0)
+    ks, vs = stored(k, dtype), stored(v, dtype)
+    got = _native.op_attention(opened(tier, 2, False), q, k, v, kv_dtype=dtype)
+    expected = model.attention(q.astype(np.float64), ks, vs, 0)
+    assert np.linalg.norm(got - expected) < 2.0**-15 * np.linalg.norm(expected)
+
+
 def test_window_of_one_copies_the_value(backend):
     q, k, v = inputs(3, 9, 4, 2, 16)
     got = _native.op_attention(backend, q, k, v, kv_dtype="f32", window=1)
@@ -127,8 +166,10 @@ def test_a_query_does_not_see_its_neighbours(backend, dtype):
 
 @pytest.mark.parametrize("dtype", KV_DTYPES)
 @pytest.mark.parametrize("window", [0, 30])
-def test_only_what_is_seen_counts(backend, dtype, window):
+@pytest.mark.parametrize("reproducible", [True, False])
+def test_only_what_is_seen_counts(opened, tier, dtype, window, reproducible):
     """NaN at a position reaches the queries that see it, and changes no bit of the others."""
+    backend = opened(tier, 2, reproducible)
     n, t, at = 66, 200, 150  # query i is at position 134 + i
     q, k, v = inputs(n, t, 4, 2, 32)
     options = {"kv_dtype": dtype, "window": window}

@@ -72,9 +72,7 @@ struct SplitExpansion {
       const bool inside = at < half.end;
       const F even = inside ? Pairs::even(at, half.end) : f_zero();
       const F odd = inside ? Pairs::odd(at, half.end) : f_zero();
-      const I rounded = store_pairs(even, odd, high);
-      store_pairs(_mm512_sub_ps(even, f_bf16_even(rounded)),
-                  _mm512_sub_ps(odd, f_bf16_odd(rounded)), high + kExpandedPanelBytes);
+      split_pairs<2>(even, odd, high, kExpandedPanelBytes);
     }
   }
 
@@ -82,37 +80,17 @@ struct SplitExpansion {
   static void multiply(const PackedTask& task) noexcept { multiply_tiles<2>(task, kExpansion); }
 };
 
-// 16 inputs from x + first on; those from k on are zeros.
-F inputs(const float* x, int64_t first, int64_t k) {
-  if (first + kLanes <= k) return f_load(x + first);
-  if (first >= k) return f_zero();
-  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << (k - first)) - 1), x + first);
-}
-
-// 32 floats to nearest even.
-I rounded(F low, F high) { return reinterpret_cast<I>(_mm512_cvtne2ps_pbh(high, low)); }
-
-// One token's 32 k of each tile: lines at the distance of a tile.
+// One token's 32 k of each tile: lines at the distance of a tile, low parts after the high ones.
+template <int kParts>
 void convert(const float* x, int64_t k, std::byte* out) noexcept {
+  const int64_t low = tile_row_bytes(k) * kTileTokens;
   for (int64_t first = 0; first < k; first += kTileK, out += kTileBytes) {
-    _mm512_store_si512(out, rounded(inputs(x, first, k), inputs(x, first + kLanes, k)));
+    split_row<kParts>(sixteen(x, first, k), sixteen(x, first + kLanes, k), out, low);
   }
 }
-
-F widened(__m256i words) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
-}
-
-// The same, and what rounding took off as the low part.
-void convert_split(const float* x, int64_t k, std::byte* out) noexcept {
-  std::byte* low = out + tile_row_bytes(k) * kTileTokens;
-  for (int64_t first = 0; first < k; first += kTileK, out += kTileBytes, low += kTileBytes) {
-    const F a = inputs(x, first, k), b = inputs(x, first + kLanes, k);
-    const I high = rounded(a, b);
-    _mm512_store_si512(out, high);
-    _mm512_store_si512(low, rounded(_mm512_sub_ps(a, widened(_mm512_castsi512_si256(high))),
-                                    _mm512_sub_ps(b, widened(_mm512_extracti64x4_epi64(high, 1)))));
-  }
+template <int kParts>
+int64_t row_bytes(int64_t k) noexcept {
+  return kParts * tile_row_bytes(k);
 }
 
 template <class Expanded>
@@ -124,10 +102,10 @@ void slot(Kernels& kernels, DType dtype, Activation activation, int64_t min_toke
 }  // namespace
 
 void paint_float_tiles(Kernels& kernels) {
-  kernels.activations[static_cast<size_t>(Activation::kTiles)] = {
-      [](int64_t k) noexcept { return tile_row_bytes(k); }, convert, kTileTokens};
-  kernels.activations[static_cast<size_t>(Activation::kSplitTiles)] = {
-      [](int64_t k) noexcept { return 2 * tile_row_bytes(k); }, convert_split, kTileTokens};
+  kernels.activations[static_cast<size_t>(Activation::kTiles)] = {row_bytes<1>, convert<1>,
+                                                                  kTileTokens};
+  kernels.activations[static_cast<size_t>(Activation::kSplitTiles)] = {row_bytes<2>, convert<2>,
+                                                                       kTileTokens};
   slot<Bf16Expansion>(kernels, DType::kBF16, Activation::kTiles, kMinTokens, 0);
   slot<SplitExpansion<PairsF16>>(kernels, DType::kF16, Activation::kSplitTiles, kMinSplitTokens,
                                  kMinSplitK);

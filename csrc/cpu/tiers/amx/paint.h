@@ -5,6 +5,7 @@
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
+void paint_attention_tiles(Kernels& kernels);
 void paint_float_tiles(Kernels& kernels);
 void paint_quantized_tiles(Kernels& kernels);
 

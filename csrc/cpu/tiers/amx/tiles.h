@@ -36,6 +36,14 @@ alignas(64) static constexpr TileConfig kTileConfig;
 // Loads of tiles do not tell GCC that they read memory: what was stored before must be written.
 LLAMA_RT_INLINE void memory_barrier() { asm volatile("" ::: "memory"); }
 
+// Floats [first, first + 16) of a row of `count`, zeros past its end.
+LLAMA_RT_INLINE F sixteen(const float* row, int64_t first, int64_t count) {
+  const int64_t left = count - first;
+  if (left >= kLanes) return f_load(row + first);
+  if (left <= 0) return f_zero();
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << left) - 1), row + first);
+}
+
 // Two k of 16 rows as one line of a weight tile, which is given back. Bytes are permuted since that
 // is one operation, two for words.
 LLAMA_RT_INLINE I store_pairs(F even, F odd, std::byte* line) {
@@ -43,10 +51,37 @@ LLAMA_RT_INLINE I store_pairs(F even, F odd, std::byte* line) {
       0,  1,  32, 33, 2,  3,  34, 35, 4,  5,  36, 37, 6,  7,  38, 39, 8,  9,  40, 41, 10, 11,
       42, 43, 12, 13, 44, 45, 14, 15, 46, 47, 16, 17, 48, 49, 18, 19, 50, 51, 20, 21, 52, 53,
       22, 23, 54, 55, 24, 25, 56, 57, 26, 27, 58, 59, 28, 29, 60, 61, 30, 31, 62, 63};
-  const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
+  const auto both = reinterpret_cast<I>(_mm512_cvtne2ps_pbh(odd, even));
   const I pairs = _mm512_permutexvar_epi8(_mm512_load_si512(kOrder), both);
   _mm512_store_si512(line, pairs);
   return pairs;
+}
+// 32 k of one row as one line of an input tile, likewise.
+LLAMA_RT_INLINE I store_row(F first, F second, std::byte* line) {
+  const auto row = reinterpret_cast<I>(_mm512_cvtne2ps_pbh(second, first));
+  _mm512_store_si512(line, row);
+  return row;
+}
+
+// The same as kParts lines: what rounding took off goes `low` bytes further.
+template <int kParts>
+LLAMA_RT_INLINE void split_pairs(F even, F odd, std::byte* line, int64_t low) {
+  const I high = store_pairs(even, odd, line);
+  if constexpr (kParts == 2) {
+    store_pairs(_mm512_sub_ps(even, f_bf16_even(high)), _mm512_sub_ps(odd, f_bf16_odd(high)),
+                line + low);
+  }
+}
+template <int kParts>
+LLAMA_RT_INLINE void split_row(F first, F second, std::byte* line, int64_t low) {
+  const I high = store_row(first, second, line);
+  if constexpr (kParts == 2) {
+    const auto widened = [](__m256i words) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+    };
+    store_row(_mm512_sub_ps(first, widened(_mm512_castsi512_si256(high))),
+              _mm512_sub_ps(second, widened(_mm512_extracti64x4_epi64(high, 1))), line + low);
+  }
 }
 
 // One product: kBlocks blocks of 16 tokens times kPanels panels, over `steps` tiles of k.

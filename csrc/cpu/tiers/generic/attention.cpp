@@ -152,7 +152,9 @@ class PageProducts {
 template <class Kv>
 KvFormat format() {
   return {[](int64_t e) noexcept { return (Kv::head_bytes(e) + 63) / 64 * 64; },
-          [](const StoreKvTask& t) noexcept { Kv::put(t); }, attend<PageProducts<Kv>>};
+          [](const StoreKvTask& t) noexcept { Kv::put(t); },
+          attend<PageProducts<Kv>>,
+          {}};
 }
 
 }  // namespace

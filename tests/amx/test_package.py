@@ -1,0 +1,29 @@
+"""The whole package with emulated tiles: tests of ops and golden cases, on its amx tier."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emulated_tiles import missing, package
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+@pytest.mark.parametrize("path", ["tests/ops", "tests/golden/test_shared.py"])
+def test_tests_pass_with_tiles(path):
+    # Without -S an editable install of the package would come first.
+    folders = [str(package()), str(ROOT / "tests"), *filter(None, sys.path)]
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "amx", path],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    counted = done.stdout.splitlines()[-1]
+    assert " passed" in counted or "no shared golden cases" in done.stdout, counted
