@@ -51,6 +51,7 @@ struct PackedTask {
   float* out = nullptr;
   int64_t out_stride = 0;  // floats
   bool accumulate = false;
+  bool prefetch = true;          // ask for weights ahead, where the processor does not by itself
   std::byte* scratch = nullptr;  // WideForm::scratch_bytes, 64-aligned, this thread's own
 };
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cpu/cpu_backend.h"
+#include "runtime/cpu_info.h"
 #include "runtime/thread_pool.h"
 
 namespace llama_rt::cpu {
@@ -114,6 +115,7 @@ void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
       task.out = job.out.f32();
       task.out_stride = job.out.row_stride / static_cast<int64_t>(sizeof(float));
       task.accumulate = job.accumulate;
+      task.prefetch = !cpu_info().prefetches;
       if (product.scratch_bytes > 0) {
         task.scratch = worker_[static_cast<size_t>(worker)].get(scratch_bytes);
       }

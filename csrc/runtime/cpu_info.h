@@ -15,6 +15,7 @@ struct CpuInfo {
   bool avx512 = false;       // F, BW, DQ, VL, VNNI
   bool avx512_bf16 = false;  // + BF16
   bool amx = false;          // + VBMI, TILE, INT8, BF16 and the permission to use tiles
+  bool prefetches = false;   // streams are read fastest when software asks for nothing ahead
   std::string model;         // brand string; empty if unknown
   int cores = 1;             // CPUs in the affinity mask
   int physical_cores = 1;    // those, counting SMT siblings once

@@ -61,7 +61,8 @@ struct FloatKernel {
   static LLAMA_RT_INLINE void run(const PackedTask& task, const Chunk& chunk, int64_t panel,
                                   int64_t token) {
     constexpr int P = kCount * kParts;
-    constexpr int64_t kAhead = kWeightsAhead / kCount;
+    // One input may do without (see quantized_tile.h): what is asked for is then there already.
+    const int64_t ahead = T > 1 || task.prefetch ? kWeightsAhead / kCount : 0;
     const int64_t panel_bytes = task.panel_bytes;
     const int64_t stride = Lines::row_bytes(task.k);
     const std::byte* w = task.weight + panel * panel_bytes + chunk.begin * kLine;
@@ -75,7 +76,7 @@ struct FloatKernel {
     for (int64_t line = chunk.begin; line < chunk.end; ++line) {
 #pragma GCC unroll 4
       for (int p = 0; p < kCount; ++p) {
-        _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_bytes + kAhead), _MM_HINT_T1);
+        _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_bytes + ahead), _MM_HINT_T1);
       }
       step<0, T, P>(w, panel_bytes, x, stride, sum);
       if constexpr (Lines::kSteps == 2) step<1, T, P>(w, panel_bytes, x, stride, sum);

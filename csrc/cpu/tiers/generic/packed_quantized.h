@@ -26,7 +26,7 @@ struct QuantizedKernel {
     for (int i = 0; i < P * T; ++i) {
       tile.sum[i / T][i % T] = take(chunk, panel, kFirst + i / T, token + i % T);
     }
-    tile.run(weight, {x, row_bytes}, chunk.end - chunk.begin);
+    tile.run(weight, {x, row_bytes}, chunk.end - chunk.begin, task.prefetch);
 #pragma GCC unroll 16
     for (int i = 0; i < P * T; ++i) {
       put(task, chunk, panel, kFirst + i / T, token + i % T, tile.sum[i / T][i % T]);

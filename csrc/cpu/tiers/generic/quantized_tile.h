@@ -168,20 +168,28 @@ struct QuantizedTile {
   // tokens.
   static constexpr bool kNear = T <= 4 || Codes::kBits < 8;
 
+  // What asking ahead is for: where one input leaves little to do for each byte, and the processor
+  // has one stream to follow, that may do without (PackedTask::prefetch).
+  static constexpr bool kAlwaysAhead = T > 1 || Scales::kHalves == 2;
+
+  static LLAMA_RT_INLINE void prefetch_unit(const std::byte* w) {
+#pragma GCC unroll 32
+    for (int line = 0; line < Shape::kUnit; line += kLine) {
+      _mm_prefetch(reinterpret_cast<const char*>(w + kWeightsAhead + line), _MM_HINT_T1);
+      if constexpr (kNear) {
+        _mm_prefetch(reinterpret_cast<const char*>(w + kWeightsNear + line), _MM_HINT_T0);
+      }
+    }
+  }
+
   // `units` more units, from w and x on; `sum` holds what came before.
-  LLAMA_RT_INLINE void run(const std::byte* w, Inputs x, int64_t units) {
+  LLAMA_RT_INLINE void run(const std::byte* w, Inputs x, int64_t units, bool prefetch) {
     for (int64_t u = 0; u < units; u += Shape::kUnitsPerHeader) {
       header[0] = Scales::template header<kFirst>(w);
       if constexpr (P == 2) header[1] = Scales::template header<kFirst + 1>(w);
       w += Shape::kHeader;
       for (int i = 0; i < Shape::kUnitsPerHeader; ++i) {
-#pragma GCC unroll 32
-        for (int line = 0; line < Shape::kUnit; line += kLine) {
-          _mm_prefetch(reinterpret_cast<const char*>(w + kWeightsAhead + line), _MM_HINT_T1);
-          if constexpr (kNear) {
-            _mm_prefetch(reinterpret_cast<const char*>(w + kWeightsNear + line), _MM_HINT_T0);
-          }
-        }
+        if (kAlwaysAhead || prefetch) prefetch_unit(w);
         group<0>(w, w + Shape::kScales, x);
         x.first += sizeof(Q8Record);
         group<1>(w, w + Shape::kScales + Shape::kCodes, x);
