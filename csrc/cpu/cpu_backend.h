@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "cpu/kernels.h"
+#include "runtime/memory.h"
 
 namespace llama_rt::cpu {
 
@@ -78,7 +79,8 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   int threads_;
   bool reproducible_;
-  std::mutex turn_;  // scratch below serves one step at a time
+  HostArena panels_;  // packed weights of several megabytes and more
+  std::mutex turn_;   // scratch below serves one step at a time
   std::array<Scratch, kActivations> converted_;
   Scratch partial_;              // attention: states of every range
   std::vector<Scratch> worker_;  // one per thread

@@ -23,7 +23,12 @@ Weight CpuBackend::do_prepare(const Tensor& matrix, Role role, Repack repack) {
   packed->panel_bytes = format.panel_bytes(weight.cols);
   const auto bytes = static_cast<size_t>(packed->bytes());
   if (repack == Repack::kAuto && bytes > available_memory()) return weight;
-  packed->storage = allocate(bytes);
+  if (bytes < HostBuffer::kHugeBytes) {
+    packed->storage = allocate(bytes);
+  } else {
+    const std::shared_ptr<std::byte> memory = panels_.take(bytes);
+    packed->storage = Storage::borrow(memory.get(), bytes, [memory] {});
+  }
   // The same split as the products', so a thread first touches the panels it will read.
   parallel_for(threads_, packed->panels, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p) {

@@ -100,6 +100,20 @@ HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
   return *this;
 }
 
+std::shared_ptr<std::byte> HostArena::take(size_t bytes) {
+  constexpr size_t kMapping = size_t{256} << 20, kPage = 4096;
+  const std::scoped_lock lock(mutex_);
+  std::shared_ptr<HostBuffer> buffer = current_.lock();
+  if (!buffer || buffer->size() - used_ < bytes) {
+    buffer = std::make_shared<HostBuffer>(std::max(bytes, kMapping));
+    current_ = buffer;
+    used_ = 0;
+  }
+  std::byte* data = buffer->data() + used_;
+  used_ = std::min(round_up(used_ + bytes, kPage), buffer->size());
+  return {std::move(buffer), data};
+}
+
 uint64_t available_memory() {
   uint64_t available = std::numeric_limits<uint64_t>::max();
   if (const auto machine = machine_available()) {

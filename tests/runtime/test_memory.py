@@ -71,3 +71,28 @@ def test_anonymous_memory_stays():
     _native.advise_dontneed(array)
     assert (array == 9).all()
     _native.advise_dontneed(np.zeros(0, np.uint8))
+
+
+def anonymous():
+    """Bytes of anonymous memory that this process holds."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
+
+
+@pytest.mark.skipif(len(_native.cpu_info().tiers) < 2, reason="the scalar tier packs nothing")
+def test_packed_matrices_share_huge_pages():
+    """Each of 4.25 MiB: alone it would take three huge pages."""
+    dim = 2816
+    model = _native.Model(
+        _native.open_backend("cpu"), dim=dim, n_layers=2, n_heads=22, n_kv_heads=22, head_dim=128,
+        ffn_dim=dim, vocab_size=32, norm_eps=1e-6,
+    )  # fmt: skip
+    matrix = np.zeros(dim * dim // 32 * 18, np.uint8)
+    parts = ["attention.wq", "attention.wk", "attention.wv", "attention.wo"]
+    parts += ["feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
+    before = anonymous()
+    for layer in range(2):
+        for part in parts:
+            model.add(f"layers.{layer}.{part}.weight", matrix.data, "q4_0", (dim, dim))
+    packed = 2 * len(parts) * matrix.nbytes
+    assert packed <= anonymous() - before < 1.1 * packed
