@@ -146,7 +146,7 @@ def plan(
         device=backend.name,
         isa=backend.isa,
         threads=backend.threads,
-        decode_tok_s=decode_rate(backend, needed),
+        decode_tok_s=decode_rate(backend, needed, next(iter(formats))),
         prefill_tok_s=prefill_rate(backend, checkpoint.config, next(iter(formats))),
         cards=cards(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype),
         notes=_notes(checkpoint, needed, available, quantize),
