@@ -9,6 +9,7 @@ namespace llama_rt::cuda {
 
 CudaBackend::Turn::Turn(CudaBackend& backend) : lock_(backend.turn_) {
   check(cudaSetDevice(backend.index_), "choosing the device");
+  allow_overlap(backend.device_.major >= 9);
 }
 
 CudaBackend::CudaBackend(int index, const CudaDevice& device, bool reproducible)
@@ -18,7 +19,6 @@ CudaBackend::CudaBackend(int index, const CudaDevice& device, bool reproducible)
       reproducible_(reproducible),
       kernels_(kernels_for(device.major, device.minor)) {
   const Turn turn(*this);
-  allow_overlap(device.major >= 9);
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   transfer_ = std::make_unique<Transfer>(stream_);
   // Enough for products, and for attention of 4096 rows of 64 heads.
@@ -65,6 +65,10 @@ KvLayout CudaBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
 
 void CudaBackend::step(const StepKey& key, FunctionRef<void()> body) {
   const Turn turn(*this);
+  if (packing_) {  // products read weights before they wait for the kernel ahead of them
+    check(cudaStreamSynchronize(stream_), "packing weights");
+    packing_ = false;
+  }
   if (key.owner == 0 || profiling()) {
     body();
   } else {

@@ -93,6 +93,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Transfer> transfer_;
   std::shared_ptr<Storage> scratch_, counters_;
   std::shared_ptr<Storage> piece_;  // of a weight on its way to the packed form
+  bool packing_ = false;            // weights may still be on their way there
   RecordedSteps recorded_;
 };
 

@@ -25,7 +25,7 @@ struct Launch {
 // Most dynamic shared memory a kernel gets without asking.
 inline constexpr size_t kPlainShared = 48 * 1024;
 
-// Overlap and clusters need sm_90; the backend that opens an older device switches overlap off.
+// Overlap and clusters need sm_90; a backend says of its device what this thread may do.
 void allow_overlap(bool allowed);
 bool overlap_allowed();
 

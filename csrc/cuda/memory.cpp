@@ -28,7 +28,7 @@ void copy_to_pinned(std::byte* to, const std::byte* from, size_t bytes) {
   std::memcpy(to, from, std::min(share, bytes));
 }
 
-bool overlap = true;
+thread_local bool overlap = false;
 
 }  // namespace
 

@@ -84,6 +84,7 @@ Weight CudaBackend::do_prepare(const Tensor& matrix, Role role, Repack repack) {
     format.pack(task, stream_);
   }
   weight.packed = std::move(packed);
+  packing_ = true;
   return weight;
 }
 
@@ -105,6 +106,7 @@ Weight CudaBackend::share(const Weight& table, Role role, Repack repack) {
   Weight weight = table;
   weight.stored = {};
   weight.packed = std::move(packed);
+  packing_ = true;
   return weight;
 }
 

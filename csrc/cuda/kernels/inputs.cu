@@ -34,6 +34,7 @@ __global__ void __launch_bounds__(kThreads)
     inputs_kernel(const __grid_constant__ ProductTask task, Prepared to) {
   __shared__ float shared[kWarp];
   wait_for_previous();
+  let_next_start();
   const int64_t i = blockIdx.x;
   const bool exists = i < task.n;
   const float* x = task.x + i * task.x_stride;

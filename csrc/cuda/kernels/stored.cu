@@ -52,6 +52,7 @@ __global__ void __launch_bounds__(kThreads)
     stored_kernel(const __grid_constant__ ProductTask task) {
   __shared__ float factor[kInputs];
   wait_for_previous();
+  let_next_start();
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kInputs;
   const int n = static_cast<int>(min(task.n - first, int64_t{kInputs}));
   const float* x = task.x + first * task.x_stride;
