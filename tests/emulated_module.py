@@ -22,6 +22,10 @@ TIERS = SOURCES / "cpu" / "tiers"
 PYTHON = ("-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include())
 # As a build for these would be: both tiers of kernels.
 ARCHITECTURES = ("-DLLAMA_RT_CUDA_SM90A", '-DLLAMA_RT_CUDA_ARCHITECTURES="80-real 90a-real"')
+# An editable installation would come before the path.
+CUSTOMIZE = """import sys
+sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "ScikitBuildRedirectingFinder"]
+"""
 SCALAR = ("-DLLAMA_RT_TIER=scalar", "-I", str(TIERS / "scalar"), "-I", str(TIERS))
 
 
@@ -57,6 +61,7 @@ def package() -> Path:
     for entry in PACKAGE.iterdir():
         if not entry.name.startswith(("_native.cpython", "__pycache__", ".")):
             (folder / entry.name).symlink_to(entry)
+    (folder.parent / "sitecustomize.py").write_text(CUSTOMIZE)
     made = folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not made.is_file() or any(o.stat().st_mtime > made.stat().st_mtime for o in objects):
         new = made.with_suffix(f".{os.getpid()}")

@@ -1,6 +1,10 @@
 """The emulated device itself: what it computes, and the mistakes it must notice."""
 
 import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,5 +114,32 @@ def test_a_mistake_is_noticed(checks, mistake, text):
     assert text in fault
 
 
-def test_a_kernel_that_does_not_wait_for_the_one_before_it(checks):
-    assert "never waits" in checks("dependent_fault")
+def test_what_the_kernel_before_writes_is_there_after_waiting(checks):
+    out = np.zeros(64, np.float32)
+    assert checks("check_follow", 0, out) is None
+    np.testing.assert_array_equal(out, np.arange(64))
+    assert checks("check_follow", 1, out) is None
+    assert np.isnan(out[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "text"),
+    [
+        ("early_copy", "before its source was there"),
+        ("early_write", "before waiting for it"),
+        ("dependent", "never waits"),
+    ],
+)
+def test_work_before_waiting_is_noticed(mistake, text):
+    """In a process of its own: a device that failed stays failed."""
+    code = (
+        "import ctypes; from emulated_device import library;"
+        "checks = library('checks', 'tests/cuda/emulation/checks.cu');"
+        f"checks.{mistake}_fault.restype = ctypes.c_char_p;"
+        f"print(checks.{mistake}_fault())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert text in done.stdout, done.stderr

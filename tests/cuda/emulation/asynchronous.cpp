@@ -15,7 +15,16 @@ struct Copy {
   std::byte* to;
   const void* from;
   size_t bytes, read;
+  std::vector<std::byte> seen = {};  // at its beginning, where the kernel ahead may still write
 };
+
+Copy begin_copy(std::byte* to, const void* from, size_t bytes, size_t read) {
+  std::memset(to, kPoison, bytes);
+  Copy c{to, from, bytes, read};
+  const auto* source = static_cast<const std::byte*>(from);
+  if (hides()) c.seen.assign(source, source + read);
+  return c;
+}
 
 // A counted barrier: phase ends when nobody and no byte is missing.
 struct Counted {
@@ -70,6 +79,9 @@ Engine& of_block() {
 PerThread& of_thread() { return of_block().threads[current]; }
 
 void land(const Copy& c) {
+  if (!c.seen.empty() && std::memcmp(c.seen.data(), c.from, c.read) != 0) {
+    throw Fault("an asynchronous copy began before its source was there");
+  }
   std::memcpy(c.to, c.from, c.read);
   std::memset(c.to + c.read, 0, c.bytes - c.read);
 }
@@ -106,8 +118,7 @@ void copy_later(uint32_t to, const void* from, size_t bytes, size_t read) {
   if (read > bytes || (read > 0 && reinterpret_cast<uintptr_t>(from) % bytes != 0)) {
     throw Fault("an asynchronous copy from a misaligned address");
   }
-  std::memset(target, kPoison, bytes);
-  of_thread().open.push_back({target, from, bytes, read});
+  of_thread().open.push_back(begin_copy(target, from, bytes, read));
 }
 
 void commit_copies() {
@@ -161,8 +172,7 @@ void copy_bulk_later(uint32_t to, const void* from, size_t bytes, uint32_t barri
   if (bytes % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) {
     throw Fault("a bulk copy that is not of 16-byte pieces");
   }
-  std::memset(target, kPoison, bytes);
-  barrier_at(barrier).copies.push_back({target, from, bytes, bytes});
+  barrier_at(barrier).copies.push_back(begin_copy(target, from, bytes, bytes));
   progress();
 }
 

@@ -126,6 +126,40 @@ __global__ void never_arrives() {
   barrier_wait(barrier, 0);
 }
 
+// What a kernel may not do with what the one ahead of it writes, and the right way.
+__global__ void numbers(float* x) { x[threadIdx.x] = static_cast<float>(threadIdx.x); }
+enum class Early { kNothing, kRead, kCopy, kWrite };
+template <Early kEarly>
+__global__ void follow(float* x, float* out) {
+  const auto i = threadIdx.x;
+  const uint32_t at = shared_address(dynamic_shared()) + 16 * i;
+  if (kEarly == Early::kCopy && i == 0) copy_async(at, x);
+  if (kEarly == Early::kWrite) x[i] = 1.0f;
+  float value = x[i];
+  wait_for_previous();
+  if (kEarly != Early::kRead) value = x[i];
+  copy_async_commit();
+  copy_async_wait<0>();
+  out[i] = value;
+}
+
+template <Early kEarly>
+const char* run_two(float* out) {
+  constexpr unsigned kThreads = 64;
+  float* memory = nullptr;
+  cudaMalloc(reinterpret_cast<void**>(&memory), 2 * kThreads * sizeof(float));
+  cudaStream_t stream;
+  cudaStreamCreate(&stream);
+  cudaLaunchAttribute attribute{cudaLaunchAttributeProgrammaticStreamSerialization, {1}};
+  cudaLaunchConfig_t config{1, kThreads, 1024, stream, &attribute, 0};
+  cudaLaunchKernelEx(&config, numbers, memory);
+  config.numAttrs = 1;
+  cudaLaunchKernelEx(&config, follow<kEarly>, memory, memory + kThreads);
+  cudaMemcpyAsync(out, memory + kThreads, kThreads * sizeof(float), cudaMemcpyDeviceToHost, stream);
+  const cudaError_t error = cudaStreamSynchronize(stream);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
 template <class... P, class... A>
 const char* run(int threads, void (*kernel)(P...), A... arguments) {
   static std::string text;
@@ -181,6 +215,17 @@ const char* no_fence_fault() {
   return run(128, no_fence, &d);
 }
 const char* never_arrives_fault() { return run(64, never_arrives); }
+const char* check_follow(int reads_early, float* out) {
+  return reads_early ? run_two<Early::kRead>(out) : run_two<Early::kNothing>(out);
+}
+const char* early_copy_fault() {
+  float out[64];
+  return run_two<Early::kCopy>(out);
+}
+const char* early_write_fault() {
+  float out[64];
+  return run_two<Early::kWrite>(out);
+}
 // Mistakes of the host: a kernel that does not wait for the one before it, memory not asked for.
 const char* dependent_fault() {
   cudaStream_t stream;

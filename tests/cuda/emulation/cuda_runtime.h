@@ -187,7 +187,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, K, int, s
   return cudaSuccess;
 }
 
-inline void cudaGridDependencySynchronize() { emulation::waited_for_dependency(); }
+inline void cudaGridDependencySynchronize() { emulation::wait_for_dependency(); }
 inline void cudaTriggerProgrammaticLaunchCompletion() {}
 
 namespace emulation {

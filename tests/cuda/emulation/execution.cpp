@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <utility>
 #include <vector>
 
 // Saves the callee's registers on the old stack and takes those of the new one.
@@ -54,7 +55,7 @@ constexpr size_t kStack = 128 << 10;  // bytes, the lowest page of which is a gu
 constexpr size_t kPage = 4096;
 constexpr int kMostThreads = 1024;
 constexpr size_t kMostShared = 256 << 10;
-constexpr int kBarriers = 16;
+constexpr int kBarriers = 17;  // the last is the wait for the kernel ahead
 
 // Lanes of one mask on their way to meet.
 struct Meeting {
@@ -87,6 +88,8 @@ struct Machine {
   int finished = 0;
   uint64_t blocks = 0;
   bool waited = false;
+  std::vector<std::span<std::byte>> hidden;  // of the running grid
+  std::vector<std::byte> held;               // what they hold, while the block has not waited
   std::string fault;
   Order order = Order::kAscending;
 
@@ -223,11 +226,34 @@ void check_shared_end() {
   }
 }
 
+void hide() {
+  Machine& m = machine();
+  m.held.clear();
+  for (const auto& part : m.hidden) {
+    m.held.insert(m.held.end(), part.begin(), part.end());
+    std::memset(part.data(), kPoison, part.size());
+  }
+}
+
+void show() {
+  Machine& m = machine();
+  const std::byte* from = m.held.data();
+  bool touched = false;
+  for (const auto& part : m.hidden) {
+    if (m.held.empty()) break;
+    for (std::byte& b : part) touched |= std::exchange(b, *from++) != std::byte{kPoison};
+  }
+  m.held.clear();
+  if (touched) m.fault = "what the kernel ahead writes was written before waiting for it";
+}
+
 void run_block(bool dependent) {
   Machine& m = machine();
   prepare_block();
+  if (dependent) hide();
   const int last = static_cast<int>(m.warps.size()) - 1;
   run(next_ready(m.order == Order::kAscending ? 0 : last), &m.main);
+  show();
   if (!m.fault.empty()) throw Fault(m.fault);
   if (m.finished != static_cast<int>(m.threads.size())) throw Fault(stuck());
   if (dependent && !m.waited) throw Fault("the kernel never waits for the one ahead of it");
@@ -246,7 +272,16 @@ std::byte* shared_memory() { return machine().shared; }
 size_t shared_bytes() { return machine().shared_size; }
 void set_order(Order order) { machine().order = order; }
 uint64_t block_number() { return machine().blocks; }
-void waited_for_dependency() { machine().waited = true; }
+void wait_for_dependency() {
+  machine().waited = true;
+  if (!hides()) return;
+  barrier(kBarriers - 1, 0);
+  if (hides()) show();  // the first to go on
+}
+void hide_until_waited_for(std::vector<std::span<std::byte>> written) {
+  machine().hidden = std::move(written);
+}
+bool hides() { return !machine().held.empty(); }
 void at_block_end(std::function<void()> action) { machine().endings.push_back(std::move(action)); }
 
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool dependent,
@@ -315,7 +350,9 @@ void barrier(int id, int threads, bool wait) {
     b = {};
   } else if (wait) {
     b.waiting.push_back(current);
-    sleep_for(id == 0 ? "__syncthreads" : "a named barrier");
+    sleep_for(id == 0              ? "__syncthreads"
+              : id < kBarriers - 1 ? "a named barrier"
+                                   : "the wait for the kernel ahead");
   }
 }
 

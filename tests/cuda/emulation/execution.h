@@ -6,8 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 struct uint3 {
   unsigned x, y, z;
@@ -60,8 +62,12 @@ void progress();
 // Counts the blocks run so far.
 uint64_t block_number();
 
-// Called when the thread has waited for the kernel ahead.
-void waited_for_dependency();
+// The thread waits for the kernel ahead.
+void wait_for_dependency();
+// What the kernel ahead wrote: poison in each block of the next grid, if that depends on it, until
+// all threads of the block have waited. `hides`: whether the running block has yet to.
+void hide_until_waited_for(std::vector<std::span<std::byte>> written);
+bool hides();
 
 // Runs `action` when the block ends, in the order of the calls (checks of what is left open).
 void at_block_end(std::function<void()> action);

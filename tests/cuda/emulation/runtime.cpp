@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,14 @@ struct Event {
   uint64_t at = 0;  // operations of the stream that come before it
 };
 
-struct Operation {
+// A piece of work; a dependent kernel may begin before the kernel ahead of it is done.
+struct Node {
   std::function<void()> run;
+  bool dependent = false;
+};
+
+struct Operation {
+  Node node;
   Event* wait = nullptr;  // else: let the other stream come to this point
   Event wait_copy;
 };
@@ -38,7 +45,7 @@ struct Stream {
 };
 
 struct Graph {
-  std::vector<std::function<void()>> nodes;
+  std::vector<Node> nodes;
 };
 
 namespace {
@@ -125,14 +132,43 @@ cudaError_t fail(const std::string& text) {
 
 Stream& of(Stream* stream) { return stream ? *stream : device().plain; }
 
+// Copies of all but the largest blocks of device memory, to see what a kernel changes.
+using Snapshot = std::map<std::byte*, std::vector<std::byte>>;
+constexpr size_t kMostCopied = size_t{4} << 20;
+
+Snapshot take_snapshot() {
+  Snapshot copies;
+  for (const auto& [offset, bytes] : device().arena.used) {
+    std::byte* at = device().arena.base + offset;
+    if (bytes <= kMostCopied) copies.emplace(at, std::vector<std::byte>(at, at + bytes));
+  }
+  return copies;
+}
+
+std::vector<std::span<std::byte>> changes_since(const Snapshot& before) {
+  std::vector<std::span<std::byte>> changes;
+  for (const auto& [at, old] : before) {
+    for (size_t i = 0; i < old.size(); ++i) {
+      if (at[i] == old[i]) continue;
+      const size_t first = i;
+      while (i < old.size() && at[i] != old[i]) ++i;
+      changes.emplace_back(at + first, i - first);
+    }
+  }
+  return changes;
+}
+
 void run_until(Stream& s, uint64_t count) {
   while (s.done < count && !s.queue.empty()) {
     Operation next = std::move(s.queue.front());
     s.queue.pop_front();
     if (next.wait && next.wait_copy.stream) run_until(*next.wait_copy.stream, next.wait_copy.at);
-    if (next.run && !device().failed) {
+    if (next.node.run && !device().failed) {
+      const bool followed = !s.queue.empty() && s.queue.front().node.dependent;
+      const Snapshot before = followed ? take_snapshot() : Snapshot{};
       try {
-        next.run();
+        next.node.run();
+        hide_until_waited_for(changes_since(before));
       } catch (const std::exception& error) {
         fail(error.what());
       }
@@ -150,15 +186,15 @@ cudaError_t drain(Stream& s, uint64_t count) {
   return device().failed ? result(cudaErrorLaunchFailure) : cudaSuccess;
 }
 
-cudaError_t queue(Stream* stream, std::function<void()> run) {
+cudaError_t queue(Stream* stream, Node node) {
   const std::scoped_lock lock(device().mutex);
   if (device().failed) return result(cudaErrorLaunchFailure);
   Stream& s = of(stream);
   if (s.capture) {
-    s.capture->nodes.push_back(std::move(run));
+    s.capture->nodes.push_back(std::move(node));
     return cudaSuccess;
   }
-  s.queue.push_back({std::move(run), nullptr, {}});
+  s.queue.push_back({std::move(node), nullptr, {}});
   ++s.queued;
   return cudaSuccess;
 }
@@ -190,8 +226,9 @@ cudaError_t queue_launch(const cudaLaunchConfig_t& c, const void* kernel,
     }
   }
   return queue(c.stream,
-               [grid = c.gridDim, block = c.blockDim, bytes = c.dynamicSmemBytes, dependent,
-                body = std::move(body)] { run_grid(grid, block, bytes, dependent, body); });
+               {[grid = c.gridDim, block = c.blockDim, bytes = c.dynamicSmemBytes, dependent,
+                 body = std::move(body)] { run_grid(grid, block, bytes, dependent, body); },
+                dependent});
 }
 
 }  // namespace emulation
@@ -350,7 +387,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
       (arena.holds(to) != to_device || arena.holds(from) != from_device)) {
     return result(cudaErrorInvalidValue);
   }
-  return emulation::queue(stream, [=] { std::memcpy(to, from, bytes); });
+  return emulation::queue(stream, {[=] { std::memcpy(to, from, bytes); }});
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
@@ -358,7 +395,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 }
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (!device().arena.holds(to)) return result(cudaErrorInvalidValue);
-  return emulation::queue(stream, [=] { std::memset(to, value, bytes); });
+  return emulation::queue(stream, {[=] { std::memset(to, value, bytes); }});
 }
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {
   const cudaError_t error = cudaMemsetAsync(to, value, bytes, nullptr);
@@ -389,12 +426,12 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   emulation::Stream& s = emulation::of(stream);
   if (s.capture) return result(cudaErrorStreamCaptureUnsupported);
-  s.queue.push_back({nullptr, event, *event});
+  s.queue.push_back({{}, event, *event});
   ++s.queued;
   return cudaSuccess;
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* argument) {
-  return emulation::queue(stream, [=] { function(argument); });
+  return emulation::queue(stream, {[=] { function(argument); }});
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new emulation::Event;
