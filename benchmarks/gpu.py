@@ -6,7 +6,8 @@ Builds for that GPU, runs the device's tests and the golden cases, measures the 
 reduction, torch's best dense product), the decode and prompt speeds that are held against them, a
 compiled torch decode loop, and a profile of one decode step; prints one table. Each step runs in a
 process of its own and is recorded as it ends: a run that is cut off goes on where it stopped.
-`--only NAME` runs some steps, `--fresh` all of them again.
+`--only NAME` runs some steps, `--fresh` all of them again; `--tiny` walks the passes over a tiny
+model on whatever device is found, to try this script.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,7 @@ ONE = {"pass": "decode"}
 LONG = {"pass": "decode", "context": 8192}
 MANY = {"pass": "decode", "context": 512, "batch": 64}
 PROMPT = {"pass": "prefill", "tokens": 2048}
+TINY = {"context": 70, "batch": 3, "tokens": 70}  # at most, of a tiny model
 
 # Models and the passes over each, most telling first.
 MODELS: dict[str, dict[str, dict[str, Any]]] = {
@@ -55,11 +58,25 @@ GOALS = {
 }  # fmt: skip
 
 
+def tiny_steps(golden: Path | None) -> dict[str, tuple[float, list[Any]]]:
+    """What can be walked without a GPU."""
+    plan: dict[str, tuple[float, list[Any]]] = {}
+    if golden is not None:
+        plan["golden"] = (120, ["golden", str(golden)])
+    for name, jobs in MODELS.items():
+        small = {
+            job: {key: min(value, TINY[key]) if key in TINY else value for key, value in a.items()}
+            for job, a in jobs.items()
+        }
+        plan[name] = (120, ["models", "tiny", name.split()[1], small])
+    return plan
+
+
 def steps(golden: Path | None) -> dict[str, tuple[float, list[Any]]]:
     """Seconds that each step may take, and its call."""
     plan: dict[str, tuple[float, list[Any]]] = {
         "build": (300, []),
-        "tests": (240, []),
+        "tests": (200, []),
         "limits": (60, ["limits"]),
     }
     if golden is not None:
@@ -70,6 +87,8 @@ def steps(golden: Path | None) -> dict[str, tuple[float, list[Any]]]:
     plan["torch decode"] = (150, ["torch_decode"])
     plan["profile 7B bf16"] = (90, ["profile", "7B", "bf16"])
     plan["profile 7B q4_0"] = (90, ["profile", "7B", "q4_0"])
+    for tool in ("memcheck", "racecheck"):
+        plan[tool] = (240, ["sanitize", tool])
     return plan
 
 
@@ -99,37 +118,46 @@ def tests() -> dict[str, Any]:
     return {"passed": done.returncode == 0, "summary": done.stdout.strip().splitlines()[-1]}
 
 
-def run_step(name: str, seconds: float, golden: Path | None) -> dict[str, Any]:
-    """Runs one step in a process of its own; what it found, or why it found nothing."""
-    command = [sys.executable, str(Path(__file__)), "--step", name]
-    if golden is not None:
-        command += ["--golden", str(golden)]
-    paths = [str(ROOT / "python"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+def run_step(args: argparse.Namespace, name: str, seconds: float) -> dict[str, Any]:
+    """Runs one step in a process group of its own; what it found, or why it found nothing."""
+    log, out = (FOLDER / f"{name.replace(' ', '-')}.{ending}" for ending in ("log", "json"))
+    out.unlink(missing_ok=True)
+    command = [sys.executable, str(Path(__file__)), "--step", name, "--results", str(out)]
+    if args.golden is not None:
+        command += ["--golden", str(args.golden.resolve())]
+    if args.tiny:
+        command.append("--tiny")
+    paths = [os.environ.get("PYTHONPATH", ""), str(ROOT / "python"), str(ROOT / "tests")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    log = FOLDER / f"{name.replace(' ', '-')}.log"
-    with log.open("w") as out:
+    with log.open("w") as text:
+        process = subprocess.Popen(
+            command, stdout=text, stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
+            start_new_session=True,
+        )  # fmt: skip
         try:
-            subprocess.run(
-                command, check=True, stdout=out, stderr=subprocess.STDOUT, env=environment,
-                timeout=seconds, cwd=ROOT,
-            )  # fmt: skip
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return {"failed": f"not done after {seconds:.0f} s"}
-        except subprocess.CalledProcessError:
-            return {"failed": log.read_text().strip()[-1500:]}
-    return json.loads(log.read_text().strip().splitlines()[-1])
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started: it holds the GPU
+            process.wait()
+            return {"failed": f"not done after {seconds:.0f} s: {log.read_text().strip()[-800:]}"}
+    if process.returncode or not out.is_file():
+        return {"failed": log.read_text().strip()[-1500:] or f"exit code {process.returncode}"}
+    figures: dict[str, Any] = json.loads(out.read_text())
+    return figures
 
 
-def do_step(name: str, golden: Path | None) -> None:
-    """In the step's own process: prints its figures as the last line."""
-    call = steps(golden)[name][1]
+def do_step(args: argparse.Namespace) -> None:
+    """In the step's own process: leaves its figures where the results are to be."""
+    call = (tiny_steps if args.tiny else steps)(args.golden)[args.step][1]
     if call:
         import gpu_steps
 
+        if args.tiny:
+            gpu_steps.STEPS = 4
         figures = getattr(gpu_steps, call[0])(*call[1:])
     else:
-        figures = {"build": build, "tests": tests}[name]()
-    print(json.dumps(figures))
+        figures = {"build": build, "tests": tests}[args.step]()
+    args.results.write_text(json.dumps(figures))
 
 
 def table(results: dict[str, Any]) -> list[str]:
@@ -172,8 +200,9 @@ def _peers(results: dict[str, Any]) -> list[str]:
 
 def _checks(results: dict[str, Any]) -> list[str]:
     rows = []
-    if "tests" in results:
-        rows.append(f"device tests: {results['tests'].get('summary', 'not finished')}")
+    for name in ("tests", "memcheck", "racecheck"):
+        if "summary" in results.get(name, {}):
+            rows.append(f"{name}: {results[name]['summary']}")
     errors = results.get("golden", {}).get("errors", {})
     if errors:
         bad = [f"{n} {e:.1e} > {b:.0e}" for n, (e, b) in errors.items() if not e <= b]
@@ -195,16 +224,17 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="run this step (again); may be repeated")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
+    parser.add_argument("--tiny", action="store_true", help="only walk over a tiny model")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
-        do_step(args.step, args.golden)
+        do_step(args)
         return 0
     began = time.monotonic()
     FOLDER.mkdir(parents=True, exist_ok=True)
     kept = args.results.is_file() and not args.fresh
     results: dict[str, Any] = json.loads(args.results.read_text()) if kept else {}
-    for name, (seconds, _) in steps(args.golden).items():
+    for name, (seconds, _) in (tiny_steps if args.tiny else steps)(args.golden).items():
         done = "failed" not in results.get(name, {"failed": ""})
         if name == "build":  # results may outlive the machine that they were measured on
             done = done and any((ROOT / "python" / "llama_rt").glob("_native*.so"))
@@ -214,7 +244,7 @@ def main() -> int:
         if left < 20:
             print(f"{name}: left for the next run")
             continue
-        results[name] = run_step(name, min(seconds, left), args.golden)
+        results[name] = run_step(args, name, min(seconds, left))
         args.results.write_text(json.dumps(results, indent=1))
         state = "failed" if "failed" in results[name] else "done"
         print(f"{time.monotonic() - began:6.1f} s  {name}: {state}", flush=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from llama_rt.config import ModelConfig
+
 Figures = dict[str, Any]
 
 PAGE = 64
 CHUNK = 512
 STEPS = 128  # tokens of a timed decode
 REPEATS = 3
+TINY = ModelConfig(
+    dim=256, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=64, ffn_dim=512, vocab_size=512,
+    norm_eps=1e-6, max_context=2048,
+)  # fmt: skip
 
 
 def limits() -> Figures:
@@ -69,7 +78,7 @@ class Model:
 
         self._native = _native
         began = time.perf_counter()
-        checkpoint = synthetic_checkpoint(shape, form)
+        checkpoint = synthetic_checkpoint(TINY if shape == "tiny" else shape, form)
         self.config = checkpoint.config
         backend = _native.open_backend("cuda")
         self.model = build_model(checkpoint, backend, quantize=None, repack="auto", progress=False)
@@ -169,6 +178,20 @@ def profile(shape: str, form: str) -> Figures:
     return {"kernels": [[name[:100], round(us, 2), round(n, 2)] for name, us, n in rows[:20]]}
 
 
+def sanitize(tool: str) -> Figures:
+    """A tool of compute-sanitizer over some of the device's tests: what it says in the end."""
+    found = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(found).is_file():
+        return {"summary": "compute-sanitizer is not here"}
+    few = "bf16 or q4_0 or q4_k or rms_norm or attention or greedy_text_survives"
+    command = [found, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
+    command += [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", few]
+    done = subprocess.run([*command, "--small", "tests/device"], capture_output=True, text=True)
+    sys.stdout.write(done.stdout[-6000:])
+    lines = [line for line in done.stdout.splitlines() if "SUMMARY" in line or " passed" in line]
+    return {"summary": "; ".join(lines)[-300:], "passed": done.returncode == 0}
+
+
 def golden(folder: str) -> Figures:
     """Relative error of the logits of every case in a folder, with the bound it must keep."""
     from llama_rt import Llama
@@ -216,6 +239,9 @@ def torch_decode(steps: int = 64) -> Figures:
         for _ in range(layers)
     ]  # fmt: skip
     table, output, norm = weight(vocab, d), weight(vocab, d), torch.ones(d, **make)
+    for block in blocks:  # else the cache, which a step writes, keeps torch from recording it
+        for held in block.values():
+            torch._dynamo.mark_static_address(held)
     frequencies = 10000.0 ** (-torch.arange(0, e, 2, device="cuda") / e)
 
     def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

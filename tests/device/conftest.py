@@ -30,7 +30,12 @@ def fast(usable):  # noqa: ARG001 - skips
     return _native.open_backend("cuda")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--small", action="store_true", help="only the smallest shapes of a device")
+
+
 @pytest.fixture(scope="session")
-def large(usable):
+def large(usable, pytestconfig):
     """Whether the device is fast enough for more than the smallest shapes."""
-    return not usable.name.startswith("emulated")
+    small = pytestconfig.getoption("--small", default=False)
+    return not small and not usable.name.startswith("emulated")
