@@ -1,10 +1,12 @@
-// Speed of the amx tier's products alone, beside what the matrix unit gives with resident tiles.
-// Needs a processor with tiles. Build and run from the project's folder:
+// Speed of what the amx tier does on the matrix unit, products by format and number of inputs and
+// attention by type of cache, beside what the unit gives with resident tiles. About a minute. Needs
+// a processor with tiles. Build and run from the project's folder:
 //   g++ -std=c++20 -O3 -march=sapphirerapids -DLLAMA_RT_TIER=amx -Icsrc -Icsrc/cpu/tiers
 //     benchmarks/tile_products.cpp csrc/cpu/tiers/amx/*.cpp -pthread -o tile_products
 //   ./tile_products [threads] [rows] [k]
-// The sizes to tune are at the top of csrc/cpu/tiers/amx/sweep.h; what expanding the weights costs
-// is the distance of a quantized format from bf16.
+// The sizes to tune are at the top of csrc/cpu/tiers/amx/sweep.h: try kStretch 8 with kSweepTokens
+// 512, and 16 and 32 with 256. What expanding the weights costs is the distance of a quantized
+// format from bf16. F16 and F32 take three products for one, so a third of the unit is their limit.
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -36,6 +38,8 @@ struct Format {
 };
 constexpr Format kFormats[] = {
     {"bf16", DType::kBF16, [](int64_t k) { return k / 2 * kLine; }},
+    {"f16", DType::kF16, [](int64_t k) { return k / 2 * kLine; }},
+    {"f32", DType::kF32, [](int64_t k) { return k * kLine; }},
     {"q4_0", DType::kQ4_0, ShapeQ4_0::bytes},
     {"q4_1", DType::kQ4_1, ShapeQ4_1::bytes},
     {"q5_0", DType::kQ5_0, ShapeQ5_0::bytes},
@@ -109,10 +113,11 @@ double peak(int threads) {
 double speed(const Format& format, int threads, int64_t rows, int64_t k, int64_t n) {
   Kernels kernels;
   paint(kernels);
-  const auto multiply = kernels.packed[static_cast<size_t>(format.dtype)].wide.multiply;
+  const WideForm& wide = kernels.packed[static_cast<size_t>(format.dtype)].wide;
+  const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(wide.activation)];
   const int64_t panels = rows / kPanelRows, panel_bytes = format.panel_bytes(k);
   const Bytes weight = filled(panels * panel_bytes);
-  const Bytes x = filled((n + 15) / 16 * 16 * tile_row_bytes(k));
+  const Bytes x = filled((n + 15) / 16 * 16 * inputs.row_bytes(k));
   const Bytes out = filled(n * rows * 4);
   std::vector<Bytes> scratch;
   for (int t = 0; t < threads; ++t) scratch.push_back(filled(kSweepScratch));
@@ -131,10 +136,55 @@ double speed(const Format& format, int threads, int64_t rows, int64_t k, int64_t
       task.out = reinterpret_cast<float*>(out.get());
       task.out_stride = rows;
       task.scratch = scratch[static_cast<size_t>(thread)].get();
-      multiply(task);
+      wide.multiply(task);
     }
   });
   return 2.0 * static_cast<double>(n * k * panels * kPanelRows) / time;
+}
+
+// Of 32 heads of width 128: 512 queries behind `past` positions, causal.
+double attention_speed(KvType type, int64_t element_bytes, int threads, int64_t past) {
+  Kernels kernels;
+  paint(kernels);
+  const WideAttention& wide = kernels.kv[static_cast<size_t>(type)].wide;
+  constexpr int64_t kHeads = 32, kWidth = 128, kRows = 512, kUnits = kHeads * kRows / kWideVectors;
+  const int64_t pages = (past + kRows) / kPageTokens;
+  // The 8-bit type has a scale for each position and 32 features.
+  const int64_t head_bytes = kPageTokens * 2 * (kWidth * element_bytes + kWidth / 32 * 4);
+  const Bytes cache = filled(pages * kHeads * head_bytes);
+  const Bytes q = filled(kRows * kHeads * kWidth * 4);
+  std::vector<int32_t> order(static_cast<size_t>(pages));
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+  std::vector<Bytes> scratch, acc;
+  for (int t = 0; t < threads; ++t) {
+    scratch.push_back(filled(wide.scratch_bytes(kWideVectors, kWidth)));
+    acc.push_back(filled(kWideVectors * (kWidth + 2) * 4));
+  }
+  const double time = seconds(threads, [&](int thread) {
+    const auto own = static_cast<size_t>(thread);
+    for (int64_t unit = thread; unit < kUnits; unit += threads) {
+      const int64_t head = unit % kHeads, row = unit / kHeads * kWideVectors;
+      AttentionTask task;
+      task.q = reinterpret_cast<const float*>(q.get()) + (row * kHeads + head) * kWidth;
+      task.q_stride = kHeads * kWidth;
+      task.rows = kWideVectors;
+      task.group = 1;
+      task.e = kWidth;
+      task.scale = 0.1f;
+      task.past = past + row;
+      task.end = task.last = task.past + task.rows;
+      task.base = cache.get() + head * head_bytes;
+      task.page_bytes = kHeads * head_bytes;
+      task.pages = order.data();
+      task.acc = reinterpret_cast<float*>(acc[own].get());
+      task.max = task.acc + kWideVectors * kWidth;
+      task.sum = task.max + kWideVectors;
+      task.scratch = reinterpret_cast<float*>(scratch[own].get());
+      wide.attend(task);
+    }
+  });
+  const double seen = kRows * (static_cast<double>(past) + (kRows + 1) / 2.0);
+  return 4 * seen * kHeads * kWidth / time;
 }
 
 }  // namespace
@@ -162,6 +212,22 @@ int main(int argc, char** argv) {
     std::printf("%-6s", format.name);
     for (const int64_t n : kTokens) {
       const double reached = speed(format, threads, rows, k, n);
+      std::printf("  %5.2f (%2.0f %%)", reached / 1e12, 100 * reached / limit);
+      std::fflush(stdout);
+    }
+    std::printf("\n");
+  }
+  struct Cache {
+    const char* name;
+    KvType type;
+    int64_t bytes;
+  };
+  std::printf("attention of 512 queries behind 0, 1536, 7680 positions, without what is masked\n");
+  for (const Cache& cache : {Cache{"f16", KvType::kF16, 2}, Cache{"bf16", KvType::kBF16, 2},
+                             Cache{"q8_0", KvType::kQ8, 1}}) {
+    std::printf("%-6s", cache.name);
+    for (const int64_t past : {0, 1536, 7680}) {
+      const double reached = attention_speed(cache.type, cache.bytes, threads, past);
       std::printf("  %5.2f (%2.0f %%)", reached / 1e12, 100 * reached / limit);
       std::fflush(stdout);
     }
