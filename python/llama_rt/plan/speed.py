@@ -25,13 +25,15 @@ _PROBE_SECONDS = 0.1
 # prompts are expected to reach.
 _GPU_SHARE = 0.8
 _GPU_MULTIPLY_SHARE = 0.4
-# A model of one layer whose weights stay in the caches shows what the kernels do without waiting
-# for memory; the width is a multiple of every format's block.
-_WIDTH = 1024
-_HEADS = 8
-_PROMPT = 256
+# Models of one layer show what the kernels do: for decoding one whose weights stay in the caches,
+# so that nothing waits for memory; for prompts a wider one, because the length of sums counts.
+_DECODE_WIDTH = 1024
+_PROMPT_WIDTH = 2048
+_HEAD = 128
+_PROMPT = 128
 _STEPS = 8
 _REPEATS = 5
+_PATIENCE = 0.3  # seconds after which a run is not repeated
 
 
 def decode_rate(backend: _native.Backend, needed: Needs, dtype: str) -> float:
@@ -74,59 +76,67 @@ _rates: dict[tuple[str, int, str], tuple[float, float]] = {}
 
 
 def _kernel_rates(backend: _native.Backend, dtype: str) -> tuple[float, float]:
-    """Weight bytes per second of decoding, and multiply-adds per second of a prompt, in cache.
+    """Weight bytes per second of decoding in cache, and multiply-adds per second of a prompt.
 
-    Measured once per process with a small model in the format.
+    Measured once per process and format.
     """
     key = (backend.isa, backend.threads, dtype)
     if key not in _rates:
-        model = _small_model(backend, dtype)
-        runner = _native.Runner(model, n_ctx=_PROMPT, max_batch_tokens=_PROMPT)
-        prompt = np.zeros(_PROMPT, np.int32)
-        sampler = _native.Sampler(_WIDTH, temperature=0.0)
-
-        def read() -> None:
-            sequence = runner.create()
-            runner.forward([sequence], [prompt], outputs="none")
-            runner.release(sequence)
-
-        def write() -> None:
-            sequence = runner.create()
-            runner.decode([sequence], [0], [sampler], steps=_STEPS)
-            runner.release(sequence)
-
-        multiplied = _PROMPT * 7 * _WIDTH * _WIDTH
-        _rates[key] = (
-            _STEPS * model.streamed_bytes / _least_seconds(write),
-            multiplied / _least_seconds(read),
-        )
+        _rates[key] = (_decode_bytes(backend, dtype), _prompt_multiplications(backend, dtype))
     return _rates[key]
+
+
+def _decode_bytes(backend: _native.Backend, dtype: str) -> float:
+    model = _small_model(backend, dtype, _DECODE_WIDTH)
+    runner = _native.Runner(model, n_ctx=_STEPS, max_batch_tokens=1)
+    sampler = _native.Sampler(_HEAD, temperature=0.0)
+
+    def write() -> None:
+        sequence = runner.create()
+        runner.decode([sequence], [0], [sampler], steps=_STEPS)
+        runner.release(sequence)
+
+    return _STEPS * model.streamed_bytes / _least_seconds(write)
+
+
+def _prompt_multiplications(backend: _native.Backend, dtype: str) -> float:
+    model = _small_model(backend, dtype, _PROMPT_WIDTH)
+    runner = _native.Runner(model, n_ctx=_PROMPT, max_batch_tokens=_PROMPT)
+    prompt = np.zeros(_PROMPT, np.int32)
+
+    def read() -> None:
+        sequence = runner.create()
+        runner.forward([sequence], [prompt], outputs="none")
+        runner.release(sequence)
+
+    return _PROMPT * 7 * _PROMPT_WIDTH * _PROMPT_WIDTH / _least_seconds(read)
 
 
 def _least_seconds(body: Callable[[], None]) -> float:
     """Seconds of the fastest of several runs."""
-    times = []
-    for _ in range(_REPEATS):
+    times: list[float] = []
+    while len(times) < _REPEATS and sum(times) < _PATIENCE:
         start = time.perf_counter()
         body()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
-def _small_model(backend: _native.Backend, dtype: str) -> _native.Model:
-    """One layer of square matrices of zeros; the embedding is its output too."""
+def _small_model(backend: _native.Backend, dtype: str, width: int) -> _native.Model:
+    """One layer of seven square matrices of zeros and a small vocabulary."""
+    heads, vocabulary = width // _HEAD, _HEAD
     model = _native.Model(
-        backend, dim=_WIDTH, n_layers=1, n_heads=_HEADS, n_kv_heads=_HEADS,
-        head_dim=_WIDTH // _HEADS, ffn_dim=_WIDTH, vocab_size=_WIDTH, norm_eps=1e-6,
+        backend, dim=width, n_layers=1, n_heads=heads, n_kv_heads=heads, head_dim=_HEAD,
+        ffn_dim=width, vocab_size=vocabulary, norm_eps=1e-6,
     )  # fmt: skip
-    matrix = np.zeros(_WIDTH * row_bytes(_WIDTH, dtype), np.uint8)
-    norm = np.ones(_WIDTH, np.float32)
-    layer = "layers.0."
-    inner = ("attention.wq", "attention.wk", "attention.wv", "attention.wo",
-             "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")  # fmt: skip
-    for name in ("tok_embeddings", *(layer + part for part in inner)):
-        model.add(f"{name}.weight", matrix.data, dtype, (_WIDTH, _WIDTH))
-    for name in ("norm", layer + "attention_norm", layer + "ffn_norm"):
-        model.add(f"{name}.weight", norm.data, "f32", (_WIDTH,))
+    matrix = np.zeros(width * row_bytes(width, dtype), np.uint8)
+    table = matrix[: vocabulary * row_bytes(width, dtype)]
+    norm = np.ones(width, np.float32)
+    model.add("tok_embeddings.weight", table.data, dtype, (vocabulary, width))
+    for part in ("attention.wq", "attention.wk", "attention.wv", "attention.wo",
+                 "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"):  # fmt: skip
+        model.add(f"layers.0.{part}.weight", matrix.data, dtype, (width, width))
+    for name in ("norm", "layers.0.attention_norm", "layers.0.ffn_norm"):
+        model.add(f"{name}.weight", norm.data, "f32", (width,))
     model.finish()
     return model
