@@ -168,8 +168,8 @@ struct QuantizedTile {
   // tokens.
   static constexpr bool kNear = T <= 4 || Codes::kBits < 8;
 
-  // What asking ahead is for: where one input leaves little to do for each byte, and the processor
-  // has one stream to follow, that may do without (PackedTask::prefetch).
+  // With one input and a light format a processor that follows a single stream by itself is faster
+  // left alone (PackedTask::prefetch); everywhere else weights are asked for ahead.
   static constexpr bool kAlwaysAhead = T > 1 || Scales::kHalves == 2;
 
   static LLAMA_RT_INLINE void prefetch_unit(const std::byte* w) {
