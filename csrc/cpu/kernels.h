@@ -160,7 +160,7 @@ struct WideAttention {
   int64_t min_rows = 0;
   int64_t (*scratch_bytes)(int64_t vectors, int64_t e) noexcept = nullptr;
 };
-inline constexpr int64_t kWideVectors = 256;
+inline constexpr int64_t kWideVectors = 512;
 
 struct KvFormat {
   int64_t (*head_bytes)(int64_t e) noexcept = nullptr;  // keys and values of one head in a page

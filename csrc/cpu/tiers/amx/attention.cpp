@@ -87,6 +87,16 @@ class TileAttention {
     const int64_t last = first + kBlock < vectors_ ? first + kBlock - 1 : vectors_ - 1;
     return {seen_by(t_, first, start).low, seen_by(t_, last, start).high};
   }
+  // Whether each vector of the block sees all of the page.
+  bool all_seen_by_block(int64_t first, int64_t start) const {
+    const int64_t last = first + kBlock - 1;
+    return last < vectors_ && seen_by(t_, first, start).high == kPageTokens &&
+           seen_by(t_, last, start).low == 0;
+  }
+  Seen seen_by_row(int64_t i, int64_t start, bool all) const {
+    if (all) return {0, kPageTokens};
+    return i < vectors_ ? seen_by(t_, i, start) : Seen{0, 0};
+  }
   // The first block from `first` on that sees something of the page.
   int64_t next_block(int64_t first, int64_t start) const {
     while (first < vectors_ && seen_by_block(first, start).none()) first += kBlock;
@@ -105,9 +115,12 @@ class TileAttention {
     score(first, start, 0, nothing);
     for (int buffer = 0; first < vectors_; buffer ^= 1) {
       const int64_t next = next_block(first + kBlock, start);
+      const bool all = all_seen_by_block(first, start);
       int64_t row = 0;
       auto soften_rows = [&] {
-        for (int i = 0; i < kRowsOfStep && row < kBlock; ++i) soften(first, row++, start, buffer);
+        for (int i = 0; i < kRowsOfStep && row < kBlock; ++i, ++row) {
+          soften(first + row, row, seen_by_row(first + row, start, all), buffer);
+        }
       };
       if (next < vectors_) score(next, start, buffer ^ 1, soften_rows);
       while (row < kBlock) soften_rows();
@@ -139,13 +152,12 @@ class TileAttention {
     return reinterpret_cast<float*>(scratch_ + layout_.scores + buffer * kScoresBytes);
   }
 
-  // Row `row` of the block's scores becomes weights, zero where nothing is seen; what was summed
-  // before is rescaled when the maximum grew.
-  void soften(int64_t first, int64_t row, int64_t start, int buffer) const {
+  // Row `row` of the block's scores, of vector i, becomes weights, zero where nothing is seen; what
+  // was summed before is rescaled when the maximum grew.
+  void soften(int64_t i, int64_t row, Seen seen, int buffer) const {
     std::byte* line = scratch_ + layout_.weights + row / kTileTokens * layout_.value_panel +
                       row % kTileTokens * kLineBytes;
-    const int64_t low = kPageTiles * kTileBytes, i = first + row;
-    const Seen seen = i < vectors_ ? seen_by(t_, i, start) : Seen{0, 0};
+    const int64_t low = kPageTiles * kTileBytes;
     if (seen.none()) {
       for (int64_t tile = 0; tile < kParts * kPageTiles; ++tile) {
         _mm512_store_si512(line + tile * kTileBytes, i_zero());
