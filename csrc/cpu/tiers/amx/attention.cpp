@@ -4,7 +4,7 @@
 #include "cpu/tiers/generic/attention.h"
 
 #include "cpu/tiers/amx/paint.h"
-#include "cpu/tiers/amx/tiles.h"  // first: lanes.h silences GCC 12
+#include "cpu/tiers/amx/tiles.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
