@@ -80,7 +80,8 @@ struct Segment {
   std::span<const int32_t> pages;  // host memory
 };
 
-// The same in the backend's memory, for kernels that cannot read the host's; see staging.h.
+// The same in the backend's memory, for kernels that cannot read the host's; see staging.h. Sent
+// after the positions before `past` were stored: kernels may read those ahead of the ops before.
 struct SegmentTable {
   const int32_t* positions = nullptr;   // [n] of each row in its sequence
   const int32_t* segment_of = nullptr;  // [n] which segment a row belongs to

@@ -138,18 +138,20 @@ Array<float> attention(Backend& backend, const Array<float>& q, const Array<floa
   if (t == 0) return fetch(backend, out);
   const Segment all[] = {{0, t, 0, pages}}, last[] = {{0, n, t - n, pages}};
   Staging staging(backend);
-  staging.begin(2 * Staging::segment_bytes(t, 1, count));
-  const SegmentTable all_table = staging.segments(all, count);
-  const SegmentTable last_table = staging.segments(last, count);
-  staging.send();
+  // A table says that what lies before its rows is stored: each step has its own.
+  const auto staged = [&](std::span<const Segment> segments) {
+    staging.begin(Staging::segment_bytes(t, 1, count));
+    const SegmentTable table = staging.segments(segments, count);
+    staging.send();
+    return KvView{&layout, storage->data(), 0, segments, table};
+  };
+  const KvView stored = staged(all);
+  backend.step([&] { backend.store_kv(keys.view, values.view, stored); });
+  if (n == 0) return fetch(backend, out);
   const float scale = 1.0f / std::sqrt(static_cast<float>(q_shape[2]));
   const AttentionSpec spec{q_shape[1], scale, window};
-  backend.step([&] {
-    backend.store_kv(keys.view, values.view, {&layout, storage->data(), 0, all, all_table});
-    if (n == 0) return;
-    backend.attention(queries.view, {&layout, storage->data(), 0, last, last_table}, spec,
-                      out.view);
-  });
+  const KvView seen = staged(last);
+  backend.step([&] { backend.attention(queries.view, seen, spec, out.view); });
   return fetch(backend, out);
 }
 

@@ -29,6 +29,7 @@ struct Event {
 // A piece of work; a dependent kernel may begin before the kernel ahead of it is done.
 struct Node {
   std::function<void()> run;
+  bool kernel = false;
   bool dependent = false;
 };
 
@@ -164,7 +165,7 @@ void run_until(Stream& s, uint64_t count) {
     s.queue.pop_front();
     if (next.wait && next.wait_copy.stream) run_until(*next.wait_copy.stream, next.wait_copy.at);
     if (next.node.run && !device().failed) {
-      const bool followed = !s.queue.empty() && s.queue.front().node.dependent;
+      const bool followed = next.node.kernel && !s.queue.empty() && s.queue.front().node.dependent;
       const Snapshot before = followed ? take_snapshot() : Snapshot{};
       try {
         next.node.run();
@@ -228,7 +229,7 @@ cudaError_t queue_launch(const cudaLaunchConfig_t& c, const void* kernel,
   return queue(c.stream,
                {[grid = c.gridDim, block = c.blockDim, bytes = c.dynamicSmemBytes, dependent,
                  body = std::move(body)] { run_grid(grid, block, bytes, dependent, body); },
-                dependent});
+                true, dependent});
 }
 
 }  // namespace emulation
