@@ -7,7 +7,7 @@ from emulated_products import DTYPES, multiply
 from reference import bounds
 from reference.blocks import FORMATS, decode, random_bytes
 
-PACKED = ("f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k")
+PACKED = tuple(dtype for dtype in DTYPES if dtype != "f32")
 FAST = ("matvec", "gemm_mma", "gemm_wgmma")
 
 

@@ -92,11 +92,14 @@ __device__ __forceinline__ float scale(const BlockQ2_K& b, int e) {
 __device__ __forceinline__ float min_of(const BlockQ2_K& b, int e) {
   return half_bits_to_float(b.dmin) * static_cast<float>(b.scales[e / 16] >> 4);
 }
-__device__ __forceinline__ float scale(const BlockQ3_K& b, int e) {
-  const int g = e / 16;
+// The scale of group g, from -32 to 31.
+__device__ __forceinline__ int signed_scale(const BlockQ3_K& b, int g) {
   const int low = (b.scales[g % 8] >> (g / 8 * 4)) & 15;
   const int high = (b.scales[8 + g % 4] >> (g / 4 * 2)) & 3;
-  return half_bits_to_float(b.d) * static_cast<float>((low | high << 4) - 32);
+  return (low | high << 4) - 32;
+}
+__device__ __forceinline__ float scale(const BlockQ3_K& b, int e) {
+  return half_bits_to_float(b.d) * static_cast<float>(signed_scale(b, e / 16));
 }
 __device__ __forceinline__ float scale(const BlockQ6_K& b, int e) {
   return half_bits_to_float(b.d) * static_cast<float>(b.scales[e / 16]);

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, kGroups > 8 ? 1 : 2)
   using Format = Packed<kType>;
   using Shape = Tile<kType, kGroups>;
   // Pieces of weights in registers.
-  constexpr int kAhead = kGroups > 8 || !Format::kScaled ? 2 : 4;
+  constexpr int kAhead = kGroups > 8 || !Format::kScaled || Format::kHasOne ? 2 : 4;
   const int begin = range_begin(plan, static_cast<int>(blockIdx.x));
   const int end = range_begin(plan, static_cast<int>(blockIdx.x) + 1);
   const int lane = lane_index();

@@ -13,7 +13,6 @@ constexpr int kColumns = 8;          // of a fragment of inputs
 constexpr int kChunkK = 64;          // columns whose fragments a lane reads together
 constexpr int kChunkBytes = kChunkK * 2;
 constexpr int kPrefetchBytes = 64 * 1024;  // of each panel that a block begins with
-constexpr int kSumGroup = 32;              // inputs that are summed for formats with mins
 static_assert(kMatvecShape.units_per_step == kSlices && kMatvecShape.columns == kColumns);
 
 // Shared memory: sums of the warps of two tiles, reductions, then the inputs.
@@ -24,6 +23,9 @@ struct Shared {
   float scale[kColumns];   // that brings it into the range of halves
   int flag;
 };
+// Inputs that are summed for formats with mins.
+template <DType kType>
+inline constexpr int kSumGroup = Packed<kType>::kGroupTiles * kTileK;
 constexpr int kInputsAt = (sizeof(Shared) + 127) / 128 * 128;
 
 // Bytes of one input (of one part). 16 more than its length, so that two columns' equal chunks lie
@@ -31,9 +33,16 @@ constexpr int kInputsAt = (sizeof(Shared) + 127) / 128 * 128;
 __host__ __device__ constexpr int64_t column_bytes(int64_t padded_k) { return padded_k * 2 + 16; }
 
 template <DType kType>
+__host__ __device__ constexpr int64_t sums_bytes(int64_t padded_k) {
+  if constexpr (Packed<kType>::kHasMin) {
+    return padded_k / kSumGroup<kType> * kColumns * 4;
+  } else {
+    return 0;
+  }
+}
+template <DType kType>
 __host__ __device__ constexpr int64_t shared_bytes(int64_t padded_k, int64_t n) {
-  const int64_t sums = Packed<kType>::kHasMin ? padded_k / kSumGroup * kColumns * 4 : 0;
-  return kInputsAt + sums + n * kInputParts<kType> * column_bytes(padded_k);
+  return kInputsAt + sums_bytes<kType>(padded_k) + n * kInputParts<kType> * column_bytes(padded_k);
 }
 
 // Folds `fold(column, k)` (of the columns k to k + 7 of an input) over all k, per input and in the
@@ -124,16 +133,19 @@ __device__ void stage_inputs(const ProductTask& task, int padded_k, Shared& shar
           if (k < padded_k) *reinterpret_cast<uint32_t*>(to) = parts[part];
         }
       }
-      if constexpr (Packed<kType>::kHasMin) {  // four neighbours have the columns of a group
-        sum += __shfl_xor_sync(kAllLanes, sum, 1);
-        sum += __shfl_xor_sync(kAllLanes, sum, 2);
-        if (k % kSumGroup == 0 && k < padded_k) sums[k / kSumGroup * kColumns + c] = sum;
+      if constexpr (Packed<kType>::kHasMin) {  // neighbours have the columns of a group
+        constexpr int kGroup = kSumGroup<kType>;
+#pragma unroll
+        for (int step = 1; step < kGroup / kRun; step *= 2) {
+          sum += __shfl_xor_sync(kAllLanes, sum, step);
+        }
+        if (k % kGroup == 0 && k < padded_k) sums[k / kGroup * kColumns + c] = sum;
       }
     }
   }
   if constexpr (Packed<kType>::kHasMin) {
-    for (int i = static_cast<int>(threadIdx.x); i < padded_k / kSumGroup * kColumns;
-         i += kThreads) {
+    const auto count = static_cast<int>(sums_bytes<kType>(padded_k) / 4);
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
       if (i % kColumns >= n) sums[i] = 0.0f;
     }
   }
@@ -184,7 +196,9 @@ struct Multiplier {
         const uint4& v = b[0][t / 2];
         multiply_tile<kType>(group, a, word_of(v, t % 2 * 2), word_of(v, t % 2 * 2 + 1));
         if (t % Format::kGroupTiles == Format::kGroupTiles - 1) {
-          add_group(Format::scales(piece, p, t), index * 2 + t / 2, group, sum);
+          constexpr int kGroups = kPieceTiles / Format::kGroupTiles;
+          add_group(Format::scales(piece, p, t), index * kGroups + t / Format::kGroupTiles, group,
+                    sum);
         }
       }
     }
@@ -252,7 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                   const __grid_constant__ ProductPlan plan) {
   using Format = Packed<kType>;
   // Units in flight: about 4 KiB per warp, 64 KiB per processor.
-  constexpr int kAhead = Format::kUnitBytes < 1536 ? 4 : 2;
+  constexpr int kAhead = Format::kUnitBytes < 1536 && Format::kPieces <= 2 ? 4 : 2;
   const int begin = range_begin(plan, static_cast<int>(blockIdx.x));
   const int end = range_begin(plan, static_cast<int>(blockIdx.x) + 1);
   const int slice = warp_index() % kSlices, lane = lane_index();
@@ -273,8 +287,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto& shared = *reinterpret_cast<Shared*>(dynamic_shared());
   const int padded_k = plan.units * Format::kUnitK;
   auto* sums = reinterpret_cast<float*>(dynamic_shared() + kInputsAt);
-  std::byte* inputs =
-      dynamic_shared() + kInputsAt + (Format::kHasMin ? padded_k / kSumGroup * kColumns * 4 : 0);
+  std::byte* inputs = dynamic_shared() + kInputsAt + sums_bytes<kType>(padded_k);
   wait_for_previous();
   stage_inputs<kType>(task, padded_k, shared, sums, inputs);
   __syncthreads();

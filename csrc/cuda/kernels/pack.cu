@@ -33,39 +33,72 @@ struct PanelRows {
   }
 };
 
+// The bytes of the groups of 16 from `g` on, four of them, as one word.
+__device__ uint32_t group_bytes(const BlockQ6_K& b, int g) {
+  uint32_t word;
+  memcpy(&word, b.scales + g, sizeof(word));
+  return word;
+}
+__device__ uint32_t group_bytes(const BlockQ2_K& b, int g) {
+  uint32_t word;
+  memcpy(&word, b.scales + g, sizeof(word));
+  return word;
+}
+__device__ uint32_t group_bytes(const BlockQ3_K& b, int g) {
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) {
+    word |= (static_cast<uint32_t>(signed_scale(b, g + i)) & 255u) << (8 * i);
+  }
+  return word;
+}
+
+template <DType kType>
+inline constexpr bool kSixteens =
+    kType == DType::kQ2_K || kType == DType::kQ3_K || kType == DType::kQ6_K;
+
 // What is beside the codes: word w of a unit's scales, whose first column is k.
 template <DType kType>
 __device__ uint32_t scale_word(const PanelRows<kType>& panel, int w, int64_t k) {
-  const auto d_of = [&](int row, int64_t column) -> uint32_t {
-    if constexpr (PanelRows<kType>::kElements == 1)
-      return 0;
-    else
-      return panel.has(row, column) ? panel.block(row, column).d : 0;
+  const auto pair = [&](int row, int64_t column, auto half) -> uint32_t {
+    const uint32_t low = panel.has(row, column) ? half(panel.block(row, column)) : 0;
+    const uint32_t high = panel.has(row + 8, column) ? half(panel.block(row + 8, column)) : 0;
+    return low | high << 16;
   };
-  if constexpr (kType == DType::kQ8_0 || kType == DType::kQ4_0) {
-    const int row = w / 4;
-    const int64_t column = k + w % 4 * kBlock;
-    return d_of(row, column) | d_of(row + 8, column) << 16;
-  } else if constexpr (kType == DType::kQ4_K) {
+  if constexpr (kType == DType::kF16 || kType == DType::kBF16) {
+    return 0;
+  } else if constexpr (kType == DType::kQ4_K || kType == DType::kQ5_K) {
     const int row = w / 8 + w % 8 / 4 * 8;
     if (!panel.has(row, k)) return 0;
     uint32_t header[4];  // what of the block precedes its codes
     memcpy(header, &panel.block(row, k), sizeof(header));
     return header[w % 4];
-  } else if constexpr (kType == DType::kQ6_K) {
-    if (w >= 8 * kQuads) {
-      const int row = w - 8 * kQuads;
-      return d_of(row, k) | d_of(row + 8, k) << 16;
+  } else if constexpr (kSixteens<kType>) {
+    if (w < 8 * kQuads) {
+      const int row = w / 8 + w % 2 * 8;
+      return panel.has(row, k) ? group_bytes(panel.block(row, k), w % 8 / 2 * 4) : 0;
     }
-    const int row = w / 8 + w % 2 * 8;
-    if (!panel.has(row, k)) return 0;
-    uint32_t word;
-    memcpy(&word, panel.block(row, k).scales + w % 8 / 2 * 4, sizeof(word));
-    return word;
+    const int row = w % kQuads;
+    if constexpr (kType == DType::kQ2_K) {
+      if (w >= 9 * kQuads) return pair(row, k, [](const auto& b) { return b.dmin; });
+    }
+    return pair(row, k, [](const auto& b) { return b.d; });
   } else {
-    return 0;
+    const int row = w / 4 % kQuads;
+    const int64_t column = k + w % 4 * kBlock;
+    if constexpr (Packed<kType>::kHasMin) {
+      if (w >= 4 * kQuads) return pair(row, column, [](const auto& b) { return b.m; });
+    }
+    return pair(row, column, [](const auto& b) { return b.d; });
   }
 }
+
+// What is added to a code so that it is not negative.
+template <DType kType>
+inline constexpr int kCodeOffset = kType == DType::kQ4_0   ? 8
+                                   : kType == DType::kQ5_0 ? 16
+                                   : kType == DType::kQ3_K ? 4
+                                   : kType == DType::kQ6_K ? 32
+                                                           : 0;
 
 // Word i of vector v of this lane, in a unit that begins at `tile`.
 template <DType kType>
@@ -79,20 +112,33 @@ __device__ uint32_t code_word(const PanelRows<kType>& panel, int v, int i, int64
       word |= (panel.code_at(tile + 2 * v + i / 2, pair, b / 2, 0) & 255u) << (8 * b);
     }
   } else {
-    const int offset = kType == DType::kQ4_0 ? 8 : kType == DType::kQ6_K ? 32 : 0;
     for (int f = 0; f < 8; ++f) {
-      word |= (panel.code_at(tile + 4 * v + i, f % 4, f / 4, offset) & 15u) << (4 * f);
+      word |= (panel.code_at(tile + 4 * v + i, f % 4, f / 4, kCodeOffset<kType>) & 15u) << (4 * f);
     }
   }
   return word;
 }
 
-// Word i of this lane's high bits of two tiles each, Q6_K only.
+// Bits 4 and 5 of a code, or 0 and 1 where there are no nibbles; word i has two tiles.
 template <DType kType>
-__device__ uint32_t high_word(const PanelRows<kType>& panel, int i, int64_t tile) {
+__device__ uint32_t two_word(const PanelRows<kType>& panel, int i, int64_t tile) {
+  constexpr int kFirst = Packed<kType>::kVectors > 0 ? 4 : 0;
   uint32_t word = 0;
   for (int f = 0; f < 16; ++f) {
-    word |= (panel.code_at(tile + 2 * i + f % 8 / 4, f % 4, f / 8, 32) >> 4 & 3u) << (2 * f);
+    const uint32_t code = panel.code_at(tile + 2 * i + f % 8 / 4, f % 4, f / 8, kCodeOffset<kType>);
+    word |= (code >> kFirst & 3u) << (2 * f);
+  }
+  return word;
+}
+// The highest bit of codes of five or three bits; word i has the four tiles of a piece.
+template <DType kType>
+__device__ uint32_t one_word(const PanelRows<kType>& panel, int i, int64_t tile) {
+  constexpr int kFirst = Packed<kType>::kVectors > 0 ? 4 : 2;
+  uint32_t word = 0;
+  for (int f = 0; f < 32; ++f) {
+    const uint32_t code =
+        panel.code_at(tile + 4 * i + f % 16 / 4, f % 4, f / 16, kCodeOffset<kType>);
+    word |= (code >> kFirst & 1u) << f;
   }
   return word;
 }
@@ -124,17 +170,18 @@ __global__ void pack_kernel(PackTask task) {
     vector.w = code_word(panel, v, 3, tile);
     reinterpret_cast<uint4*>(out + v * kVectorBytes)[lane_index()] = vector;
   }
-  int scales_at = Format::kVectorsBytes;
-  if constexpr (kType == DType::kQ6_K) {
-    scales_at = Format::kScalesAt;
-    for (int p = 0; p < Format::kPieces; ++p) {
-      auto* high = reinterpret_cast<uint2*>(out + Format::kVectorsBytes + p * Format::kHighBytes);
-      high[lane_index()] =
-          make_uint2(high_word(panel, 2 * p, tile), high_word(panel, 2 * p + 1, tile));
+  for (int p = 0; p < Format::kPieces; ++p) {
+    if constexpr (Format::kHasTwo) {
+      reinterpret_cast<uint2*>(out + Format::kTwoAt)[p * kWarp + lane_index()] =
+          make_uint2(two_word(panel, 2 * p, tile), two_word(panel, 2 * p + 1, tile));
+    }
+    if constexpr (Format::kHasOne) {
+      reinterpret_cast<uint32_t*>(out + Format::kOneAt)[p * kWarp + lane_index()] =
+          one_word(panel, p, tile);
     }
   }
-  auto* words = reinterpret_cast<uint32_t*>(out + scales_at);
-  for (int w = lane_index(); w < (Format::kUnitBytes - scales_at) / 4; w += kWarp) {
+  auto* words = reinterpret_cast<uint32_t*>(out + Format::kScalesAt);
+  for (int w = lane_index(); w < (Format::kUnitBytes - Format::kScalesAt) / 4; w += kWarp) {
     words[w] = scale_word(panel, w, unit * Format::kUnitK);
   }
 }

@@ -58,7 +58,8 @@ void prepare_inputs(const ProductTask& task, int parts, int unit_k, std::byte* s
 int64_t input_bytes(const ProductTask& task, int parts, int unit_k);
 
 // Every dtype that has a packed form.
-#define LLAMA_RT_PACKED_DTYPES(X) X(F16) X(BF16) X(Q8_0) X(Q4_0) X(Q4_K) X(Q6_K)
+#define LLAMA_RT_PACKED_DTYPES(X) \
+  X(F16) X(BF16) X(Q8_0) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)
 
 // What fills the table, per packed dtype: pack.cu, matvec.cu, gemm_mma.cu, gemm_wgmma.cu.
 template <DType kType>
