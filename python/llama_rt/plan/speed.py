@@ -40,8 +40,8 @@ _PATIENCE = 0.3  # seconds after which a run is not repeated a second time
 def decode_rate(backend: _native.Backend, needed: Needs, dtype: str) -> float:
     """Tokens per second of one sequence with a short context: each reads all weights once.
 
-    Memory and arithmetic overlap, but not wholly: the two times are added as squares, which comes
-    within a few percent of kernels between a third and nine tenths as slow as the memory.
+    Memory and arithmetic overlap, but not wholly: the two times are added as squares, which fits
+    most formats within a few percent and promises Q6_K a tenth too much.
     """
     waiting = needed.streamed / _bandwidth(backend.name, backend.threads)
     if gpu_of(backend.name) is not None:
