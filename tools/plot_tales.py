@@ -127,7 +127,7 @@ def draw(points: list[Point], target: Path) -> None:
                 color=colour, lw=0.8, ms=9 if style == "*" else 4,
                 label=f"{run}, {parameters / 1e6:.1f}M weights" if kind == "train" else None,
             )  # fmt: skip
-    axes.set(xlabel="effort, 10^13 operations", ylabel="bits per character", ylim=(1.1, 2.3))
+    axes.set(xlabel="effort, 10^13 operations", ylabel="bits per character", ylim=(1.0, 2.3))
     axes.set_title(
         "line: training batches; dots: 20 held-out tales; star: all held out", fontsize=8
     )
