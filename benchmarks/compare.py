@@ -26,7 +26,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from limits import multiply_peaks, read_bandwidth
-from report import OURS, Row, roofline, table, write_between
+from report import OURS, Row, command_line, roofline, table, write_between
 
 from llama_rt import _native
 from llama_rt.loading import open_checkpoint
@@ -179,7 +179,7 @@ def main() -> None:
             model.unlink()
             print(table(rows[-1:], max(peaks.values())), flush=True)
     text = (
-        f"`python benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`: read bandwidth "
+        f"{command_line()}: read bandwidth "
         f"{max(row.read_bytes_s for row in rows) / 1e9:.1f} GB/s; "
         + ", ".join(f"{name} {peak / 1e9:.0f}" for name, peak in peaks.items())
         + f" billion multiply-adds per second; {args.threads} threads, medians of {args.rounds} "

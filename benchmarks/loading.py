@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from compare import make_model
-from report import write_between
+from report import command_line, write_between
 
 MARK = "loading"
 _SETTLE = 15.0  # seconds in which a host that takes free memory back has done so
@@ -94,8 +94,7 @@ def main() -> None:
             )
             model.unlink()
             print(lines[-1], flush=True)
-    command = f"`python benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`"
-    text = f"{command}:\n\n" + "\n".join(lines)
+    text = f"{command_line()}:\n\n" + "\n".join(lines)
     print(text)
     if args.write:
         write_between(args.write / "performance.md", MARK, text)

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from compare import make_model
-from report import write_between
+from report import command_line, write_between
 
 from llama_rt import Plan, plan
 
@@ -91,8 +91,7 @@ def main() -> None:
             lines.append(line(format, planned, run(model, context - 24)))
             model.unlink()
             print(lines[-1], flush=True)
-    command = f"`python benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`"
-    text = f"{command}:\n\n" + "\n".join(lines)
+    text = f"{command_line()}:\n\n" + "\n".join(lines)
     print(text)
     if args.write:
         write_between(args.write / "performance.md", MARK, text)

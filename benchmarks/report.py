@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +111,11 @@ def roofline(rows: list[Row], peaks: dict[str, float], prompt: int, path: Path) 
 
 def _engines(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(figure[1] for row in rows for figure in _figures(row)))
+
+
+def command_line() -> str:
+    """The command that is running, as Markdown code, for a reader to repeat."""
+    return f"`python benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`"
 
 
 def write_between(document: Path, mark: str, text: str) -> None:
