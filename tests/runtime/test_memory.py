@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import re
 from pathlib import Path
@@ -90,9 +91,10 @@ def test_packed_matrices_share_huge_pages():
     matrix = np.zeros(dim * dim // 32 * 18, np.uint8)
     parts = ["attention.wq", "attention.wk", "attention.wv", "attention.wo"]
     parts += ["feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
+    gc.collect()  # what earlier tests left behind would be counted against the matrices
     before = anonymous()
     for layer in range(2):
         for part in parts:
             model.add(f"layers.{layer}.{part}.weight", matrix.data, "q4_0", (dim, dim))
     packed = 2 * len(parts) * matrix.nbytes
-    assert packed <= anonymous() - before < 1.1 * packed
+    assert 0.95 * packed < anonymous() - before < 1.1 * packed
