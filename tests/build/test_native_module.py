@@ -1,4 +1,4 @@
-"""The built module: what it links, what it exports, what importing it costs."""
+"""The built module: what it links, what it exports, what importing it loads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ MODULE = Path(_native.__file__)
 ALLOWED = re.compile(
     r"^(libc|libm|libstdc\+\+|libgcc_s|libpthread|libdl|librt|ld-linux\S*)\.so\.\d+$"
 )
-IMPORT_SECONDS = 0.150
 
 
 def tool(name: str) -> str:
@@ -59,20 +58,6 @@ def test_stack_is_not_executable() -> None:
     headers = output(tool("readelf"), "-lW", str(MODULE))
     stack = next(line for line in headers.splitlines() if "GNU_STACK" in line)
     assert "E" not in stack.split()[-2]
-
-
-def import_seconds() -> float:
-    code = (
-        "import time, numpy; t = time.perf_counter(); import llama_rt; "
-        "print(time.perf_counter() - t)"
-    )
-    return float(output(sys.executable, "-W", "error", "-c", code))
-
-
-def test_import_is_quick() -> None:
-    """Beyond numpy's own import; the best of several, as other work shares the machine."""
-    best = min(import_seconds() for _ in range(7))
-    assert best < IMPORT_SECONDS
 
 
 @pytest.mark.parametrize(
