@@ -82,10 +82,17 @@ struct HalfScalesMins : HalfScales {
     *min = f_half(lines + kLine * kInUnit + 32 + 2 * kLanes * kPart);
   }
 };
-struct SixthScalesMins {
-  static constexpr int kHalves = 1;
-  static constexpr bool kPaired = false;
-  static constexpr bool kMins = true;
+// The scale of a super-block, and that of its mins.
+struct SuperScale {
+  struct Header {
+    F d;
+  };
+  template <int kPart>
+  static LLAMA_RT_INLINE Header header(const std::byte* line) {
+    return {f_load(reinterpret_cast<const float*>(line) + kLanes * kPart)};
+  }
+};
+struct SuperScaleMin {
   struct Header {
     F d, negative_dmin;
   };
@@ -94,23 +101,21 @@ struct SixthScalesMins {
     return {f_half(line + 2 * kLanes * kPart),
             f_mul(f_half(line + 32 + 2 * kLanes * kPart), f_set(-1.0f))};
   }
+};
+struct SixthScalesMins : SuperScaleMin {
+  static constexpr int kHalves = 1;
+  static constexpr bool kPaired = false;
+  static constexpr bool kMins = true;
   template <int kInUnit, int kHalf, int kPart>
   static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F* min) {
     *scale = f_mul(header.d, f_u8(line + 32 * kInUnit + kLanes * kPart));
     *min = f_mul(header.negative_dmin, f_u8(line + 32 * kInUnit + 16 + kLanes * kPart));
   }
 };
-struct SixteenScales {
+struct SixteenScales : SuperScale {
   static constexpr int kHalves = 2;
   static constexpr bool kPaired = false;
   static constexpr bool kMins = false;
-  struct Header {
-    F d;
-  };
-  template <int kPart>
-  static LLAMA_RT_INLINE Header header(const std::byte* line) {
-    return {f_load(reinterpret_cast<const float*>(line) + kLanes * kPart)};
-  }
   template <int kInUnit, int kHalf, int kPart>
   static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F*) {
     *scale = f_mul(header.d, f_i8(line + 32 * kInUnit + 16 * kHalf + kLanes * kPart));
@@ -118,35 +123,20 @@ struct SixteenScales {
 };
 // Whole-number scales of both halves of a group as 16-bit pairs, so that one multiply-add applies
 // them to both dot products: these are small enough (|dot| <= 16 * 127 * 4) for 16 bits.
-struct PairedScales {
+struct PairedScales : SuperScale {
   static constexpr int kHalves = 2;
   static constexpr bool kPaired = true;
   static constexpr bool kMins = false;
-  struct Header {
-    F d;
-  };
-  template <int kPart>
-  static LLAMA_RT_INLINE Header header(const std::byte* line) {
-    return {f_load(reinterpret_cast<const float*>(line) + kLanes * kPart)};
-  }
   template <int kInUnit, int kPart>
   static LLAMA_RT_INLINE void read(const std::byte* line, I* scales, I*) {
     const I bytes = i_load(line + 4 * kLanes * kPart);
     *scales = i_high_bytes(kInUnit == 0 ? i_move<8>(bytes) : bytes);
   }
 };
-struct PairedScalesMins {
+struct PairedScalesMins : SuperScaleMin {
   static constexpr int kHalves = 2;
   static constexpr bool kPaired = true;
   static constexpr bool kMins = true;
-  struct Header {
-    F d, negative_dmin;
-  };
-  template <int kPart>
-  static LLAMA_RT_INLINE Header header(const std::byte* line) {
-    return {f_half(line + 2 * kLanes * kPart),
-            f_mul(f_half(line + 32 + 2 * kLanes * kPart), f_set(-1.0f))};
-  }
   template <int kInUnit, int kPart>
   static LLAMA_RT_INLINE void read(const std::byte* line, I* scales, I* mins) {
     const I bytes = i_load(line + 4 * kLanes * kPart);
