@@ -35,13 +35,11 @@ inline void put_nibbles(std::byte* codes, int row, const uint32_t* q) {
     put_quad(codes, v, row, field(q[v], 0, 15) | field(q[v + 4], 0, 15) << 4);
   }
 }
-template <int kAt>  // bits kAt, kAt + 1
-inline void put_two_bits(std::byte* codes, int row, const uint32_t* q) {
-  for (int line = 0; line < 2; ++line) {
-    uint32_t bits = 0;
-    for (int v = 0; v < 4; ++v) bits |= field(q[4 * line + v], kAt, 3) << (2 * v);
-    put_quad(codes, line, row, bits);
-  }
+template <int kAt>  // bits kAt, kAt + 1 of half of them
+inline void put_two_bits(std::byte* codes, int line, int row, const uint32_t* q) {
+  uint32_t bits = 0;
+  for (int v = 0; v < 4; ++v) bits |= field(q[v], kAt, 3) << (2 * v);
+  put_quad(codes, line, row, bits);
 }
 template <int kAt>  // bit kAt
 inline void put_one_bits(std::byte* codes, int row, const uint32_t* q) {
@@ -54,13 +52,17 @@ template <int kBits>
 inline void put_codes(std::byte* codes, int row, const uint32_t* q) {
   if constexpr (kBits == 8) {
     for (int v = 0; v < 8; ++v) put_quad(codes, v, row, q[v]);
+  } else if constexpr (kBits == 6) {
+    put_two_bits<4>(codes, 0, row, q);
+    put_nibbles(codes + kLine, row, q);
+    put_two_bits<4>(codes, 5, row, q + 4);
   } else if constexpr (kBits >= 4) {
-    put_nibbles(codes, row, q);
-    if constexpr (kBits == 5) put_one_bits<4>(codes + 4 * kLine, row, q);
-    if constexpr (kBits == 6) put_two_bits<4>(codes + 4 * kLine, row, q);
+    if constexpr (kBits == 5) put_one_bits<4>(codes, row, q);
+    put_nibbles(codes + (kBits - 4) * kLine, row, q);
   } else {
-    put_two_bits<0>(codes, row, q);
-    if constexpr (kBits == 3) put_one_bits<2>(codes + 2 * kLine, row, q);
+    if constexpr (kBits == 3) put_one_bits<2>(codes, row, q);
+    put_two_bits<0>(codes, kBits - 2, row, q);
+    put_two_bits<0>(codes, kBits - 1, row, q + 4);
   }
 }
 

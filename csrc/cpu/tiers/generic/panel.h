@@ -10,6 +10,11 @@
 //   two-bit lines 0..1  bits 2v, 2v + 1: quad v + 4 * line
 //   one-bit line        bit v: quad v
 //   byte lines 0..7     quad v of line v, as q + 128
+// They lie in the order in which quads 0..7 meet them, which is what a processor's own prefetching
+// follows best:
+//   3 bits  one-bit line, two-bit lines
+//   5 bits  one-bit line, nibble lines
+//   6 bits  two-bit line 0, nibble lines, two-bit line 1
 // Scale lines, for 16 rows each:
 //   halves              f16 scale of group 0, of group 1                      (one line)
 //   halves with mins    f16 scale and f16 min of a group                      (one line per group)

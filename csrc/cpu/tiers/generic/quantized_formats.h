@@ -19,35 +19,35 @@ struct FiveBitCodes {
   static constexpr int kBits = 5;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    const I bits = i_load(group + 4 * kLine + 4 * kLanes * kPart);
-    return i_merge(NibbleCodes::quad<kQuad, kPart>(group), i_move<4 - kQuad>(bits), 16);
+    const I bits = i_load(group + 4 * kLanes * kPart);
+    return i_merge(NibbleCodes::quad<kQuad, kPart>(group + kLine), i_move<4 - kQuad>(bits), 16);
   }
 };
 template <int kQuad, int kPart, int kAt>  // two bits of a quad, moved to bit kAt of dirty bytes
-LLAMA_RT_INLINE I two_bits(const std::byte* lines) {
-  return i_move<kAt - 2 * (kQuad % 4)>(i_load(lines + kLine * (kQuad / 4) + 4 * kLanes * kPart));
+LLAMA_RT_INLINE I two_bits(const std::byte* line) {
+  return i_move<kAt - 2 * (kQuad % 4)>(i_load(line + 4 * kLanes * kPart));
 }
 struct SixBitCodes {
   static constexpr int kBits = 6;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_merge(NibbleCodes::quad<kQuad, kPart>(group),
-                   two_bits<kQuad, kPart, 4>(group + 4 * kLine), 48);
+    return i_merge(NibbleCodes::quad<kQuad, kPart>(group + kLine),
+                   two_bits<kQuad, kPart, 4>(group + 5 * kLine * (kQuad / 4)), 48);
   }
 };
 struct TwoBitCodes {
   static constexpr int kBits = 2;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_bytes_and(two_bits<kQuad, kPart, 0>(group), 3);
+    return i_bytes_and(two_bits<kQuad, kPart, 0>(group + kLine * (kQuad / 4)), 3);
   }
 };
 struct ThreeBitCodes {
   static constexpr int kBits = 3;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    const I bits = i_load(group + 2 * kLine + 4 * kLanes * kPart);
-    return i_merge(TwoBitCodes::quad<kQuad, kPart>(group), i_move<2 - kQuad>(bits), 4);
+    const I bits = i_load(group + 4 * kLanes * kPart);
+    return i_merge(TwoBitCodes::quad<kQuad, kPart>(group + kLine), i_move<2 - kQuad>(bits), 4);
   }
 };
 struct ByteCodes {

@@ -168,10 +168,6 @@ struct QuantizedTile {
   // tokens.
   static constexpr bool kNear = T <= 4 || Codes::kBits < 8;
 
-  // With one input and a light format a processor that follows a single stream by itself is faster
-  // left alone (PackedTask::prefetch); everywhere else weights are asked for ahead.
-  static constexpr bool kAlwaysAhead = T > 1 || Scales::kHalves == 2;
-
   static LLAMA_RT_INLINE void prefetch_unit(const std::byte* w) {
 #pragma GCC unroll 32
     for (int line = 0; line < Shape::kUnit; line += kLine) {
@@ -189,7 +185,8 @@ struct QuantizedTile {
       if constexpr (P == 2) header[1] = Scales::template header<kFirst + 1>(w);
       w += Shape::kHeader;
       for (int i = 0; i < Shape::kUnitsPerHeader; ++i) {
-        if (kAlwaysAhead || prefetch) prefetch_unit(w);
+        // With one input a processor that follows a stream by itself is faster left alone.
+        if (T > 1 || prefetch) prefetch_unit(w);
         group<0>(w, w + Shape::kScales, x);
         x.first += sizeof(Q8Record);
         group<1>(w, w + Shape::kScales + Shape::kCodes, x);
