@@ -30,8 +30,9 @@ struct ProductPlan {
   int column_tiles = 1;
   int first_tile[kMaxJobs + 1] = {};  // row tiles of the jobs before
   int granule = 1;                    // steps that stay together
-  int64_t granules = 0;
   int blocks = 0;
+  int share = 0;   // granules of a block
+  int longer = 0;  // blocks, the first, that have one more
   float* partials = nullptr;  // [blocks, 2, values of a tile]
   // Inputs of gemm: core matrices of 8 rows and 8 columns, see inputs.cu.
   const std::byte* inputs = nullptr;
@@ -141,11 +142,13 @@ __device__ __forceinline__ void round_pair(float low, float high, uint32_t (&par
 // ---- Device: the work of a block ---------------------------------------------------------------
 
 __device__ __forceinline__ int range_begin(const ProductPlan& plan, int block) {
-  return static_cast<int>(plan.granules * block / plan.blocks) * plan.granule;
+  return (block * plan.share + min(block, plan.longer)) * plan.granule;
 }
 // The block whose range has this step.
-__device__ __forceinline__ int owner_of(const ProductPlan& plan, int64_t step) {
-  return static_cast<int>(((step / plan.granule + 1) * plan.blocks - 1) / plan.granules);
+__device__ __forceinline__ int owner_of(const ProductPlan& plan, int step) {
+  const int granule = step / plan.granule, in_longer = plan.longer * (plan.share + 1);
+  return granule < in_longer ? granule / (plan.share + 1)
+                             : plan.longer + (granule - in_longer) / plan.share;
 }
 
 struct HalfTile {
@@ -216,7 +219,8 @@ template <int kValues, class Sync>
 __device__ __forceinline__ bool gather_parts(const ProductTask& task, const ProductPlan& plan,
                                              int tile, int thread, int threads,
                                              float (&values)[kValues], int* flag, Sync sync) {
-  const int64_t begin = static_cast<int64_t>(tile) * plan.steps;
+  if (plan.granule > 1) return true;  // tiles were not cut
+  const int begin = tile * plan.steps;
   const int first = owner_of(plan, begin), last = owner_of(plan, begin + plan.steps - 1);
   if (first == last) return true;
   const auto part_of = [&](int block) {

@@ -82,8 +82,10 @@ ProductPlan plan_product(const ProductTask& task, int unit_k, int unit_bytes,
   const bool cut = shape.may_cut && plan.steps > 1 && plan.tiles <= kProductCounters &&
                    idle * cost > gather_bytes();
   plan.granule = cut ? 1 : plan.steps;
-  plan.granules = cut ? int64_t{plan.tiles} * plan.steps : plan.tiles;
-  plan.blocks = static_cast<int>(std::min(slots, plan.granules));
+  const int granules = cut ? plan.tiles * plan.steps : plan.tiles;
+  plan.blocks = static_cast<int>(std::min<int64_t>(slots, granules));
+  plan.share = granules / plan.blocks;
+  plan.longer = granules % plan.blocks;
   return plan;
 }
 
