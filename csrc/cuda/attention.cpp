@@ -70,6 +70,15 @@ void CudaBackend::do_attention(View q, const KvView& kv, const AttentionSpec& sp
   kernels_.attention(task, stream_);
 }
 
+// Whether the products of q, k and v leave nothing for store_kv to do: they go to the kernel of few
+// inputs, all three.
+bool CudaBackend::append_in_products(std::span<const Linear> jobs, const CacheTask& cache) const {
+  return can_append(cache) && std::ranges::all_of(jobs, [&](const Linear& job) {
+           const ProductFormat& format = kernels_.product[static_cast<size_t>(job.weight->dtype)];
+           return job.weight->packed && (reproducible_ || cache.n <= format.matvec_inputs);
+         });
+}
+
 void CudaBackend::qkv(View x, const AttentionWeights& w, float eps, const Rotation& rotation,
                       const KvView& kv, View scratch, View q, View k, View v) {
   if (profiling()) return Backend::qkv(x, w, eps, rotation, kv, scratch, q, k, v);
@@ -78,16 +87,19 @@ void CudaBackend::qkv(View x, const AttentionWeights& w, float eps, const Rotati
   };
   const Linear jobs[] = {
       {&w.q, w.q_bias, flat(q)}, {&w.k, w.k_bias, flat(k)}, {&w.v, w.v_bias, flat(v)}};
+  const StoreKvTask append{.cache = cache_of(kv, k.shape[0]),
+                           .k = k.f32(),
+                           .v = v.f32(),
+                           .q = q.f32(),
+                           .heads = q.shape[1],
+                           .cos = rotation.cos.f32(),
+                           .sin = rotation.sin.f32(),
+                           .style = rotation.style};
+  if (append_in_products(jobs, append.cache)) {
+    return multiply_groups(x, jobs, w.norm, eps, &append);
+  }
   multiply_groups(x, jobs, w.norm, eps);
-  kernels_.store_kv({.cache = cache_of(kv, k.shape[0]),
-                     .k = k.f32(),
-                     .v = v.f32(),
-                     .q = q.f32(),
-                     .heads = q.shape[1],
-                     .cos = rotation.cos.f32(),
-                     .sin = rotation.sin.f32(),
-                     .style = rotation.style},
-                    stream_);
+  kernels_.store_kv(append, stream_);
 }
 
 }  // namespace llama_rt::cuda

@@ -79,7 +79,9 @@ class CudaBackend final : public Backend {
   };
 
   void multiply(const ProductTask& task);
-  void multiply_groups(View x, std::span<const Linear> jobs, const float* gain, float eps);
+  void multiply_groups(View x, std::span<const Linear> jobs, const float* gain, float eps,
+                       const StoreKvTask* append = nullptr);
+  bool append_in_products(std::span<const Linear> jobs, const CacheTask& cache) const;
   bool packs(DType dtype, int64_t rows, int64_t cols, Role role, Repack repack) const;
   std::byte* scratch(int64_t bytes);
 

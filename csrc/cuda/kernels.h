@@ -18,6 +18,41 @@ namespace llama_rt::cuda {
 
 enum class Tier : uint8_t { kSm80, kSm90a };
 
+// ---- Cache --------------------------------------------------------------------------------------
+
+// One layer of the paged cache and the batch's place in it. A head's share of a page (keys and
+// values of kPageTokens positions) is kv_head_bytes long; heads follow one another.
+struct CacheTask {
+  std::byte* base = nullptr;  // page p of this layer starts at base + p * page_bytes
+  int64_t page_bytes = 0;
+  KvType type = KvType::kF16;
+  int64_t kv_heads = 0;
+  int64_t e = 0;
+  int64_t n = 0;                        // rows of the batch
+  int64_t segments = 0;                 // sequences of the batch
+  const int32_t* positions = nullptr;   // [n] of each row in its sequence
+  const int32_t* segment_of = nullptr;  // [n] sequence of each row
+  const int32_t* first_row = nullptr;   // [segments + 1]
+  const int32_t* pages = nullptr;       // [segments, page_stride]
+  int64_t page_stride = 0;
+};
+inline constexpr int64_t kPageTokens = 64;
+// Bytes of one KV head's keys and values in one page; a multiple of 128.
+int64_t kv_head_bytes(KvType type, int64_t e);
+
+// Appends rows to the cache. With `cos` the keys are rotated on their way, and the queries in
+// place: rope and store_kv in one pass.
+struct StoreKvTask {
+  CacheTask cache;
+  const float* k = nullptr;  // [n, g, e]
+  const float* v = nullptr;
+  float* q = nullptr;          // [n, h, e] or null
+  int64_t heads = 0;           // h
+  const float* cos = nullptr;  // [n, e/2] or null
+  const float* sin = nullptr;
+  RopeStyle style = RopeStyle::kInterleaved;
+};
+
 // ---- Products ----------------------------------------------------------------------------------
 
 // A weight [rows, cols]. `stored`: rows of blocks (core/blocks.h), row_bytes apart, or null.
@@ -44,17 +79,21 @@ struct PackTask {
 };
 inline constexpr int64_t kPackRows = 128;
 
+enum class Heads : uint8_t { kQueries, kKeys, kValues };
+
 struct ProductJob {
   Matrix weight;
-  const float* bias = nullptr;  // [rows] or null
-  float* out = nullptr;         // [n, rows]
-  int64_t out_stride = 0;       // floats
+  const float* bias = nullptr;    // [rows] or null
+  float* out = nullptr;           // [n, rows]; of keys and values that are appended: unused
+  int64_t out_stride = 0;         // floats
+  Heads heads = Heads::kQueries;  // kAppend only
 };
 
 enum class Epilogue : uint8_t {
   kStore,   // out = x wT + bias
   kAdd,     // out += x wT + bias
   kSwiglu,  // two jobs, gate and up: job[0].out = silu(gate) * up; job[1].out may be scratch
+  kAppend,  // jobs among q, k and v: what store_kv does with them; packed, in `matvec` alone
 };
 inline constexpr int kMaxJobs = 3;
 
@@ -76,11 +115,14 @@ struct ProductTask {
   int jobs = 0;
   ProductJob job[kMaxJobs];
   Epilogue epilogue = Epilogue::kStore;
+  StoreKvTask append;            // kAppend only; without its k, v and q, which are the jobs'
   std::byte* scratch = nullptr;  // ProductFormat::scratch_bytes, 256-byte aligned
   uint32_t* counters = nullptr;  // [kProductCounters] zeros; every task leaves them zero
   bool reproducible = false;     // a row's bits must not depend on n
 };
 inline constexpr int kProductCounters = 4096;
+// Whether products can append to this cache: a head is whole tiles, and a value needs no others.
+bool can_append(const CacheTask& cache);
 
 // How a tier multiplies one dtype. Every function does the whole task, in as many kernels as it
 // needs. `packed_bytes` null: the stored form is used.
@@ -154,39 +196,6 @@ struct CombineTask {
 };
 
 // ---- Attention ---------------------------------------------------------------------------------
-
-// One layer of the paged cache and the batch's place in it. A head's share of a page (keys and
-// values of kPageTokens positions) is kv_head_bytes long; heads follow one another.
-struct CacheTask {
-  std::byte* base = nullptr;  // page p of this layer starts at base + p * page_bytes
-  int64_t page_bytes = 0;
-  KvType type = KvType::kF16;
-  int64_t kv_heads = 0;
-  int64_t e = 0;
-  int64_t n = 0;                        // rows of the batch
-  int64_t segments = 0;                 // sequences of the batch
-  const int32_t* positions = nullptr;   // [n] of each row in its sequence
-  const int32_t* segment_of = nullptr;  // [n] sequence of each row
-  const int32_t* first_row = nullptr;   // [segments + 1]
-  const int32_t* pages = nullptr;       // [segments, page_stride]
-  int64_t page_stride = 0;
-};
-inline constexpr int64_t kPageTokens = 64;
-// Bytes of one KV head's keys and values in one page; a multiple of 128.
-int64_t kv_head_bytes(KvType type, int64_t e);
-
-// Appends rows to the cache. With `cos` the keys are rotated on their way, and the queries in
-// place: rope and store_kv in one pass.
-struct StoreKvTask {
-  CacheTask cache;
-  const float* k = nullptr;  // [n, g, e]
-  const float* v = nullptr;
-  float* q = nullptr;          // [n, h, e] or null
-  int64_t heads = 0;           // h
-  const float* cos = nullptr;  // [n, e/2] or null
-  const float* sin = nullptr;
-  RopeStyle style = RopeStyle::kInterleaved;
-};
 
 // Row i sees the positions (p - window, p] of its sequence, p = positions[i]; window 0: all before
 // it; length not 0: exactly [0, length) instead.

@@ -29,9 +29,9 @@ ProductTask task_of(View x, const float* gain, float eps) {
   return task;
 }
 
-void add_job(ProductTask& task, const Linear& job) {
+void add_job(ProductTask& task, const Linear& job, Heads heads = Heads::kQueries) {
   task.job[task.jobs++] = {matrix_of(*job.weight), job.bias, job.out.f32(),
-                           job.out.row_stride / static_cast<int64_t>(sizeof(float))};
+                           job.out.row_stride / static_cast<int64_t>(sizeof(float)), heads};
 }
 
 // Whether two products of one input can be one launch.
@@ -121,15 +121,20 @@ void CudaBackend::multiply(const ProductTask& given) {
   (task.n <= format.matvec_inputs ? format.matvec : format.gemm)(task, stream_);
 }
 
-// All jobs, as many in one launch as share a dtype, a form and what happens to the result.
+// All jobs, as many in one launch as share a dtype, a form and what happens to the result. With
+// `append` they are q, k and v.
 void CudaBackend::multiply_groups(View x, std::span<const Linear> jobs, const float* gain,
-                                  float eps) {
+                                  float eps, const StoreKvTask* append) {
   for (size_t first = 0; first < jobs.size();) {
     ProductTask task = task_of(x, gain, eps);
-    task.epilogue = jobs[first].accumulate ? Epilogue::kAdd : Epilogue::kStore;
+    task.epilogue = append                   ? Epilogue::kAppend
+                    : jobs[first].accumulate ? Epilogue::kAdd
+                                             : Epilogue::kStore;
+    if (append) task.append = *append;
     size_t next = first;
     while (next < jobs.size() && task.jobs < kMaxJobs && alike(jobs[first], jobs[next])) {
-      add_job(task, jobs[next++]);
+      add_job(task, jobs[next], append ? static_cast<Heads>(next) : Heads::kQueries);
+      ++next;
     }
     multiply(task);
     first = next;

@@ -1,9 +1,10 @@
 // Products called from test_products.py: packs a stored matrix on the emulated device and
-// multiplies by one of the kernels.
+// multiplies by one of the kernels. Products of q, k and v may go on into a cache.
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/product.cuh"
 #include "execution.h"
 
@@ -53,6 +54,20 @@ std::string fault;
 }  // namespace
 }  // namespace llama_rt::cuda
 
+// A cache that q, k and v are appended to, by the products or by a launch of its own.
+struct Append {
+  int type, halves, apart;
+  int64_t kv_heads, e, page_bytes, page_count, page_stride;
+  const int32_t* positions;   // [n]
+  const int32_t* segment_of;  // [n]
+  const int32_t* first_row;   // [segments + 1]
+  const int32_t* pages;       // [segments, page_stride]
+  int64_t segments;
+  const float* cos;  // [n, e/2]
+  const float* sin;
+  uint8_t* cache;  // [page_count, kv_heads, head], as it is left
+};
+
 // How one product is asked for; arrays are numpy's.
 struct Request {
   int kernel;  // 0 stored, 1 matvec, 2 gemm (mma), 3 gemm (wgmma)
@@ -68,6 +83,7 @@ struct Request {
   const uint8_t* weight[3];
   const float* bias[3];  // or null
   float* out[3];         // [n, rows]
+  const Append* append;  // or null
 };
 
 extern "C" const char* multiply(const Request* r) {
@@ -115,13 +131,50 @@ extern "C" const char* multiply(const Request* r) {
       }
     }
     check(cudaDeviceSynchronize(), "packing");
+    StoreKvTask append;
+    int64_t cache_bytes = 0;
+    if (const Append* a = r->append) {
+      cache_bytes = a->page_count * a->page_bytes;
+      const auto ints = [&](const int32_t* from, int64_t count) {
+        return reinterpret_cast<const int32_t*>(hold(from, count * 4));
+      };
+      append.cache = {hold(a->cache, cache_bytes),
+                      a->page_bytes,
+                      static_cast<KvType>(a->type),
+                      a->kv_heads,
+                      a->e,
+                      r->n,
+                      a->segments,
+                      ints(a->positions, r->n),
+                      ints(a->segment_of, r->n),
+                      ints(a->first_row, a->segments + 1),
+                      ints(a->pages, a->segments * a->page_stride),
+                      a->page_stride};
+      append.cos = reinterpret_cast<float*>(hold(a->cos, r->n * (a->e / 2) * 4));
+      append.sin = reinterpret_cast<float*>(hold(a->sin, r->n * (a->e / 2) * 4));
+      append.style = a->halves ? RopeStyle::kHalves : RopeStyle::kInterleaved;
+      append.q = task.job[0].out, append.k = task.job[1].out, append.v = task.job[2].out;
+      append.heads = r->rows[0] / a->e;
+      if (!a->apart) {
+        if (!can_append(append.cache)) throw emulation::Fault("not a cache for products");
+        task.epilogue = Epilogue::kAppend;
+        task.append = append;
+        for (int j = 0; j < 3; ++j) task.job[j].heads = static_cast<Heads>(j);
+      }
+    }
     if (r->kernel == 0) {
       kernels.stored[static_cast<size_t>(r->dtype)](task, nullptr);
     } else {
       task.scratch = hold(nullptr, format.scratch_bytes(task));
       (r->kernel == 1 ? format.matvec : format.gemm)(task, nullptr);
     }
+    if (r->append && r->append->apart) store_kv(append, nullptr);
     check(cudaDeviceSynchronize(), "multiplying");
+    if (r->append) {
+      check(cudaMemcpy(r->append->cache, append.cache.base, static_cast<size_t>(cache_bytes),
+                       cudaMemcpyDeviceToHost),
+            "cudaMemcpy");
+    }
     for (int j = 0; j < r->jobs; ++j) {
       check(cudaMemcpy(r->out[j], task.job[j].out, static_cast<size_t>(r->n * r->rows[j]) * 4,
                        cudaMemcpyDeviceToHost),

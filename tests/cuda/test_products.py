@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emulated_products import DTYPES, multiply
+from emulated_products import DTYPES, Cache, multiply
 from reference import bounds
 from reference.blocks import FORMATS, decode, random_bytes
 
@@ -137,3 +137,47 @@ def test_inputs_of_any_size(dtype):
         (got,) = multiply(kernel, dtype, x, stored)
         error = np.abs(got - x.astype(np.float64) @ values[0].T)
         assert (error <= allowed(kernel, dtype, x, values[0])).all()
+
+
+def appended(dtype, kv_dtype, e, spans, *, halves, k=256, n_heads=(4, 2)):
+    """The queries and the cache: appended by the products, and by a launch of its own."""
+    heads, kv_heads = n_heads
+    n = sum(count for _, count in spans)
+    x, stored, _ = case(dtype, n, k, [heads * e, kv_heads * e, kv_heads * e])
+    rng = np.random.default_rng(7)
+    bias = [rng.standard_normal(len(w)).astype(np.float32) for w in stored]
+    for apart in (False, True):
+        cache = Cache(kv_dtype, e, kv_heads, spans, halves=halves, apart=apart)
+        q, *_ = multiply("matvec", dtype, x, stored, bias=bias, cache=cache)
+        yield q, cache.data
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "q4_0", "q4_k"])
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("kv_dtype", ["f32", "f16", "bf16"])
+def test_products_append_to_the_cache(dtype, kv_dtype, halves):
+    """The same bits as a launch of its own leaves, also where it leaves all as it was."""
+    for e, spans in ((32, [(70, 1)]), (64, [(0, 3), (63, 2), (9, 1)]), (128, [(60, 8)])):
+        results = zip(*appended(dtype, kv_dtype, e, spans, halves=halves), strict=True)
+        for together, apart in results:
+            np.testing.assert_array_equal(together, apart)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_blocks_that_share_a_tile_append_to_the_cache(halves):
+    """Where pairs are half a head apart, other rows share a tile, and sums are cut elsewhere."""
+    spans = [(5, 1), (64, 2)]
+    options = {"halves": halves, "k": 19 * 256, "n_heads": (1, 1)}
+    (q, cache), (q_apart, cache_apart) = appended("q8_0", "f32", 64, spans, **options)
+    scale = np.abs(q_apart).max()
+    np.testing.assert_allclose(q, q_apart, rtol=0, atol=1e-5 * scale)
+    values, expected = cache.view(np.float32), cache_apart.view(np.float32)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5 * scale)
+
+
+def test_inputs_that_share_the_memory_of_a_block_in_turns_append_to_the_cache():
+    """More inputs than fit at once, as with `reproducible`."""
+    spans = [(50, 20), (3, 1)]
+    results = zip(*appended("bf16", "f16", 64, spans, halves=True), strict=True)
+    for together, apart in results:
+        np.testing.assert_array_equal(together, apart)

@@ -17,6 +17,9 @@ IDS = [1, 17, 300, 45, 45, 8, 501, 77, 123, 9]
 BOUNDS = {"f32": 2e-3, "f16": 2e-3, "bf16": 1.5e-2, "q8_0": 2.5e-2}
 
 
+KV_DTYPES = ["f32", "f16", "bf16", "q8_0"]
+
+
 def ids(*values):
     return np.array(values, np.int32)
 
@@ -83,6 +86,29 @@ def test_variations(backend, change):
     runner = runner_of(model_on(backend, config, weights), kv_dtype="f32")
     got = runner.forward([runner.create()], [ids(*IDS)], outputs="all")
     assert relative_error(got, forward(config, weights, IDS)) <= BOUNDS["f32"]
+
+
+@pytest.mark.parametrize("style", ["interleaved", "halves"])
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+def test_heads_that_products_append_to_the_cache(backend, fast, style, kv_dtype):
+    """Heads of whole tiles: one token at a time, as a batch, and by primitives (profiling)."""
+    config = replace(CONFIG, head_dim=32, rope_style=style, attention_bias=True)
+    weights = random_weights(config, seed=6)
+    stored, values = stored_as("f16", weights)
+    few = IDS[:6]
+    expected = forward(config, values, few)
+    for one in (backend, fast):
+        runner = runner_of(model_on(one, config, weights, stored=stored), kv_dtype=kv_dtype)
+        single = runner.create()
+        got = [runner.forward([single], [ids(i)])[0] for i in few]
+        assert relative_error(np.stack(got), expected) <= BOUNDS[kv_dtype]
+        whole = runner.forward([runner.create()], [ids(*few)], outputs="all")
+        runner.profile(True)
+        plain = runner.forward([runner.create()], [ids(*few)], outputs="all")
+        runner.profile(False)
+        assert relative_error(whole, plain) <= 1e-2
+        if one is backend:
+            np.testing.assert_array_equal(np.stack(got), whole)
 
 
 def test_chunks_and_single_tokens_give_the_same_logits(model):

@@ -8,7 +8,7 @@ namespace llama_rt::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kCore = kRun;
+constexpr int kCore = kInputRun;
 
 // Where the prepared inputs of a product go.
 struct Prepared {
@@ -38,9 +38,9 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = blockIdx.x;
   const bool exists = i < task.n;
   const float* x = task.x + i * task.x_stride;
-  const int64_t first = int64_t{threadIdx.x} * kRun;
-  constexpr int64_t kStride = int64_t{kThreads} * kRun;
-  float v[kRun] = {};
+  const int64_t first = int64_t{threadIdx.x} * kInputRun;
+  constexpr int64_t kStride = int64_t{kThreads} * kInputRun;
+  float v[kInputRun] = {};
   float factor = 1.0f, scale = 1.0f;
   if (exists && task.gain) {
     float squares = 0.0f;
@@ -61,9 +61,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   for (int64_t k = first; k < to.padded_k; k += kStride) {
     if (exists) load_input(task, x, k, factor, v);
-    uint32_t words[kParts][kRun / 2];
+    uint32_t words[kParts][kInputRun / 2];
 #pragma unroll
-    for (int p = 0; p < kRun / 2; ++p) {
+    for (int p = 0; p < kInputRun / 2; ++p) {
       uint32_t parts[kParts];
       round_pair<kParts>(v[2 * p] * scale, v[2 * p + 1] * scale, parts);
 #pragma unroll

@@ -1,6 +1,7 @@
 // Products with up to 8 inputs, at the memory's speed. A block of 16 warps has a tile of two panels
 // of 16 rows; 8 warps share a panel's units, each loading its own weights straight into registers a
 // few units ahead, across tiles. Inputs lie in shared memory in the order of the fragments.
+#include "cuda/kernels/append.cuh"
 #include "cuda/kernels/product.cuh"
 
 namespace llama_rt::cuda {
@@ -21,6 +22,7 @@ struct Shared {
   float reduce[kWarps][kColumns];
   float factor[kColumns];  // that normalises each input
   float scale[kColumns];   // that brings it into the range of halves
+  Place place[kColumns];   // in the cache, for kAppend
   int flag;
 };
 // Inputs that are summed for formats with mins.
@@ -50,7 +52,8 @@ __host__ __device__ constexpr int64_t shared_bytes(int64_t padded_k, int64_t n) 
 template <class Run, class Fold>
 __device__ void reduce_inputs(Shared& shared, const ProductTask& task, Run run, Fold fold) {
   float total[kColumns] = {};
-  for (int64_t k = int64_t{threadIdx.x} * kRun; k < task.k; k += int64_t{kThreads} * kRun) {
+  for (int64_t k = int64_t{threadIdx.x} * kInputRun; k < task.k;
+       k += int64_t{kThreads} * kInputRun) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       if (c < task.n) total[c] = fold(total[c], run(c, k));
@@ -80,7 +83,7 @@ __device__ void find_factors(const ProductTask& task, Shared& shared) {
   __syncthreads();
   if (task.gain) {
     const auto run = [&](int c, int64_t k) {
-      float v[kRun];
+      float v[kInputRun];
       load_run(task.x + c * task.x_stride, k, task.k, v);
       return sum_of_squares(v);
     };
@@ -93,7 +96,7 @@ __device__ void find_factors(const ProductTask& task, Shared& shared) {
   }
   if constexpr (kInputParts<kType> == 2) {
     const auto run = [&](int c, int64_t k) {
-      float v[kRun];
+      float v[kInputRun];
       load_input(task, task.x + c * task.x_stride, k, shared.factor[c], v);
       return largest_of(v);
     };
@@ -114,16 +117,16 @@ __device__ void stage_inputs(const ProductTask& task, int padded_k, Shared& shar
   find_factors<kType>(task, shared);
   const int64_t column = column_bytes(padded_k);
   const int n = static_cast<int>(task.n);
-  for (int start = 0; start < padded_k; start += kThreads * kRun) {
-    const int k = start + static_cast<int>(threadIdx.x) * kRun;
-    std::byte* chunk = inputs + k / kChunkK * kChunkBytes + k % kChunkK / kRun * 4;
+  for (int start = 0; start < padded_k; start += kThreads * kInputRun) {
+    const int k = start + static_cast<int>(threadIdx.x) * kInputRun;
+    std::byte* chunk = inputs + k / kChunkK * kChunkBytes + k % kChunkK / kInputRun * 4;
 #pragma unroll 2
     for (int c = 0; c < n; ++c) {
-      float v[kRun];
+      float v[kInputRun];
       load_input(task, task.x + c * task.x_stride, k, shared.factor[c], v);
       float sum = 0.0f;
 #pragma unroll
-      for (int t = 0; t < kRun / 2; ++t) {
+      for (int t = 0; t < kInputRun / 2; ++t) {
         uint32_t parts[kParts];
         round_pair<kParts>(v[2 * t] * shared.scale[c], v[2 * t + 1] * shared.scale[c], parts);
         sum += __uint_as_float(parts[0] << 16) + __uint_as_float(parts[0] & 0xffff0000u);
@@ -136,7 +139,7 @@ __device__ void stage_inputs(const ProductTask& task, int padded_k, Shared& shar
       if constexpr (Packed<kType>::kHasMin) {  // neighbours have the columns of a group
         constexpr int kGroup = kSumGroup<kType>;
 #pragma unroll
-        for (int step = 1; step < kGroup / kRun; step *= 2) {
+        for (int step = 1; step < kGroup / kInputRun; step *= 2) {
           sum += __shfl_xor_sync(kAllLanes, sum, step);
         }
         if (k % kGroup == 0 && k < padded_k) sums[k / kGroup * kColumns + c] = sum;
@@ -216,6 +219,76 @@ struct Multiplier {
   }
 };
 
+// Rotates a thread's two results of q or k. Their partners are each other where pairs are half a
+// head apart, else the neighbouring rows, which a lane with another bit 4 has.
+__device__ __forceinline__ void rotate_results(const StoreKvTask& append, const float* cos,
+                                               const float* sin, const int (&feature)[2],
+                                               float (&value)[2]) {
+  if (append.style == RopeStyle::kHalves) {
+    const float2 pair = turned(value[0], value[1], cos[feature[0]], sin[feature[0]]);
+    value[0] = pair.x, value[1] = pair.y;
+    return;
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float partner = __shfl_xor_sync(kAllLanes, value[h], 16);
+    const bool second = feature[h] % 2 == 1;
+    const int i = feature[h] / 2;
+    const float2 pair =
+        turned(second ? partner : value[h], second ? value[h] : partner, cos[i], sin[i]);
+    value[h] = second ? pair.y : pair.x;
+  }
+}
+
+// Two features of a key or a value of KV head g.
+template <KvType kType>
+__device__ __forceinline__ void put_features(const Place& place, int width, int g, bool is_value,
+                                             const int (&feature)[2], const float (&value)[2]) {
+  std::byte* keys = place.page + g * head_share<kType>(width);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    std::byte* to =
+        is_value ? keys + values_at<kType>(width) + value_at<kType>(width, place.p, feature[h])
+                 : keys + key_at<kType>(width, place.p, feature[h]);
+    put<kType>(to, value[h]);
+  }
+}
+
+// What store_kv does, with rows `row` and plan.apart panels on of q, k or v; by whole warps.
+__device__ __forceinline__ void append_results(const ProductTask& task, const ProductPlan& plan,
+                                               const ProductJob& job, int row, int column,
+                                               const Place& place, float (&value)[2]) {
+  const StoreKvTask& append = task.append;
+  const int e = static_cast<int>(append.cache.e);
+  const int rows[2] = {row, row + plan.apart * kPanelRows};
+  const int head = row / e;  // of both
+  const int feature[2] = {rows[0] - head * e, rows[1] - head * e};
+#pragma unroll
+  for (int h = 0; h < 2; ++h) value[h] = with_bias(job, rows[h], value[h]);
+  const bool exists = column < task.n;
+  if (job.heads != Heads::kValues) {
+    const int64_t angles = exists ? int64_t{column} * (e / 2) : 0;
+    rotate_results(append, append.cos + angles, append.sin + angles, feature, value);
+  }
+  if (!exists) return;
+  if (job.heads == Heads::kQueries) {
+    float* out = job.out + column * job.out_stride;
+    out[rows[0]] = value[0], out[rows[1]] = value[1];
+    return;
+  }
+  const bool is_value = job.heads == Heads::kValues;
+  switch (append.cache.type) {
+    case KvType::kF32:
+      return put_features<KvType::kF32>(place, e, head, is_value, feature, value);
+    case KvType::kF16:
+      return put_features<KvType::kF16>(place, e, head, is_value, feature, value);
+    case KvType::kBF16:
+      return put_features<KvType::kBF16>(place, e, head, is_value, feature, value);
+    case KvType::kQ8:
+      return;  // not in products, see can_append
+  }
+}
+
 // Adds the warps' sums of a tile and writes its results; value r of a half is element r % 4 of lane
 // r / 4's fragment.
 template <DType kType>
@@ -231,18 +304,21 @@ __device__ void finish_tile(const ProductTask& task, const ProductPlan& plan, in
   const int row = r / 16 + r % 4 / 2 * 8, column = r / 4 % 4 * 2 + r % 2;
   const bool mine =
       gather_parts(task, plan, tile, r, kValues, value, &shared.flag, [] { __syncthreads(); });
-  if (!mine || r >= kValues || column >= task.n) return;
+  if (!mine || r >= kValues) return;
   if constexpr (kInputParts<kType> == 2) {
     value[0] /= shared.scale[column];
     value[1] /= shared.scale[column];
   }
   const HalfTile first = half_tile<1>(task, plan, tile, 0);
   const int64_t at = static_cast<int64_t>(first.panel) * kPanelRows + row;
-  if (task.epilogue == Epilogue::kSwiglu) {
+  const ProductJob& job = task.job[first.job];
+  if (task.epilogue == Epilogue::kAppend) {
+    append_results(task, plan, job, static_cast<int>(at), column, shared.place[column], value);
+  } else if (task.epilogue == Epilogue::kSwiglu) {
     store_gated(task, at, column, value[0], value[1]);
   } else {
-    store_result(task, task.job[first.job], at, column, value[0]);
-    store_result(task, task.job[first.job], at + kPanelRows, column, value[1]);
+    store_result(task, job, at, column, value[0]);
+    store_result(task, job, at + kPanelRows, column, value[1]);
   }
 }
 
@@ -294,6 +370,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   let_next_start();
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) fetch(units[i]);
+  // Looked up while the first weights are on their way.
+  if (task.epilogue == Epilogue::kAppend && threadIdx.x < task.n) {
+    shared.place[threadIdx.x] = place_of(task.append.cache, static_cast<int>(threadIdx.x));
+  }
 
   const int64_t column = column_bytes(padded_k);
   const Multiplier<kType> multiplier{
@@ -325,6 +405,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
+// The task of `n` of the inputs.
+ProductTask part_of(const ProductTask& task, int64_t first, int64_t n) {
+  ProductTask part = task;
+  part.x += first * task.x_stride;
+  part.n = n;
+  for (int j = 0; j < part.jobs; ++j) part.job[j].out += first * part.job[j].out_stride;
+  if (task.epilogue != Epilogue::kAppend) return part;
+  StoreKvTask& append = part.append;
+  append.cache.positions += first;
+  append.cache.segment_of += first;
+  append.cos += first * (append.cache.e / 2);
+  append.sin += first * (append.cache.e / 2);
+  return part;
+}
+
 }  // namespace
 
 // As many inputs at a time as fit in shared memory; how many changes no bit.
@@ -341,10 +436,7 @@ void matvec(const ProductTask& task, cudaStream_t stream) {
   int64_t most = free / (kInputParts<kType> * column_bytes(padded_k));
   most = most < 1 ? 1 : most > kColumns ? kColumns : most;
   for (int64_t first = 0; first < task.n; first += most) {
-    some = task;
-    some.x += first * task.x_stride;
-    some.n = task.n - first < most ? task.n - first : most;
-    for (int j = 0; j < some.jobs; ++j) some.job[j].out += first * some.job[j].out_stride;
+    some = part_of(task, first, task.n - first < most ? task.n - first : most);
     Launch how;
     how.stream = stream;
     how.grid = dim3(static_cast<unsigned>(plan.blocks));

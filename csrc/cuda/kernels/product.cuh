@@ -12,8 +12,8 @@
 
 namespace llama_rt::cuda {
 
-// Shape of a kernel's tile. Its rows are two halves: consecutive, or (kSwiglu) the same rows of the
-// gate and of the up matrix.
+// Shape of a kernel's tile. Its rows are two halves: consecutive, (kSwiglu) the same rows of the
+// gate and of the up matrix, or (kAppend) rows that are rotated together, half a head apart.
 struct TileShape {
   int half_panels = 1;
   int columns = 8;
@@ -29,10 +29,11 @@ struct ProductPlan {
   int tiles = 0;  // column tiles of a row tile first
   int column_tiles = 1;
   int first_tile[kMaxJobs + 1] = {};  // row tiles of the jobs before
+  int apart = 1;                      // half tiles between the halves of a tile
   int granule = 1;                    // steps that stay together
   int blocks = 0;
-  int share = 0;   // granules of a block
-  int longer = 0;  // blocks, the first, that have one more
+  int share = 0;              // granules of a block
+  int longer = 0;             // blocks, the first, that have one more
   float* partials = nullptr;  // [blocks, 2, values of a tile]
   // Inputs of gemm: core matrices of 8 rows and 8 columns, see inputs.cu.
   const std::byte* inputs = nullptr;
@@ -92,10 +93,10 @@ __device__ __forceinline__ float half_range_scale(float largest) {
 
 // Columns k to k + 7 of a row (or of the gains) of `columns`, all on their way at once; zeros past
 // the end.
-inline constexpr int kRun = 8;
+inline constexpr int kInputRun = 8;
 __device__ __forceinline__ void load_run(const float* row, int64_t k, int64_t columns,
-                                         float (&v)[kRun]) {
-  if (k + kRun <= columns && reinterpret_cast<uintptr_t>(row + k) % 16 == 0) {
+                                         float (&v)[kInputRun]) {
+  if (k + kInputRun <= columns && reinterpret_cast<uintptr_t>(row + k) % 16 == 0) {
     const float4 a = *reinterpret_cast<const float4*>(row + k);
     const float4 b = *reinterpret_cast<const float4*>(row + k + 4);
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
@@ -103,28 +104,28 @@ __device__ __forceinline__ void load_run(const float* row, int64_t k, int64_t co
     return;
   }
 #pragma unroll
-  for (int i = 0; i < kRun; ++i) v[i] = k + i < columns ? row[k + i] : 0.0f;
+  for (int i = 0; i < kInputRun; ++i) v[i] = k + i < columns ? row[k + i] : 0.0f;
 }
 // The same of an input, normalised: times `factor` and the gains, if any.
 __device__ __forceinline__ void load_input(const ProductTask& task, const float* row, int64_t k,
-                                           float factor, float (&v)[kRun]) {
+                                           float factor, float (&v)[kInputRun]) {
   load_run(row, k, task.k, v);
   if (!task.gain) return;
-  float gain[kRun];
+  float gain[kInputRun];
   load_run(task.gain, k, task.k, gain);
 #pragma unroll
-  for (int i = 0; i < kRun; ++i) v[i] = v[i] * factor * gain[i];
+  for (int i = 0; i < kInputRun; ++i) v[i] = v[i] * factor * gain[i];
 }
-__device__ __forceinline__ float sum_of_squares(const float (&v)[kRun]) {
+__device__ __forceinline__ float sum_of_squares(const float (&v)[kInputRun]) {
   float sum = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kRun; ++i) sum += v[i] * v[i];
+  for (int i = 0; i < kInputRun; ++i) sum += v[i] * v[i];
   return sum;
 }
-__device__ __forceinline__ float largest_of(const float (&v)[kRun]) {
+__device__ __forceinline__ float largest_of(const float (&v)[kInputRun]) {
   float largest = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kRun; ++i) largest = fmaxf(largest, fabsf(v[i]));
+  for (int i = 0; i < kInputRun; ++i) largest = fmaxf(largest, fabsf(v[i]));
   return largest;
 }
 
@@ -162,7 +163,8 @@ __device__ __forceinline__ HalfTile half_tile(const ProductTask& task, const Pro
   if (task.epilogue == Epilogue::kSwiglu) return {half, row_tile * kHalfPanels};
   int job = 0;
   while (row_tile >= plan.first_tile[job + 1]) ++job;
-  return {job, ((row_tile - plan.first_tile[job]) * 2 + half) * kHalfPanels};
+  const int t = row_tile - plan.first_tile[job];
+  return {job, ((t / plan.apart * 2 + half) * plan.apart + t % plan.apart) * kHalfPanels};
 }
 
 // The part of a range that lies in one tile.

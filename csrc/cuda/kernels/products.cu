@@ -2,6 +2,7 @@
 // which number of inputs.
 #include <algorithm>
 
+#include "cuda/kernels/kv.cuh"
 #include "cuda/kernels/product.cuh"
 
 namespace llama_rt::cuda {
@@ -53,6 +54,11 @@ void gemm(const ProductTask& task, cudaStream_t stream) {
 
 }  // namespace
 
+bool can_append(const CacheTask& cache) {
+  return cache.type != KvType::kQ8 && cache.e % (2 * kPanelRows) == 0 &&
+         kv_width(cache.type, cache.e) == cache.e;
+}
+
 DeviceLimits device_limits() {
   return {attribute(cudaDevAttrMultiProcessorCount),
           attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
@@ -66,6 +72,9 @@ ProductPlan plan_product(const ProductTask& task, int unit_k, int unit_bytes,
   plan.steps = static_cast<int>(divide_up(plan.units, shape.units_per_step));
   plan.column_tiles = static_cast<int>(divide_up(task.n, shape.columns));
   const bool gated = task.epilogue == Epilogue::kSwiglu;
+  if (task.epilogue == Epilogue::kAppend && task.append.style == RopeStyle::kHalves) {
+    plan.apart = static_cast<int>(task.append.cache.e / 2 / kPanelRows);
+  }
   const int64_t tile_rows = int64_t{shape.half_panels} * kPanelRows * (gated ? 1 : 2);
   for (int j = 0; j < (gated ? 1 : task.jobs); ++j) {
     plan.first_tile[j + 1] =

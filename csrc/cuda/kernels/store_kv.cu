@@ -1,12 +1,9 @@
 // Appends keys and values to the cache, rotating keys and queries on the way if asked.
 // One warp for one head of one row.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/warp.cuh"
+#include "cuda/kernels/append.cuh"
 #include "cuda/kernels/attention.cuh"
-#include "cuda/kernels/kv.cuh"
 #include "cuda/launch.h"
 
 namespace llama_rt::cuda {
@@ -23,8 +20,8 @@ __device__ float rotated(const float* x, const float* cos, const float* sin, Rop
   const int i = halves ? f % half : f / 2;
   const bool second = halves ? f >= half : f % 2 == 1;
   const int first = halves ? i : 2 * i;
-  const float a = x[first], b = x[first + (halves ? half : 1)];
-  return second ? a * sin[i] + b * cos[i] : a * cos[i] - b * sin[i];
+  const float2 pair = turned(x[first], x[first + (halves ? half : 1)], cos[i], sin[i]);
+  return second ? pair.y : pair.x;
 }
 
 __device__ void rotate_in_place(float* x, const float* cos, const float* sin, RopeStyle style,
@@ -33,18 +30,8 @@ __device__ void rotate_in_place(float* x, const float* cos, const float* sin, Ro
   for (int i = lane_index(); i < e / 2; i += kWarp) {
     float& first = x[halves ? i : 2 * i];
     float& second = x[halves ? i + e / 2 : 2 * i + 1];
-    const float a = first, b = second;
-    first = a * cos[i] - b * sin[i];
-    second = a * sin[i] + b * cos[i];
-  }
-}
-
-template <KvType kType>
-__device__ void put(std::byte* to, float x) {
-  if constexpr (kType == KvType::kF32) *reinterpret_cast<float*>(to) = x;
-  if constexpr (kType == KvType::kF16) *reinterpret_cast<__half*>(to) = __float2half_rn(x);
-  if constexpr (kType == KvType::kBF16) {
-    *reinterpret_cast<__nv_bfloat16*>(to) = __float2bfloat16_rn(x);
+    const float2 pair = turned(first, second, cos[i], sin[i]);
+    first = pair.x, second = pair.y;
   }
 }
 
@@ -80,17 +67,16 @@ template <KvType kType>
 __device__ void store_head(const StoreKvTask& t, int row, int g) {
   const CacheTask& c = t.cache;
   const int e = static_cast<int>(c.e), width = kv_width(kType, e), lane = lane_index();
-  const int position = c.positions[row], segment = c.segment_of[row];
-  const int32_t page = c.pages[segment * c.page_stride + position / kPageTokens];
-  const int p = position % static_cast<int>(kPageTokens);
-  std::byte* keys = c.base + page * c.page_bytes + g * head_share<kType>(width);
+  const Place place = place_of(c, row);
+  const int p = place.p;
+  std::byte* keys = place.page + g * head_share<kType>(width);
   std::byte* values = keys + values_at<kType>(width);
   const int64_t from = (row * c.kv_heads + g) * c.e;
   const float* cos = t.cos ? t.cos + int64_t{row} * (e / 2) : nullptr;
   const float* sin = t.cos ? t.sin + int64_t{row} * (e / 2) : nullptr;
   bool together = false;
   if constexpr (kType == KvType::kF16 || kType == KvType::kBF16) {
-    const int first = row - p % kTogether;
+    const int first = row - p % kTogether, segment = c.segment_of[row];
     together = first >= c.first_row[segment] && first + kTogether <= c.first_row[segment + 1];
     if (together && row == first) {
       store_together<kType>(t.v + from, c.kv_heads * c.e, e, width, p, values);
