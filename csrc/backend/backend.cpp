@@ -50,6 +50,10 @@ void require_cache(const View& x, const KvView& kv, const char* op) {
   });
 }
 
+[[noreturn]] void leave_to_host(const char* op, const Backend& backend) {
+  throw Error(std::string(op) + ": " + backend.name() + " leaves drawing to the host");
+}
+
 }  // namespace
 
 // Adds the time of its scope to one op's total while profiling.
@@ -181,9 +185,12 @@ void Backend::gather_rows(View x, View rows, View out) {
   if (rows.shape[0] > 0) do_gather_rows(x, rows, out);
 }
 
-void Backend::sample(View, const SampleSpec*, int32_t*) {
-  throw Error("sample: " + name() + " leaves drawing to the host");
+void Backend::sample(View, const SampleSpec*, int32_t*) { leave_to_host("sample", *this); }
+std::unique_ptr<Landing> Backend::make_landing(size_t) { leave_to_host("make_landing", *this); }
+void Backend::start_download(Landing&, const std::byte*, size_t) {
+  leave_to_host("start_download", *this);
 }
+void Backend::finish_download(Landing&, void*, size_t) { leave_to_host("finish_download", *this); }
 
 void Backend::scale_columns(View x, const float* factors, View out) {
   const Timer timer(*this, kAdapt);

@@ -46,6 +46,11 @@ struct Rotation {
   RopeStyle style = RopeStyle::kInterleaved;
 };
 
+// Host memory that a backend copies to while it goes on; opaque outside the room that made it.
+struct Landing {
+  virtual ~Landing() = default;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -92,9 +97,14 @@ class Backend {
   void gather_rows(View x, View rows, View out);  // out[i] = x[rows[i]]; rows i32 [r]
 
   // Draws a token from each row of logits [r, v]; specs and tokens [r] in the backend's memory. A
-  // token is -1 where none can be drawn. Only where `samples`.
+  // token is -1 where none can be drawn; embedding it gives any row. Only where `samples`.
   virtual bool samples() const { return false; }
   virtual void sample(View logits, const SampleSpec* specs, int32_t* tokens);
+  // A download in two parts, so that ops can be queued between them: the first returns at once, the
+  // second waits for the ops before the first. A landing holds one at a time. Where `samples`.
+  virtual std::unique_ptr<Landing> make_landing(size_t bytes);
+  virtual void start_download(Landing& landing, const std::byte* from, size_t bytes);
+  virtual void finish_download(Landing& landing, void* to, size_t bytes);
 
   // Primitives of adapters.
   void scale_columns(View x, const float* factors, View out);          // [n, k] * [k]

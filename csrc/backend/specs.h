@@ -126,6 +126,7 @@ struct StepKey {
   int64_t outputs = 0;
   int64_t page_stride = 0;
   int64_t products = 0;  // what happens to the last states
+  bool drawn = false;    // whether the tokens are those that the step before drew, where they are
 
   bool operator==(const StepKey&) const = default;
 };

@@ -1,6 +1,7 @@
 #include "cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/error.h"
 #include "cuda/launch.h"
@@ -56,6 +57,26 @@ void CudaBackend::download(void* to, const std::byte* from, size_t bytes) {
   transfer_->down(to, from, bytes);
 }
 
+std::unique_ptr<Landing> CudaBackend::make_landing(size_t bytes) {
+  check(cudaSetDevice(index_), "choosing the device");
+  return std::make_unique<PinnedLanding>(bytes);
+}
+
+void CudaBackend::start_download(Landing& landing, const std::byte* from, size_t bytes) {
+  const Turn turn(*this);
+  auto& pinned = static_cast<PinnedLanding&>(landing);
+  check(cudaMemcpyAsync(pinned.data, from, bytes, cudaMemcpyDeviceToHost, stream_),
+        "copying from the device");
+  check(cudaEventRecord(pinned.landed, stream_), "recording an event");
+}
+
+// Others may queue their work meanwhile.
+void CudaBackend::finish_download(Landing& landing, void* to, size_t bytes) {
+  auto& pinned = static_cast<PinnedLanding&>(landing);
+  check(cudaEventSynchronize(pinned.landed), "waiting for the device");
+  std::memcpy(to, pinned.data, bytes);
+}
+
 void CudaBackend::settle() noexcept { (void)cudaStreamSynchronize(stream_); }
 
 KvLayout CudaBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
@@ -80,6 +101,7 @@ void CudaBackend::step(const StepKey& key, FunctionRef<void()> body) {
 std::byte* CudaBackend::scratch(int64_t bytes) {
   const auto needed = static_cast<size_t>(bytes);
   if (needed > 0 && (!scratch_ || scratch_->bytes() < needed)) {
+    check(cudaStreamSynchronize(stream_), "finishing what uses the scratch memory");
     recorded_.clear();
     scratch_.reset();
     scratch_ = device_storage(needed + needed / 4, name_);

@@ -46,6 +46,9 @@ class CudaBackend final : public Backend {
   void step(const StepKey& key, FunctionRef<void()> body) override;
   bool samples() const override { return true; }
   void sample(View logits, const SampleSpec* specs, int32_t* tokens) override;
+  std::unique_ptr<Landing> make_landing(size_t bytes) override;
+  void start_download(Landing& landing, const std::byte* from, size_t bytes) override;
+  void finish_download(Landing& landing, void* to, size_t bytes) override;
 
   void qkv(View x, const AttentionWeights& weights, float eps, const Rotation& rotation,
            const KvView& kv, View scratch, View q, View k, View v) override;

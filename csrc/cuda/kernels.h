@@ -138,7 +138,7 @@ struct ProductFormat {
 
 // ---- Element-wise ------------------------------------------------------------------------------
 
-struct EmbedTask {  // out[i] = decoded row tokens[i]
+struct EmbedTask {  // out[i] = decoded row tokens[i], of a token below 0 any
   const std::byte* table = nullptr;
   DType dtype = DType::kF32;
   int64_t row_bytes = 0;

@@ -59,6 +59,19 @@ std::shared_ptr<Storage> device_storage(size_t bytes, const std::string& device)
                                    [data] { (void)cudaFree(data); });
 }
 
+PinnedLanding::PinnedLanding(size_t bytes) {
+  check(cudaMallocHost(&data, bytes), "allocating pinned memory");
+  check(cudaEventCreateWithFlags(&landed, cudaEventDisableTiming), "creating an event");
+}
+
+PinnedLanding::~PinnedLanding() {
+  if (landed) {
+    (void)cudaEventSynchronize(landed);
+    (void)cudaEventDestroy(landed);
+  }
+  if (data) (void)cudaFreeHost(data);
+}
+
 Transfer::Transfer(cudaStream_t stream) : stream_(stream) {
   for (Piece& p : pieces_) {
     check(cudaEventCreateWithFlags(&p.sent, cudaEventDisableTiming), "creating an event");

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "backend/backend.h"
 #include "core/tensor.h"
 
 namespace llama_rt::cuda {
@@ -16,6 +17,17 @@ namespace llama_rt::cuda {
 // Device memory, 256-byte aligned, freed with the storage. Throws CapacityError, naming `device`
 // and what is free, when it does not fit.
 std::shared_ptr<Storage> device_storage(size_t bytes, const std::string& device);
+
+// Pinned memory of one user, and when what was copied to it last is there.
+struct PinnedLanding final : Landing {
+  explicit PinnedLanding(size_t bytes);
+  ~PinnedLanding() override;
+  PinnedLanding(const PinnedLanding&) = delete;
+  PinnedLanding& operator=(const PinnedLanding&) = delete;
+
+  void* data = nullptr;
+  cudaEvent_t landed = nullptr;
+};
 
 // Copies from and to the host in the order of one stream.
 class Transfer {

@@ -144,7 +144,7 @@ View Runner::grown(std::shared_ptr<Storage>& storage, Shape shape) {
 }
 
 // Writes the batch where ops read it. `segments_` and `outputs_` are what it was made from.
-Runner::Pass Runner::stage(std::span<const Feed> feeds, Last last,
+Runner::Pass Runner::stage(std::span<const Feed> feeds, From from, Last last,
                            std::optional<AdaptedBlocks>& adapted) {
   const ModelConfig& c = model_->config();
   segments_.clear(), positions_.clear();
@@ -182,7 +182,8 @@ Runner::Pass Runner::stage(std::span<const Feed> feeds, Last last,
     return View{reinterpret_cast<std::byte*>(data), DType::kF32, Shape(count), 0};
   };
   Pass pass;
-  pass.batch.tokens = indices(tokens.device, n);
+  pass.batch.tokens =
+      indices(from == From::kDraw ? reinterpret_cast<int32_t*>(tokens_->data()) : tokens.device, n);
   pass.batch.rotation = {f32_view(cos.device, Shape(n, half)), f32_view(sin.device, Shape(n, half)),
                          c.rope.style};
   pass.batch.segments = segments_;
@@ -199,7 +200,7 @@ Runner::Pass Runner::stage(std::span<const Feed> feeds, Last last,
 }
 
 // Equal for steps that make the same calls: one token of each of as many sequences.
-StepKey Runner::key_of(const Pass& pass, Last last) const {
+StepKey Runner::key_of(const Pass& pass, From from, Last last) const {
   const int64_t rows = pass.batch.tokens.shape[0];
   const auto segments = static_cast<int64_t>(segments_.size());
   if (pass.batch.adapted || rows != segments || rows > kReplayedRows) return {};
@@ -208,12 +209,13 @@ StepKey Runner::key_of(const Pass& pass, Last last) const {
           segments,
           pass.states.shape[0],
           pass.batch.table.page_stride,
-          static_cast<int64_t>(last)};
+          static_cast<int64_t>(last),
+          from == From::kDraw};
 }
 
 // One forward pass over all feeds; leaves the wanted rows in states_ and logits_, and what was
 // drawn from them in tokens_.
-void Runner::run(std::span<const Feed> feeds, Last last, const Interrupt& interrupt) {
+void Runner::run(std::span<const Feed> feeds, From from, Last last, const Interrupt& interrupt) {
   growths_.clear();
   for (const Feed& f : feeds) {
     growths_.push_back({f.sequence, static_cast<int64_t>(f.tokens.size())});
@@ -222,10 +224,10 @@ void Runner::run(std::span<const Feed> feeds, Last last, const Interrupt& interr
   Backend& backend = model_->backend();
   try {
     std::optional<AdaptedBlocks> adapted;
-    const Pass pass = stage(feeds, last, adapted);
+    const Pass pass = stage(feeds, from, last, adapted);
     staging_.send();
     interrupt.check();
-    backend.step(key_of(pass, last), [&] {
+    backend.step(key_of(pass, from, last), [&] {
       model_->forward(pass.batch, workspace_, cache_.layout(), cache_.base(), interrupt,
                       pass.states);
       if (last == Last::kStates || outputs_.empty()) return;
@@ -254,7 +256,7 @@ std::vector<float> Runner::forward(std::span<const Feed> feeds, Rows rows, bool 
     for (int32_t i = first; i < count; ++i) outputs_.push_back(row + i);
     row += count;
   }
-  run(feeds, states ? Last::kStates : Last::kLogits, interrupt);
+  run(feeds, From::kFeeds, states ? Last::kStates : Last::kLogits, interrupt);
   const ModelConfig& c = model_->config();
   const size_t width = static_cast<size_t>(states ? c.dim : c.vocab_size);
   const Storage& results = states ? *states_ : *logits_;
@@ -272,17 +274,29 @@ std::vector<float> Runner::fetch(const Storage& storage, size_t count) {
   return values;
 }
 
-// Where to draw: on the backend if it can and no sampler needs the host. Sets specs_.
-Runner::Last Runner::plan_draw(std::span<Sampler* const> samplers) {
+// Where to draw: on the backend if it can and no sampler needs the host. Sets specs_, to those of
+// the next draws or of those `ahead` draws later.
+Runner::Last Runner::plan_draw(std::span<Sampler* const> samplers, uint64_t ahead) {
   specs_.clear();
   if (!model_->backend().samples()) return Last::kLogits;
   for (const Sampler* sampler : samplers) {
     if (!sampler) continue;
-    const std::optional<SampleSpec> spec = sampler->spec();
+    const std::optional<SampleSpec> spec = sampler->spec(ahead);
     if (!spec) return Last::kLogits;
     specs_.push_back(*spec);
   }
   return Last::kTokens;
+}
+
+// Sends what the backend drew on its way to `draw`; passes queued after it need not be waited for.
+void Runner::bring(Last last) {
+  if (last != Last::kTokens || outputs_.empty()) return;
+  Backend& backend = model_->backend();
+  if (!landing_) {
+    landing_ =
+        backend.make_landing(static_cast<size_t>(options_.max_batch_tokens) * sizeof(int32_t));
+  }
+  backend.start_download(*landing_, tokens_->data(), outputs_.size() * sizeof(int32_t));
 }
 
 // Draws for each sampler from its own row of logits_, or takes what was drawn there. One that
@@ -295,7 +309,7 @@ void Runner::draw(Last last, std::span<Sampler* const> samplers, std::span<Sampl
   std::span<const float> logits;
   if (last == Last::kTokens) {
     drawn_.resize(rows);
-    backend.download(drawn_.data(), tokens_->data(), rows * sizeof(int32_t));
+    backend.finish_download(*landing_, drawn_.data(), rows * sizeof(int32_t));
   } else if (backend.host_memory()) {
     logits = {reinterpret_cast<const float*>(logits_->data()), rows * vocab};
   } else {
@@ -339,49 +353,83 @@ std::vector<Sampled> Runner::step(std::span<const Feed> feeds, std::span<Sampler
     if (samplers[i]) outputs_.push_back(row - 1);
   }
   const Last last = plan_draw(samplers);
-  run(feeds, last, interrupt);
+  run(feeds, From::kFeeds, last, interrupt);
+  bring(last);
   std::vector<Sampled> sampled(feeds.size());
   draw(last, samplers, sampled);
   return sampled;
 }
 
+// Forgets the pass queued last. The backend may still compute it: into slots that are written
+// again, by passes queued later, before they are read.
+void Runner::take_back() {
+  for (const KvCache::Growth& g : growths_) {
+    cache_.truncate(g.sequence, cache_.length(g.sequence) - g.tokens);
+  }
+}
+
+// Each sequence is given one token, and has a sampler.
+void Runner::check_decode(std::span<const Feed> feeds, std::span<Sampler* const> samplers) const {
+  if (samplers.size() != feeds.size()) {
+    throw ShapeError("there are " + std::to_string(feeds.size()) + " sequences but " +
+                     std::to_string(samplers.size()) + " samplers");
+  }
+  for (size_t i = 0; i < feeds.size(); ++i) {
+    if (!samplers[i]) throw ConfigError("decode needs a sampler for every sequence");
+    if (feeds[i].tokens.size() != 1) throw ShapeError("decode feeds one token to each sequence");
+  }
+  check(feeds);
+}
+
 std::vector<Sampled> Runner::decode(std::span<const Feed> given, std::span<Sampler* const> samplers,
                                     int64_t steps, double max_seconds, const Interrupt& interrupt) {
   const std::scoped_lock turn(turn_);
-  if (samplers.size() != given.size()) {
-    throw ShapeError("there are " + std::to_string(given.size()) + " sequences but " +
-                     std::to_string(samplers.size()) + " samplers");
-  }
+  check_decode(given, samplers);
   std::vector<Feed> feeds(given.begin(), given.end());
   std::vector<int32_t> next(feeds.size());
   outputs_.clear();
   for (size_t i = 0; i < feeds.size(); ++i) {
-    if (!samplers[i]) throw ConfigError("decode needs a sampler for every sequence");
-    if (feeds[i].tokens.size() != 1) throw ShapeError("decode feeds one token to each sequence");
     next[i] = feeds[i].tokens[0];
     feeds[i].tokens = std::span(&next[i], 1);
     outputs_.push_back(static_cast<int32_t>(i));
   }
-  check(feeds);
-  std::vector<Sampled> sampled(feeds.size());
-  const auto start = Clock::now();
-  for (int64_t step = 0; step < steps && !feeds.empty(); ++step) {
-    Last last = Last::kLogits;
+  Last last = Last::kLogits;
+  const auto queue = [&](From from, int64_t step) {
     try {
-      last = plan_draw(samplers);
-      run(feeds, last, interrupt);
+      last = plan_draw(samplers, from == From::kDraw ? 1 : 0);
+      run(feeds, from, last, interrupt);
+      return true;
     } catch (const CancelledError&) {
-      break;
+      return false;
     } catch (const CapacityError&) {
       if (step == 0) throw;  // what was drawn is returned; the caller meets the limit next time
-      break;
+      return false;
     }
+  };
+  std::vector<Sampled> sampled(feeds.size());
+  const auto start = Clock::now();
+  double spent = 0;
+  bool queued = steps > 0 && !feeds.empty() && queue(From::kFeeds, 0);
+  for (int64_t step = 0; queued; ++step) {
+    bring(last);
+    // What was drawn beside the logits need not be known here to go on, if there is time for one
+    // step after this by the pace so far.
+    const bool more = step + 1 < steps;
+    const double pace = step > 0 ? spent / static_cast<double>(step) : max_seconds;
+    const bool ahead = more && last == Last::kTokens && spent + pace < max_seconds;
+    queued = ahead && queue(From::kDraw, step + 1);
     draw(last, samplers, sampled);
     const bool stopped = std::ranges::any_of(
         sampled, [](const Sampled& s) { return s.stopped || !s.failure.empty(); });
-    const std::chrono::duration<double> spent = Clock::now() - start;
-    if (stopped || spent.count() >= max_seconds) break;
+    spent = std::chrono::duration<double>(Clock::now() - start).count();
+    if (stopped) {
+      if (queued) take_back();
+      break;
+    }
+    if (ahead) continue;
+    if (!more || spent >= max_seconds) break;
     for (size_t i = 0; i < next.size(); ++i) next[i] = sampled[i].tokens.back();
+    queued = queue(From::kFeeds, step + 1);
   }
   return sampled;
 }

@@ -69,7 +69,8 @@ class Runner {
                             const Interrupt& interrupt);
   // Feeds each sequence its token, draws the next, and goes on for at most `steps` rounds or
   // `max_seconds`; ends after the round in which any sequence stopped. An interrupt ends it without
-  // error: what was drawn before is returned.
+  // error: what was drawn before is returned. Where the backend draws, a round is queued before the
+  // tokens of the one before are known to the host, and taken back if they end the text.
   std::vector<Sampled> decode(std::span<const Feed> feeds, std::span<Sampler* const> samplers,
                               int64_t steps, double max_seconds, const Interrupt& interrupt);
 
@@ -88,12 +89,19 @@ class Runner {
     const SampleSpec* specs = nullptr;
   };
 
-  void run(std::span<const Feed> feeds, Last last, const Interrupt& interrupt);
-  Pass stage(std::span<const Feed> feeds, Last last, std::optional<AdaptedBlocks>& adapted);
-  StepKey key_of(const Pass& pass, Last last) const;
+  // Where a pass takes its tokens from.
+  enum class From : uint8_t { kFeeds, kDraw };  // kDraw: where the pass before left them
+
+  void run(std::span<const Feed> feeds, From from, Last last, const Interrupt& interrupt);
+  void take_back();
+  Pass stage(std::span<const Feed> feeds, From from, Last last,
+             std::optional<AdaptedBlocks>& adapted);
+  StepKey key_of(const Pass& pass, From from, Last last) const;
   View grown(std::shared_ptr<Storage>& storage, Shape shape);
-  Last plan_draw(std::span<Sampler* const> samplers);
+  Last plan_draw(std::span<Sampler* const> samplers, uint64_t ahead = 0);
+  void bring(Last last);
   void check(std::span<const Feed> feeds) const;
+  void check_decode(std::span<const Feed> feeds, std::span<Sampler* const> samplers) const;
   bool stage_adapters(std::span<const Feed> feeds);
   void draw(Last last, std::span<Sampler* const> samplers, std::span<Sampled> sampled);
   std::vector<float> fetch(const Storage& storage, size_t count);
@@ -107,8 +115,9 @@ class Runner {
   // Staging and results, reused from step to step.
   Staging staging_;
   std::shared_ptr<Storage> states_, logits_, tokens_;
-  uint64_t owner_;      // of recorded steps
-  uint64_t moves_ = 0;  // of the results, each making recorded steps useless
+  std::unique_ptr<Landing> landing_;  // of tokens; made when some are first drawn by the backend
+  uint64_t owner_;                    // of recorded steps
+  uint64_t moves_ = 0;                // of the results, each making recorded steps useless
   std::vector<int32_t> positions_, outputs_, drawn_;
   std::vector<float> fetched_;
   std::vector<SampleSpec> specs_;

@@ -217,11 +217,11 @@ bool Sampler::stops(int32_t token) const {
   return std::ranges::find(options_.stop_ids, token) != options_.stop_ids.end();
 }
 
-std::optional<SampleSpec> Sampler::spec() const {
+std::optional<SampleSpec> Sampler::spec(uint64_t ahead) const {
   const SamplerOptions& o = options_;
   const bool plain = o.logit_bias.empty() && seen_.empty() && counts_.empty();
   if (!plain || o.typical_p < 1 || o.logprobs >= 0) return std::nullopt;
-  return SampleSpec{o.temperature, o.top_k, o.top_p, o.min_p, o.seed, draws_};
+  return SampleSpec{o.temperature, o.top_k, o.top_p, o.min_p, o.seed, draws_ + ahead};
 }
 
 Drawn Sampler::accept(int32_t token) {

@@ -72,9 +72,10 @@ class Sampler {
   // not draw from one sampler at the same time.
   Drawn draw(std::span<const float> logits);
 
-  // The next draw as a backend does it, if nothing in it is left to the host (a penalty, a bias,
-  // typical-p, log-probabilities); then `accept` takes the token that the backend drew.
-  std::optional<SampleSpec> spec() const;
+  // The next draw as a backend does it, or the one `ahead` draws later, if nothing in it is left to
+  // the host (a penalty, a bias, typical-p, log-probabilities); `accept` takes the tokens that the
+  // backend drew, in their order.
+  std::optional<SampleSpec> spec(uint64_t ahead = 0) const;
   Drawn accept(int32_t token);
 
   int vocab() const { return vocab_; }

@@ -53,3 +53,34 @@ def test_reasons(settings, words):
     assert done.returncode == 0, done.stderr
     for word in words:
         assert word in done.stdout
+
+
+AHEAD = """
+import ctypes
+from llama_rt import _native
+from native_models import model_on
+from reference.model import Config, random_weights
+
+config = Config()
+model = model_on(_native.open_backend("cuda"), config, random_weights(config, seed=2))
+backlog = ctypes.CDLL(_native.__file__).emulated_backlog
+
+def decode(**options):
+    runner = _native.Runner(model, n_ctx=64)
+    sampler = _native.Sampler(config.vocab_size, temperature=0.0, **options)
+    [drawn] = runner.decode([runner.create()], [7], [sampler], steps=8)
+    return drawn.tokens, backlog()
+
+tokens, left = decode()
+end = next(i for i in range(2, 7) if tokens[i] not in tokens[:i])
+for options in ({}, {"logprobs": 0}):
+    stopped, behind = decode(stop_ids=[tokens[end]], **options)
+    print(left, stopped == tokens[: end + 1], behind > 0)
+"""
+
+
+def test_the_step_after_is_queued_before_a_token_is_read():
+    """A stop leaves it behind, unless the host had to draw."""
+    done = run("-c", AHEAD)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["0 True True", "0 True False"]

@@ -1,11 +1,13 @@
 """Whole models on a CUDA device: logits against float64, sequences, batches, recorded steps."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from llama_rt import _native
+from llama_rt.errors import CapacityError
 from native_models import cpu, model_on
 from reference.blocks import decode, encode
 from reference.model import Config, Rope, forward, random_weights, relative_error
@@ -156,6 +158,110 @@ def test_drawn_tokens_depend_on_the_seed_alone(model):
     assert greedy(runner, prompts, 6, **options | {"seed": 12}) != together
 
 
+def one_by_one(runner, prompt, steps, **options):
+    """What `greedy` gives, with every token known to the host before it is fed."""
+    sequence, tokens, feed = runner.create(), [], prompt
+    sampler = _native.Sampler(CONFIG.vocab_size, **{"temperature": 0.0} | options)
+    for _ in range(steps):
+        [drawn] = runner.step([sequence], [ids(*feed)], [sampler])
+        feed = drawn.tokens
+        tokens += feed
+    runner.release(sequence)
+    return tokens
+
+
+DRAWS = {"temperature": 1.0, "top_p": 0.95, "seed": 4}
+
+
+@pytest.mark.parametrize("options", [{}, DRAWS], ids=["greedy", "drawn"])
+def test_steps_queued_ahead_give_the_same_tokens(model, options):
+    prompts = [[1, 2, 3], list(range(1, 60)), [9]]
+    runner = runner_of(model)
+    expected = [one_by_one(runner, p, 12, **options) for p in prompts]
+    assert greedy(runner, prompts, 12, **options) == expected
+
+
+def test_a_stop_takes_back_the_step_ahead(model):
+    """Nothing of it is left: the lengths, and what the same samplers draw when they go on."""
+    prompts = [[1, 2, 3], [9]]
+    runner = runner_of(model)
+    expected = [one_by_one(runner, p, 14, **DRAWS) for p in prompts]
+    first = next(i for i in range(5, 12) if expected[0][i] not in expected[0][:i] + expected[1])
+    sequences = [runner.create() for _ in prompts]
+    options = DRAWS | {"stop_ids": [expected[0][first]]}
+    samplers = [_native.Sampler(CONFIG.vocab_size, **options) for _ in prompts]
+    tokens = [s.tokens for s in runner.step(sequences, [ids(*p) for p in prompts], samplers)]
+    for steps in (100, 13 - first):
+        results = runner.decode(sequences, [t[-1] for t in tokens], samplers, steps=steps)
+        tokens = [t + s.tokens for t, s in zip(tokens, results, strict=True)]
+        assert [runner.length(s) for s in sequences] == [
+            len(p) + len(t) - 1 for p, t in zip(prompts, tokens, strict=True)
+        ]
+        if steps == 100:
+            assert [s.stopped for s in results] == [True, False]
+            assert [len(t) for t in tokens] == [first + 1] * 2
+    assert tokens == expected
+
+
+def test_a_step_ahead_that_does_not_fit_is_left_out(model):
+    runner = _native.Runner(model, n_ctx=16, kv_dtype="f16")
+    expected = one_by_one(runner_of(model), [1, 2, 3], 14)
+    sequence = runner.create()
+    sampler = _native.Sampler(CONFIG.vocab_size, temperature=0.0)
+    [drawn] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
+    [rest] = runner.decode([sequence], drawn.tokens, [sampler], steps=100)
+    assert drawn.tokens + rest.tokens == expected
+    assert runner.length(sequence) == 16
+    with pytest.raises(CapacityError, match="the context is 16 tokens"):
+        runner.decode([sequence], rest.tokens[-1:], [sampler], steps=1)
+
+
+def test_a_failed_draw_takes_back_the_step_ahead(backend):
+    """The step ahead is fed the token that could not be drawn."""
+    stored, _ = stored_as("f16")
+    clean = runner_of(model_on(backend, CONFIG, WEIGHTS, stored=stored))
+    tokens = one_by_one(clean, [1, 2, 3], 8)
+    bad = next(i for i in range(3, 8) if tokens[i] not in [1, 2, 3, *tokens[:i]])
+    table = WEIGHTS["tok_embeddings.weight"].copy()
+    table[tokens[bad]] = np.nan
+    stored["tok_embeddings.weight"] = ("f16", encode(table, "f16"))
+    runner = runner_of(model_on(backend, CONFIG, WEIGHTS, stored=stored))
+    sequence = runner.create()
+    sampler = _native.Sampler(CONFIG.vocab_size, temperature=0.0)
+    [drawn] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
+    [rest] = runner.decode([sequence], drawn.tokens, [sampler], steps=20)
+    assert drawn.tokens + rest.tokens == tokens[: bad + 1]
+    assert "no token can be drawn" in rest.failure
+    assert runner.length(sequence) == 3 + bad + 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_a_loop_that_is_cancelled_or_out_of_time(model, seconds):
+    """Ends soon, with a cache that holds what was fed and nothing of a step ahead."""
+    expected = one_by_one(runner_of(model), [1, 2, 3], 6)
+    for limit in ("time", "flag"):
+        runner = runner_of(model)
+        sequence, flag = runner.create(), _native.CancelFlag()
+        sampler = _native.Sampler(CONFIG.vocab_size, temperature=0.0)
+        [drawn] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
+        if limit == "flag":
+            timer = threading.Timer(seconds, flag.set)
+            timer.start()
+        [rest] = runner.decode(
+            *([sequence], drawn.tokens, [sampler]),
+            steps=250,
+            max_seconds=seconds if limit == "time" else 1e9,
+            cancel=flag,
+        )
+        if limit == "flag":
+            timer.join()
+        tokens = drawn.tokens + rest.tokens
+        assert tokens[:6] == expected[: len(tokens)]
+        assert runner.length(sequence) == 3 + len(rest.tokens)
+        if limit == "time" and seconds == 0:
+            assert len(rest.tokens) == 1
+
+
 def test_what_the_host_must_draw_is_drawn_there(model):
     """A penalty keeps a token from coming twice; log-probabilities are those of the logits."""
     runner = runner_of(model)
@@ -219,8 +325,6 @@ def test_adapters(backend):
 
 
 def test_memory_that_is_not_there_is_refused(backend, usable):
-    from llama_rt.errors import CapacityError
-
     model = model_on(backend, CONFIG, WEIGHTS)
     per_token = 2 * 4 * CONFIG.n_layers * CONFIG.n_kv_heads * CONFIG.head_dim
     tokens = 2 * usable.memory_bytes // per_token

@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(EmbedTask t) {
   wait_for_previous();
   let_next_start();
   const int64_t i = blockIdx.x;
-  const std::byte* row = t.table + t.tokens[i] * t.row_bytes;
+  const std::byte* row = t.table + max(t.tokens[i], 0) * t.row_bytes;
   const int64_t begin = blockIdx.y * kEmbedColumns;
   const int64_t end = begin + kEmbedColumns < t.d ? begin + kEmbedColumns : t.d;
   for (int64_t j = begin + threadIdx.x; j < end; j += kThreads) {

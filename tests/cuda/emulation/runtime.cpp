@@ -403,6 +403,14 @@ cudaError_t cudaMemset(void* to, int value, size_t bytes) {
   return error == cudaSuccess ? cudaStreamSynchronize(nullptr) : error;
 }
 
+// Operations that were queued and that nobody has waited for.
+extern "C" size_t emulated_backlog() {
+  const std::scoped_lock lock(device().mutex);
+  size_t count = 0;
+  for (const auto* stream : device().streams) count += stream->queue.size();
+  return count;
+}
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new emulation::Stream;
   device().streams.push_back(*stream);
