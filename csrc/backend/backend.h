@@ -74,7 +74,8 @@ class Backend {
 
   // Claims a matrix [rows, cols] of host memory.
   Weight prepare(const Tensor& matrix, Role role, Repack repack);
-  // The same for a matrix that was claimed as a table and is still there as stored.
+  // The same for a matrix that is in the backend's memory as stored: one that was claimed as a
+  // table, or was made there.
   virtual Weight share(const Weight& table, Role role, Repack repack);
 
   // The cache's geometry on this backend for a model's sizes.

@@ -164,16 +164,33 @@ std::shared_ptr<Model> make_model(std::shared_ptr<Backend> backend, const py::kw
   return std::make_shared<Model>(std::move(backend), config_of(options), repack);
 }
 
-void add(Model& model, const std::string& name, const py::object& data, const std::string& dtype,
-         const std::vector<int64_t>& extents) {
+Shape shape_of(const std::string& name, const std::vector<int64_t>& extents) {
   if (extents.empty() || extents.size() > 2) {
     throw ShapeError("tensor '" + name + "' must have one or two axes, got " +
                      std::to_string(extents.size()));
   }
-  const Shape shape = extents.size() == 1 ? Shape(extents[0]) : Shape(extents[0], extents[1]);
-  const Tensor tensor(borrow_buffer(data), dtype_named(dtype).id, shape, "tensor '" + name + "'");
+  return extents.size() == 1 ? Shape(extents[0]) : Shape(extents[0], extents[1]);
+}
+
+void add(Model& model, const std::string& name, const py::object& data, const std::string& dtype,
+         const std::vector<int64_t>& extents) {
+  const Tensor tensor(borrow_buffer(data), dtype_named(dtype).id, shape_of(name, extents),
+                      "tensor '" + name + "'");
   const py::gil_scoped_release release;
   model.add(name, tensor);
+}
+
+void add_pieces(Model& model, const std::string& name, const py::object& data,
+                const std::vector<int64_t>& starts, const std::string& dtype,
+                const std::vector<int64_t>& extents) {
+  const DTypeInfo& row = dtype_named(dtype);
+  const auto storage = borrow_buffer(data);
+  const Shape elements(static_cast<int64_t>(storage->bytes()) / row.block_bytes *
+                       row.block_elements);
+  const Tensor pool(storage, row.id, elements, "the pool of tensor '" + name + "'");
+  const Shape shape = shape_of(name, extents);
+  const py::gil_scoped_release release;
+  model.add_pieces(name, shape, pool, starts);
 }
 
 // A runner and the model whose sizes shape its results.
@@ -313,6 +330,8 @@ void bind_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::is_final())
       .def(py::init(&make_model), py::arg("backend"))
       .def("add", &add, py::arg("name"), py::arg("data"), py::arg("dtype"), py::arg("shape"))
+      .def("add_pieces", &add_pieces, py::arg("name"), py::arg("pool"), py::arg("starts"),
+           py::arg("dtype"), py::arg("shape"))
       .def("finish", &Model::finish, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("weight_bytes",
                              [](const Model& model) { return model.weights().held_bytes(); })

@@ -41,6 +41,10 @@ class Model {
   Model(std::shared_ptr<Backend> backend, const ModelConfig& config, Repack repack);
 
   void add(const std::string& name, const Tensor& tensor) { weights_.add(name, tensor); }
+  void add_pieces(const std::string& name, Shape shape, const Tensor& pool,
+                  std::span<const int64_t> starts) {
+    weights_.add_pieces(name, shape, pool, starts);
+  }
   void finish();
   void require_finished() const;
 

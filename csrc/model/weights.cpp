@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <charconv>
 #include <utility>
 
@@ -10,6 +11,7 @@ namespace llama_rt {
 namespace {
 
 const std::string kLayers = "layers.";
+const std::string kDivisors = "rope.divisors";
 
 // "layers.12.attention.wq.weight" -> {12, "attention.wq.weight"}; {-1, ""} for anything else.
 std::pair<int64_t, std::string> split_layer(const std::string& name) {
@@ -86,23 +88,70 @@ const float* Weights::keep_vector(const Tensor& tensor) {
   return vectors_.back().data();
 }
 
-void Weights::add(const std::string& name, const Tensor& tensor) {
+// Where a tensor of this name and shape goes, if it may still come.
+Weights::Slot Weights::open_slot(const std::string& name, const Shape& shape) {
   if (finished_) throw CheckpointError(name + ": the model is already finished");
-  const bool divisors = name == "rope.divisors";
-  const Slot slot = divisors ? Slot{Shape(config_.head_dim / 2)} : slot_for(name);
+  const Slot slot = name == kDivisors ? Slot{Shape(config_.head_dim / 2)} : slot_for(name);
   if (slot.shape.rank == 0) throw CheckpointError("unknown tensor '" + name + "'");
   if (seen_.contains(name)) throw CheckpointError("tensor '" + name + "' came twice");
-  if (tensor.view.shape != slot.shape) {
+  if (shape != slot.shape) {
     throw ShapeError("tensor '" + name + "' must be " + slot.shape.text() + ", got " +
-                     tensor.view.shape.text());
+                     shape.text());
   }
-  if (divisors) {
+  return slot;
+}
+
+void Weights::add(const std::string& name, const Tensor& tensor) {
+  const Slot slot = open_slot(name, tensor.view.shape);
+  if (name == kDivisors) {
     rope_divisors_ = to_floats(tensor);
   } else if (slot.vector) {
     *slot.vector = keep_vector(tensor);
   } else {
     *slot.matrix = backend_->prepare(tensor, slot.role, repack_);
   }
+  seen_.insert(name);
+}
+
+const std::byte* Weights::keep_pool(const Tensor& pool) {
+  for (const Pool& p : pools_) {
+    if (p.given->data() == pool.storage->data() && p.given->bytes() == pool.storage->bytes()) {
+      return p.held->data();
+    }
+  }
+  pools_.push_back({pool.storage, backend_->allocate(pool.storage->bytes())});
+  std::byte* held = pools_.back().held->data();
+  backend_->upload(held, pool.storage->data(), pool.storage->bytes());
+  return held;
+}
+
+void Weights::add_pieces(const std::string& name, Shape shape, const Tensor& pool,
+                         std::span<const int64_t> starts) {
+  const Slot slot = open_slot(name, shape);
+  const std::string what = "tensor '" + name + "'";
+  if (!slot.matrix) throw ShapeError(what + " is no matrix, which alone is made of pieces");
+  const DType dtype = pool.view.dtype;
+  const int64_t block = info(dtype).block_bytes;
+  const auto held = static_cast<int64_t>(pool.storage->bytes());
+  const int64_t bytes = shape.rows() * row_bytes(dtype, shape.row());
+  const Tensor matrix(backend_->allocate(static_cast<size_t>(bytes)), dtype, shape, what);
+  const std::byte* from = keep_pool(pool);
+  int64_t written = 0;
+  for (const int64_t start : starts) {
+    if (start < 0 || start >= held / block) {
+      throw ShapeError(what + ": a piece begins at block " + std::to_string(start) + " of " +
+                       std::to_string(held / block));
+    }
+    const int64_t count = std::min(held - start * block, bytes - written);
+    backend_->copy_bytes(matrix.view.data + written, from + start * block,
+                         static_cast<size_t>(count));
+    written += count;
+  }
+  if (written != bytes) {
+    throw ShapeError(what + " needs " + std::to_string(bytes) + " bytes, its pieces have " +
+                     std::to_string(written));
+  }
+  *slot.matrix = backend_->share({shape[0], shape[1], dtype, matrix, nullptr}, slot.role, repack_);
   seen_.insert(name);
 }
 
@@ -127,6 +176,7 @@ void Weights::finish() {
     // The table stays as stored for look-ups; the product may have its own packed copy.
     output_ = backend_->share(embedding_, Role::kOutput, repack_);
   }
+  pools_.clear();
   finished_ = true;
 }
 

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,11 @@ class Weights {
   // Takes a tensor under its canonical name (Meta's: layers.N.attention.wq.weight, ...).
   // Throws CheckpointError for an unknown or repeated name, ShapeError for another shape.
   void add(const std::string& name, const Tensor& tensor);
+  // A matrix made in the backend's memory, of pieces of `pool` [elements]: each begins at one of
+  // `starts`, counted in blocks, and goes to the pool's end, the last as far as the matrix does.
+  // Throws as add; ShapeError for pieces that are not there or do not make the matrix.
+  void add_pieces(const std::string& name, Shape shape, const Tensor& pool,
+                  std::span<const int64_t> starts);
   // Ties the output to the embedding when it never came; throws CheckpointError naming what misses.
   void finish();
   bool finished() const { return finished_; }
@@ -44,10 +50,15 @@ class Weights {
 
  private:
   struct Slot;
+  struct Pool {  // of pieces, here and in the backend's memory
+    std::shared_ptr<Storage> given, held;
+  };
+  Slot open_slot(const std::string& name, const Shape& shape);
   Slot slot_for(const std::string& name);
   Slot layer_slot(LayerWeights& layer, const std::string& part);
   std::vector<std::string> required() const;
   const float* keep_vector(const Tensor& tensor);
+  const std::byte* keep_pool(const Tensor& pool);
 
   std::shared_ptr<Backend> backend_;
   ModelConfig config_;
@@ -57,6 +68,7 @@ class Weights {
   std::vector<LayerWeights> layers_;
   std::vector<float> rope_divisors_;
   std::vector<Vector> vectors_;
+  std::vector<Pool> pools_;  // until finish
   std::set<std::string> seen_;
   bool finished_ = false;
 };

@@ -234,6 +234,25 @@ class Model:
             ShapeError: the shape differs from what the configuration asks, or from the byte count.
             CheckpointError: the name is unknown or came twice.
         """
+    def add_pieces(
+        self,
+        name: str,
+        pool: Buffer,
+        starts: Sequence[int],
+        dtype: str,
+        shape: Sequence[int],
+    ) -> None:
+        """Takes a matrix that is made in the backend's memory, of pieces of a small pool.
+
+        Each piece begins at one of `starts`, counted in blocks of `dtype`, and goes to the pool's
+        end; the last goes as far as the matrix does. A pool is uploaded once and kept until
+        `finish`.
+
+        Raises:
+            ShapeError: the shape differs from what the configuration asks, a piece begins outside
+                the pool, or the pieces are too short.
+            CheckpointError: the name is unknown or came twice.
+        """
     def finish(self) -> None:
         """Ties `output.weight` to the embedding when it never came; checks that all are there."""
     @property

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from llama_rt import _native
+from llama_rt.config import ModelConfig
 from llama_rt.errors import CapacityError
+from llama_rt.llama.weights import build_model
+from llama_rt.loading import synthetic
 from native_models import cpu, model_on
 from reference.blocks import decode, encode
 from reference.model import Config, Rope, forward, random_weights, relative_error
@@ -322,6 +325,38 @@ def test_adapters(backend):
     device, host = results
     assert relative_error(device, host) <= BOUNDS["f32"]
     assert relative_error(device[: len(IDS)], device[len(IDS) :]) > 1e-2
+
+
+@pytest.mark.parametrize(("format", "bound"), [("q8_0", 2.5e-2), ("q4_k_m", 2.5e-2), ("f16", 2e-3)])
+def test_synthetic_weights_are_made_on_the_device(backend, monkeypatch, format, bound):
+    """No matrix is made here, and yet they are the same as the CPU's."""
+    monkeypatch.setattr(synthetic, "_POOL_BYTES", 20000)
+    synthetic._pool.cache_clear()
+    config = ModelConfig(
+        dim=256, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=64, ffn_dim=512, vocab_size=300,
+        norm_eps=1e-5,
+    )  # fmt: skip
+
+    def run(one, checkpoint):
+        model = build_model(checkpoint, one, quantize=None, repack="auto", progress=False)
+        runner = runner_of(model, kv_dtype="f32")
+        return runner.forward([runner.create()], [ids(*range(12))], outputs="all")
+
+    host = run(cpu(), synthetic.synthetic_checkpoint(config, format, seed=1))
+    read = synthetic.RandomPieces.read
+
+    def read_vector(pieces):
+        assert pieces.dtype == "f32"
+        return read(pieces)
+
+    monkeypatch.setattr(synthetic.RandomPieces, "read", read_vector)
+    once, again, other = (
+        run(backend, synthetic.synthetic_checkpoint(config, format, seed=s)) for s in (1, 1, 2)
+    )
+    synthetic._pool.cache_clear()
+    np.testing.assert_array_equal(once, again)
+    assert relative_error(once, host) <= bound
+    assert relative_error(once, other) > 0.1
 
 
 def test_memory_that_is_not_there_is_refused(backend, usable):

@@ -8,6 +8,7 @@ import pytest
 from llama_rt import _native
 from llama_rt.errors import CheckpointError, ConfigError, DTypeError, LlamaRtError, ShapeError
 from native_models import build_model, build_runner, cpu, logits, stored_as
+from reference.blocks import random_bytes
 from reference.model import Config, forward, random_weights, relative_error
 
 CONFIG = Config()
@@ -34,6 +35,51 @@ def test_unknown_names_are_refused():
     ):
         with pytest.raises(CheckpointError):
             model.add(name, np.ones(64, np.float32), "f32", (64,))
+
+
+def test_pieces_of_a_pool_make_the_matrices(weights):
+    """As if their bytes had been joined before: pieces of every length, some in part."""
+    rng = np.random.default_rng(8)
+    pool = random_bytes("q8_0", 1, 90 * 32, seed=5, spread=0.5).reshape(-1)
+    whole, pieced = empty_model(), empty_model()
+    for name, value in weights.items():
+        if value.ndim == 1:
+            for model in (whole, pieced):
+                model.add(name, value, "f32", value.shape)
+            continue
+        starts, data = [], np.empty(0, np.uint8)
+        while len(data) < value.size // 32 * 34:
+            starts.append(int(rng.integers(90)))
+            data = np.append(data, pool[starts[-1] * 34 :])
+        data = np.ascontiguousarray(data[: value.size // 32 * 34])
+        whole.add(name, data, "q8_0", value.shape)
+        pieced.add_pieces(name, pool, starts, "q8_0", value.shape)
+    results = []
+    for model in (whole, pieced):
+        model.finish()
+        runner = _native.Runner(model, n_ctx=64, cache_tokens=256)
+        results.append(logits(runner, [1, 5, 9]))
+    np.testing.assert_array_equal(*results)
+    assert whole.weight_bytes == pieced.weight_bytes
+
+
+def test_pieces_that_do_not_make_a_matrix_are_refused():
+    model, pool = empty_model(), np.zeros(34 * 64, np.uint8)
+    name, shape = "layers.0.attention.wq.weight", (64, 64)
+    for starts in ([-1, 0, 0], [64, 0, 0], [2**60, 0, 0]):
+        with pytest.raises(ShapeError, match=f"{name}.* of 64"):
+            model.add_pieces(name, pool, starts, "q8_0", shape)
+    with pytest.raises(ShapeError, match=r"4352 bytes, its pieces have 4318"):
+        model.add_pieces(name, pool, [0, 1], "q8_0", shape)
+    with pytest.raises(ShapeError, match="pool"):
+        model.add_pieces(name, pool[1:], [0, 0], "q8_0", shape)
+    with pytest.raises(ShapeError, match="must be"):
+        model.add_pieces(name, pool, [0], "q8_0", (32, 64))
+    with pytest.raises(ShapeError, match="matrix"):
+        model.add_pieces("norm.weight", pool, [0], "q8_0", (64,))
+    model.add_pieces(name, pool, [0, 0], "q8_0", shape)
+    with pytest.raises(CheckpointError, match=name):
+        model.add_pieces(name, pool, [0, 0], "q8_0", shape)
 
 
 def test_twice_is_refused(weights):

@@ -33,7 +33,8 @@ def build_model(
     """Streams every tensor into a native model.
 
     At no time is more than one tensor held besides the model: with `quantize`, its stored bytes
-    (mapped, not read at once), a few rows as float32, and the result.
+    (mapped, not read at once), a few rows as float32, and the result. Matrices of a synthetic
+    model are put together in the backend's memory.
 
     Args:
         checkpoint: Verified records.
@@ -46,16 +47,23 @@ def build_model(
     with _bar(checkpoint.nbytes, checkpoint.path.name, progress) as advance:
         for record in checkpoint.tensors.values():
             dtype = target_dtype(record, quantize, checkpoint.config)
-            data = (
-                record.read()
-                if dtype == record.dtype
-                else requantize(record, dtype, backend.threads)
-            )
-            model.add(record.name, data.data, dtype, record.shape)
-            del data
+            _add(model, record, dtype, backend.threads)
             advance(record.nbytes)
         model.finish()
     return model
+
+
+def _add(model: _native.Model, record: TensorRecord, dtype: str, threads: int) -> None:
+    """Gives one tensor to the model, as `dtype`."""
+    from llama_rt.loading.synthetic import RandomPieces
+
+    if dtype != record.dtype:
+        model.add(record.name, requantize(record, dtype, threads).data, dtype, record.shape)
+    elif isinstance(record.source, RandomPieces) and len(record.shape) == 2:
+        pool, starts = record.source.pieces()
+        model.add_pieces(record.name, pool.data, starts, dtype, record.shape)
+    else:
+        model.add(record.name, record.read().data, dtype, record.shape)
 
 
 def requantize(record: TensorRecord, dtype: str, threads: int) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Models of a known shape with random weights, made in memory: for measuring without a file.
 
 Records look like a file's; their bytes are made when they are read. A pool of valid random blocks
-is made once per type, and every tensor is filled with pieces of it: as fast as memory allows.
+is made once per type, and every tensor is filled with pieces of it: as fast as memory allows, and
+on a device, which takes the pool alone, as fast as its memory does.
 Values have a trained model's spread, so that nothing overflows and no block is degenerate.
 """
 
@@ -23,7 +24,7 @@ from llama_rt.loading.dtypes import STORED, stored_bytes
 from llama_rt.loading.mixes import formats, matrix_type
 from llama_rt.loading.names import DIVISORS, expected_tensors
 
-__all__ = ["SHAPES", "formats", "synthetic_checkpoint"]
+__all__ = ["SHAPES", "RandomPieces", "formats", "synthetic_checkpoint"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -83,7 +84,7 @@ def synthetic_checkpoint(
             continue
         dtype = _tensor_type(name, dims, format, config)
         nbytes = stored_bytes(dtype, dims, what=name, file=path)
-        source = _Random(dtype, nbytes, "norm" if "norm" in name else "weight", name, seed)
+        source = RandomPieces(dtype, nbytes, "norm" if "norm" in name else "weight", name, seed)
         tensors[name] = make_record(name, dtype, dims, path, source)
     metadata: dict[str, object] = {"general.architecture": "llama", "general.name": config.name}
     return Checkpoint(path, "gguf", config, tensors, metadata)
@@ -96,8 +97,8 @@ def _tensor_type(name: str, dims: tuple[int, ...], format: str, config: ModelCon
 
 
 @dataclass(frozen=True, slots=True)
-class _Random:
-    """Bytes made on demand: pieces of the type's pool at block-aligned random places."""
+class RandomPieces:
+    """Bytes made on demand: pieces of the type's pool, each from a random block to its end."""
 
     dtype: str
     nbytes: int
@@ -105,16 +106,26 @@ class _Random:
     name: str
     seed: int
 
-    def read(self) -> Bytes:
-        """Fresh bytes, the same every time."""
+    def pieces(self) -> tuple[Bytes, list[int]]:
+        """The pool, and the blocks of it at which pieces begin; the same every time."""
         pool = _pool(self.dtype, self.role, self.seed)
         block = STORED[self.dtype].block_bytes
         random = np.random.default_rng([self.seed, zlib.crc32(self.name.encode())])
+        starts: list[int] = []
+        left = self.nbytes
+        while left > 0:
+            starts.append(int(random.integers(len(pool) // block)))
+            left -= len(pool) - starts[-1] * block
+        return pool, starts
+
+    def read(self) -> Bytes:
+        """Fresh bytes, the same every time."""
+        pool, starts = self.pieces()
+        block = STORED[self.dtype].block_bytes
         out = np.empty(self.nbytes, np.uint8)
         written = 0
-        while written < self.nbytes:
-            start = int(random.integers(len(pool) // block)) * block
-            piece = pool[start : start + self.nbytes - written]
+        for start in starts:
+            piece = pool[start * block : start * block + self.nbytes - written]
             out[written : written + len(piece)] = piece
             written += len(piece)
         return out
