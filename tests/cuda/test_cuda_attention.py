@@ -30,9 +30,10 @@ def inputs(spans, heads, kv_heads, e, seed=0):
     return q, k, v
 
 
-def check(spans, heads, kv_heads, e, dtype, options=None):
+def check(spans, heads, kv_heads, e, dtype, options=None, spread=1.0):
     options = options or Options()
     q, k, v = inputs(spans, heads, kv_heads, e)
+    v = [one * np.float32(spread) for one in v]
     got, _ = attend(q, k, v, dtype, options)
     for a, b, c, d in zip(q, k, v, got, strict=True):
         ks, vs = stored(b, dtype), stored(c, dtype)
@@ -158,7 +159,7 @@ def test_many_rows_of_heads_that_share_a_kv_head(dtype, group):
     check([(29, 150), (9, 9)], 2 * group, 2, 32, dtype, Options(window=40))
 
 
-@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
 @pytest.mark.parametrize("e", [50, 64, 100, 128])
 def test_warpgroups(dtype, e):
     """Tiles of 128 vectors: part of one, several, windows, odd ends, and rows of other kernels."""
@@ -166,6 +167,12 @@ def test_warpgroups(dtype, e):
     check([(70, 70)], 2, 2, e, dtype, Options(hopper=True, descending=True))
     check([(140, 400)], 3, 1, e, dtype, Options(hopper=True, window=77))
     check([(20, 100)], 2, 1, e, dtype, Options(hopper=True, length=70))
+
+
+@pytest.mark.parametrize("spread", [1e-3, 500.0])
+def test_warpgroups_keep_small_and_large_values(spread):
+    """They are scaled on their way to halves: small ones are not lost, large ones not infinite."""
+    check([(20, 70)], 2, 1, 64, "q8_0", Options(hopper=True), spread)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "q8_0"])

@@ -1,8 +1,9 @@
 // Attention of many rows on sm_90a: 128 query vectors of one KV head. A producer brings whole pages
-// by bulk copies; two warpgroups have 64 vectors each, and while the tensor cores work on the
-// scores of the next page and the values of the last, the rest of a warpgroup works on the softmax
-// between.
+// by bulk copies, and expands them where they are of 8 bits; two warpgroups have 64 vectors each,
+// and while the tensor cores work on the scores of the next page and the values of the last, the
+// rest of a warpgroup works on the softmax between.
 #include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/kv_expand.cuh"
 #include "cuda/kernels/kv_mma.cuh"
 #include "cuda/launch.h"
 
@@ -15,15 +16,21 @@ constexpr int kGroupThreads = 4 * kWarp;
 constexpr int kVectors = 64 * kGroups;
 constexpr int kConsumers = kGroups * kGroupThreads;
 constexpr int kThreads = kConsumers + kGroupThreads;
-constexpr int kConsumerRegisters = 240, kProducerRegisters = 24;
 
-// Pages on their way, and barriers: keys have come, values have come, the page is read.
+// Pages of 16-bit elements, and barriers: keys have come, values have come, the page is read. Those
+// of 8 bits come to a ring of their own first.
 template <KvType kType, int kWidth>
 struct Pages {
-  static constexpr int kHalf = static_cast<int>(values_at<kType>(kWidth));  // keys, or values
-  static constexpr int kStages = kHalf >= 16384 ? 5 : 6;
-  static constexpr int kBarriers = kStages * 2 * kHalf;
-  static constexpr int kBytes = kBarriers + 3 * kStages * 8;
+  static constexpr bool kExpands = kType == KvType::kQ8;
+  static constexpr int kConsumerRegisters = kExpands ? 232 : 240;
+  static constexpr int kProducerRegisters = kExpands ? 40 : 24;
+  static constexpr int kArrivals = kExpands ? kGroupThreads / kWarp : 1;  // of what has come
+  static constexpr int kHalf = kPage * kWidth * 2;                        // keys, or values
+  static constexpr int kStages = kExpands ? 4 : kHalf >= 16384 ? 5 : 6;
+  static constexpr int kStored = static_cast<int>(head_share<kType>(kWidth));
+  static constexpr int kStoredStages = kExpands ? 3 : 0;
+  static constexpr int kBarriers = kStages * 2 * kHalf + kStoredStages * kStored;
+  static constexpr int kBytes = kBarriers + (3 * kStages + kStoredStages) * 8;
 
   uint32_t base;
   __device__ uint32_t keys(int i) const { return base + i % kStages * 2 * kHalf; }
@@ -35,6 +42,17 @@ struct Pages {
   __device__ uint32_t values_full(int i) const { return barrier(1, i % kStages); }
   __device__ uint32_t empty(int i) const { return barrier(2, i % kStages); }
   static __device__ uint32_t parity(int i) { return static_cast<uint32_t>(i / kStages & 1); }
+
+  __device__ uint32_t stored(int i) const {
+    return base + kStages * 2 * kHalf + i % kStoredStages * kStored;
+  }
+  __device__ uint32_t stored_full(int i) const { return barrier(3, i % kStoredStages); }
+  static __device__ uint32_t stored_parity(int i) {
+    return static_cast<uint32_t>(i / kStoredStages & 1);
+  }
+  __device__ std::byte* memory(uint32_t address) const {
+    return dynamic_shared() + (address - base);
+  }
 };
 
 // The vectors of a block: [first, count) of row * group + head, of KV head g of a segment.
@@ -46,17 +64,54 @@ struct Tile {
 };
 
 template <KvType kType, int kWidth>
+__device__ __forceinline__ const std::byte* share_of(const AttentionTask& t, int32_t page, int g) {
+  return t.cache.base + page * t.cache.page_bytes + g * head_share<kType>(kWidth);
+}
+
+// By one thread; `pages` begins with the tile's first.
+template <KvType kType, int kWidth>
 __device__ void produce(const AttentionTask& t, const Pages<kType, kWidth>& ring, const Tile& tile,
                         int g, const int32_t* pages) {
   using P = Pages<kType, kWidth>;
   for (int i = 0; i < tile.pages; ++i) {
-    const std::byte* share = t.cache.base + pages[tile.first_page + i] * t.cache.page_bytes +
-                             g * head_share<kType>(kWidth);
+    const std::byte* share = share_of<kType, kWidth>(t, pages[i], g);
     barrier_wait(ring.empty(i), P::parity(i) ^ 1);
     barrier_arrive_expect(ring.keys_full(i), P::kHalf);
     copy_bulk(ring.keys(i), share, P::kHalf, ring.keys_full(i));
     barrier_arrive_expect(ring.values_full(i), P::kHalf);
     copy_bulk(ring.values(i), share + P::kHalf, P::kHalf, ring.values_full(i));
+  }
+}
+
+// By a warpgroup, of which one thread copies.
+template <KvType kType, int kWidth>
+__device__ void produce_expanded(const AttentionTask& t, const Pages<kType, kWidth>& ring,
+                                 const Tile& tile, int g, const int32_t* pages) {
+  using P = Pages<kType, kWidth>;
+  const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
+  const auto bring = [&](int i) {
+    if (thread > 0 || i >= tile.pages) return;
+    barrier_arrive_expect(ring.stored_full(i), P::kStored);
+    copy_bulk(ring.stored(i), share_of<kType, kWidth>(t, pages[i], g), P::kStored,
+              ring.stored_full(i));
+  };
+  const auto arrive = [](uint32_t barrier) {
+    fence_async_proxy();
+    __syncwarp();
+    if (lane_index() == 0) barrier_arrive(barrier);
+  };
+  for (int i = 0; i < P::kStoredStages; ++i) bring(i);
+  for (int i = 0; i < tile.pages; ++i) {
+    const std::byte* stored = ring.memory(ring.stored(i));
+    barrier_wait(ring.stored_full(i), P::stored_parity(i));
+    barrier_wait(ring.empty(i), P::parity(i) ^ 1);
+    expand_keys<kWidth, kGroupThreads>(ring.memory(ring.keys(i)), stored, thread);
+    arrive(ring.keys_full(i));
+    expand_values<kWidth, kGroupThreads>(ring.memory(ring.values(i)), stored, thread,
+                                         tile.end - (tile.first_page + i) * kPage);
+    arrive(ring.values_full(i));
+    sync_threads(1 + kGroups, kGroupThreads);  // the stored page is read
+    bring(i + P::kStoredStages);
   }
 }
 
@@ -98,14 +153,14 @@ __device__ __forceinline__ void begin_values(const Pages<kType, kWidth>& ring, i
 }
 
 // Waits for the values of page i. Those of positions from `end` on may be any bits, even NaN, which
-// a weight of zero does not make harmless: the warpgroup makes them zero.
+// a weight of zero does not make harmless: the warpgroup makes them zero, where nobody has yet.
 template <KvType kType, int kWidth>
 __device__ __forceinline__ void await_values(const Pages<kType, kWidth>& ring, int i,
                                              const Tile& tile) {
   barrier_wait(ring.values_full(i), ring.parity(i));
   const int written = tile.end - (tile.first_page + i) * kPage;
-  if (written >= kPage) return;
-  std::byte* values = dynamic_shared() + (ring.values(i) - shared_address(dynamic_shared()));
+  if (ring.kExpands || written >= kPage) return;
+  std::byte* values = ring.memory(ring.values(i));
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
   for (int f = thread; f < kWidth; f += kGroupThreads) {
     for (int p = written; p < kPage; ++p) {
@@ -198,7 +253,7 @@ __device__ __forceinline__ void consume(const AttentionTask& t, const Pages<kTyp
     const int v = own + lane / 4 + r * 8;
     if (v >= tile.count) continue;
     float* out = t.out + address(v);
-    const float inverse = 1.0f / softmax.sum[r];
+    const float inverse = (ring.kExpands ? 1.0f / kValueScale : 1.0f) / softmax.sum[r];
 #pragma unroll
     for (int j = 0; j < kWidth / 4; ++j) {
       const int f = j / 2 * 8 + lane % 4 * 2 + j % 2;
@@ -214,9 +269,12 @@ __global__ __launch_bounds__(kThreads, 1) void attention_wgmma_kernel(AttentionT
   const P ring{shared_address(dynamic_shared())};
   if (threadIdx.x == 0) {
     for (int i = 0; i < P::kStages; ++i) {
-      barrier_init(ring.keys_full(i), 1);
-      barrier_init(ring.values_full(i), 1);
+      barrier_init(ring.keys_full(i), P::kArrivals);
+      barrier_init(ring.values_full(i), P::kArrivals);
       barrier_init(ring.empty(i), kConsumers / kWarp);
+    }
+    if constexpr (P::kExpands) {
+      for (int i = 0; i < P::kStoredStages; ++i) barrier_init(ring.stored_full(i), 1);
     }
     barrier_init_done();
   }
@@ -236,12 +294,15 @@ __global__ __launch_bounds__(kThreads, 1) void attention_wgmma_kernel(AttentionT
   tile.first_page = begin / kPage;
   tile.pages = (tile.end + kPage - 1) / kPage - tile.first_page;
   if (warp_index() < kConsumers / kWarp) {
-    take_registers<kConsumerRegisters>();
+    take_registers<P::kConsumerRegisters>();
     consume<kType, kWidth>(t, ring, tile);
   } else {
-    give_registers<kProducerRegisters>();
-    if (threadIdx.x == kConsumers) {
-      produce<kType, kWidth>(t, ring, tile, g, c.pages + segment * c.page_stride);
+    give_registers<P::kProducerRegisters>();
+    const int32_t* pages = c.pages + segment * c.page_stride + tile.first_page;
+    if constexpr (P::kExpands) {
+      produce_expanded<kType, kWidth>(t, ring, tile, g, pages);
+    } else if (threadIdx.x == kConsumers) {
+      produce<kType, kWidth>(t, ring, tile, g, pages);
     }
   }
 }
@@ -255,20 +316,28 @@ void launch_wgmma(const AttentionTask& t, cudaStream_t stream) {
          attention_wgmma_kernel<kType, kWidth>, t, static_cast<int>(kFewRows));
 }
 
+template <KvType kType>
+void launch_type(const AttentionTask& t, int width, cudaStream_t stream) {
+  width == 64 ? launch_wgmma<kType, 64>(t, stream) : launch_wgmma<kType, 128>(t, stream);
+}
+
 // Widths and types without a form here go as on older devices.
 void attention_wgmma(const AttentionTask& t, cudaStream_t stream) {
   const int width = kv_width(t.cache.type, t.cache.e);
-  const bool half = t.cache.type == KvType::kF16 || t.cache.type == KvType::kBF16;
-  if (t.reproducible || !half || (width != 64 && width != 128) || t.max_rows <= kFewRows) {
+  const bool plain = t.reproducible || t.cache.type == KvType::kF32;
+  if (plain || (width != 64 && width != 128) || t.max_rows <= kFewRows) {
     return attention(t, stream);
   }
   if (t.cache.segments > 1) attention_split(t, kFewRows, stream);
-  const bool brain = t.cache.type == KvType::kBF16;
-  if (width == 64) {
-    brain ? launch_wgmma<KvType::kBF16, 64>(t, stream) : launch_wgmma<KvType::kF16, 64>(t, stream);
-  } else {
-    brain ? launch_wgmma<KvType::kBF16, 128>(t, stream)
-          : launch_wgmma<KvType::kF16, 128>(t, stream);
+  switch (t.cache.type) {
+    case KvType::kF16:
+      return launch_type<KvType::kF16>(t, width, stream);
+    case KvType::kBF16:
+      return launch_type<KvType::kBF16>(t, width, stream);
+    case KvType::kQ8:
+      return launch_type<KvType::kQ8>(t, width, stream);
+    case KvType::kF32:
+      return;
   }
 }
 
