@@ -22,8 +22,9 @@ struct Launch {
   dim3 cluster = dim3(1, 1, 1);  // blocks that share memory; sm_90
 };
 
-// Most dynamic shared memory a kernel gets without asking.
+// Most dynamic shared memory a kernel gets without asking, and by asking on every device (sm_86).
 inline constexpr size_t kPlainShared = 48 * 1024;
+inline constexpr size_t kLeastShared = 99 * 1024;
 
 // Overlap and clusters need sm_90; a backend says of its device what this thread may do.
 void allow_overlap(bool allowed);

@@ -69,6 +69,9 @@ const char* attend(const Call* call, const Rows* stored, const float* k, const f
   emulation::set_order(call->descending ? emulation::Order::kDescending
                                         : emulation::Order::kAscending);
   try {
+    int major = 0;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+    allow_overlap(major >= 9);
     const auto type = static_cast<KvType>(call->type);
     const int64_t page_bytes = call->kv_heads * kv_head_bytes(type, call->e);
     OnDevice<std::byte> cache(nullptr, static_cast<size_t>(call->page_count * page_bytes));

@@ -175,6 +175,14 @@ def test_warpgroups_keep_small_and_large_values(spread):
     check([(20, 70)], 2, 1, 64, "q8_0", Options(hopper=True), spread)
 
 
+@pytest.mark.parametrize("dtype", KV_DTYPES)
+@pytest.mark.parametrize("e", [192, 256])
+def test_widest_heads_fit_the_smallest_shared_memory(monkeypatch, dtype, e):
+    monkeypatch.setenv("EMULATED_CAPABILITY", "86")
+    check([(1, 300), (40, 170), (70, 70)], 4, 2, e, dtype)
+    check([(30, 150)], 3, 1, e, dtype, Options(window=37, descending=True))
+
+
 @pytest.mark.parametrize("dtype", ["f16", "q8_0"])
 def test_batches_large_and_small_for_the_device(dtype):
     """Cuts of every length: one multiprocessor has plenty of blocks, a thousand have too few."""

@@ -114,7 +114,7 @@ def test_attention(backend, fast, large, dtype, window):
     cases = [(1, 1, 1, 1, 32), (1, 130, 8, 2, 64), (9, 70, 4, 1, 64), (33, 65, 2, 2, 128)]
     if large:
         cases += [(1, 300, 4, 4, 128), (5, 5, 6, 3, 32), (130, 130, 2, 2, 64), (33, 130, 4, 2, 96)]
-        cases += [(1, 4100, 32, 8, 128), (200, 2050, 8, 2, 128)]
+        cases += [(1, 4100, 32, 8, 128), (200, 2050, 8, 2, 128), (20, 150, 2, 1, 256)]
     for n, t, heads, kv_heads, width in cases:
         q = normal(n, heads, width)
         k, v = normal(t, kv_heads, width, seed=1), normal(t, kv_heads, width, seed=2)

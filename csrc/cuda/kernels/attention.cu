@@ -45,8 +45,9 @@ int64_t kv_head_bytes(KvType type, int64_t e) {
 int64_t attention_cut(const AttentionTask& t) {
   if (t.reproducible) return kCut;
   const int64_t heads = t.cache.segments * t.cache.kv_heads;
+  const int warps = split_warps(t.cache.type, kv_width(t.cache.type, t.cache.e));
   const auto blocks = [&](int64_t cut) {
-    return heads * ((t.max_context + cut * kAttentionWarps - 1) / (cut * kAttentionWarps));
+    return heads * ((t.max_context + cut * warps - 1) / (cut * warps));
   };
   int64_t cut = kCut;
   while (cut > kShortestCut && blocks(cut) < t.multiprocessors) cut /= 2;

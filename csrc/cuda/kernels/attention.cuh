@@ -9,6 +9,7 @@
 
 #include "cuda/device/warp.cuh"
 #include "cuda/kernels.h"
+#include "cuda/kernels/kv.cuh"
 
 namespace llama_rt::cuda {
 
@@ -26,11 +27,19 @@ void attention_plain(const AttentionTask& task, cudaStream_t stream);  // f32
 // Segments of more than `few_rows` rows; not of an f32 cache.
 void attention_tiles(const AttentionTask& task, int64_t few_rows, cudaStream_t stream);
 
-// Positions of one cut. A block takes kAttentionWarps cuts.
+// Warps of a block that splits the cache, a cut each: fewer where four rings of copies would be
+// more than the shared memory of every device.
+__host__ __device__ constexpr int split_warps(KvType type, int width) {
+  const bool half = type == KvType::kF16 || type == KvType::kBF16;
+  return half && width > 192 ? kAttentionWarps / 2 : kAttentionWarps;
+}
+
+// Positions of one cut. A block takes split_warps cuts.
 int64_t attention_cut(const AttentionTask& task);
 inline int64_t attention_parts(const AttentionTask& task) {
-  return (task.max_context + attention_cut(task) * kAttentionWarps - 1) /
-         (attention_cut(task) * kAttentionWarps);
+  const int width = kv_width(task.cache.type, task.cache.e);
+  const int64_t block = attention_cut(task) * split_warps(task.cache.type, width);
+  return (task.max_context + block - 1) / block;
 }
 
 // Rows of a sequence that keep partial results in the scratch memory, if fewer than all: then row i
@@ -113,17 +122,17 @@ __device__ __forceinline__ void write_result(const AttentionTask& t, const Vecto
   t.out[(row * t.heads + head) * t.cache.e + f] = value;
 }
 
-// Folds what the warps left in `shared` ([kAttentionWarps] states of kVectors), then either writes
-// the result or leaves it for the last part to fold. `max_parts` is the scratch memory's.
-template <int kVectors>
+// Folds what the warps left in `shared` ([kWarps] states of kVectors), then either writes the
+// result or leaves it for the last part to fold. `max_parts` is the scratch memory's.
+template <int kWarps, int kVectors>
 __device__ void finish(const AttentionTask& t, float* shared, int stride, const Vectors& q,
                        const Part& part, int max_parts, int width) {
   __syncthreads();
-  const int threads = kAttentionWarps * kWarp;
+  constexpr int threads = kWarps * kWarp;
   for (int i = static_cast<int>(threadIdx.x); i < q.count * width; i += threads) {
     const int v = i / width, f = i % width;
     float largest = -INFINITY, sum = 0, value = 0;
-    for (int w = 0; w < kAttentionWarps; ++w) {
+    for (int w = 0; w < kWarps; ++w) {
       const Softmax s(shared + w * stride, kVectors);
       float scale, add;
       fold(largest, sum, s.largest[v], s.sum[v], scale, add);

@@ -74,7 +74,7 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp) void plain(AttentionTask t,
     if (j * kWarp < width) state.values[j * kWarp + lane] = value[j];
   }
   const Part part{block - first_block, blocks, t.counters + int64_t{row} * t.heads + head};
-  finish<1>(t, shared, stride, {row, row, head, 1, 1}, part, max_parts, width);
+  finish<kAttentionWarps, 1>(t, shared, stride, {row, row, head, 1, 1}, part, max_parts, width);
 }
 
 }  // namespace

@@ -22,6 +22,8 @@ struct Ring {
   static constexpr int kStages =
       kWanted > 6 ? (kNeeded > 6 ? kNeeded : 6) : (kNeeded > kWanted ? kNeeded : kWanted);
   static constexpr int kBytes = kStages * kStage;
+  static constexpr int kWarps = split_warps(kType, kWidth);
+  static_assert(size_t{kWarps} * kBytes <= kLeastShared);
 
   // This lane's part of bringing the run at slot `p` of a head's share of a page.
   static __device__ __forceinline__ void copy(uint32_t to, const std::byte* share, int p) {
@@ -111,7 +113,7 @@ __device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kW
 }
 
 template <KvType kType, int kWidth>
-__global__ __launch_bounds__(kAttentionWarps* kWarp,
+__global__ __launch_bounds__(split_warps(kType, kWidth) * kWarp,
                              kWidth > 128 ? 1 : 2) void split(AttentionTask t, int cut,
                                                               int max_parts, int most_rows,
                                                               int slots) {
@@ -131,7 +133,7 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp,
   const Vectors vectors{row, slot, g * heads + first_head, group, rows * group};
 
   const Visible oldest = visible(t, row), newest = visible(t, row + rows - 1);
-  const int block_cut = cut * kAttentionWarps, block = static_cast<int>(blockIdx.x);
+  const int block_cut = cut * R::kWarps, block = static_cast<int>(blockIdx.x);
   const int first_block = oldest.begin / block_cut;
   const int blocks = (newest.end + block_cut - 1) / block_cut - first_block;
   const bool idle = segment_rows > most_rows || (row - c.first_row[segment]) % tile_rows != 0 ||
@@ -185,18 +187,18 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp,
   }
   const Part part{block - first_block, blocks,
                   t.counters + int64_t{row} * (c.kv_heads * head_tiles) + blockIdx.y};
-  finish<kVectors>(t, reinterpret_cast<float*>(dynamic_shared()), R::kBytes / 4, vectors, part,
-                   max_parts, kWidth);
+  finish<R::kWarps, kVectors>(t, reinterpret_cast<float*>(dynamic_shared()), R::kBytes / 4, vectors,
+                              part, max_parts, kWidth);
 }
 
 template <KvType kType, int kWidth>
 void launch_split(const AttentionTask& t, int64_t rows, cudaStream_t stream) {
+  using R = Ring<kType, kWidth>;
   const int64_t heads = t.heads / t.cache.kv_heads;
   const int64_t tiles = t.cache.kv_heads * ((heads + kVectors - 1) / kVectors);
   const auto parts = static_cast<unsigned>(attention_parts(t));
   launch({stream, dim3(parts, static_cast<unsigned>(tiles), static_cast<unsigned>(t.cache.n)),
-          dim3(kAttentionWarps * kWarp),
-          static_cast<size_t>(kAttentionWarps * Ring<kType, kWidth>::kBytes)},
+          dim3(R::kWarps * kWarp), static_cast<size_t>(R::kWarps * R::kBytes)},
          split<kType, kWidth>, t, static_cast<int>(attention_cut(t)), static_cast<int>(parts),
          static_cast<int>(rows), static_cast<int>(slot_rows(t)));
 }

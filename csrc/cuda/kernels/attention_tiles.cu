@@ -1,5 +1,6 @@
 // Attention of many rows of a sequence: 64 query vectors (rows and the heads that share a KV head)
-// against whole pages, which four warps bring into shared memory and each reads for its sixteen.
+// against pages (of the largest, half a page), which four warps bring into shared memory and each
+// reads for its sixteen.
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/kv_mma.cuh"
 #include "cuda/launch.h"
@@ -15,23 +16,43 @@ constexpr int kPage = static_cast<int>(kPageTokens);
 template <int kWidth>
 inline constexpr int kRuns = kWidth > 128 ? 1 : 4;
 
-__device__ __forceinline__ void copy_page(std::byte* to, const std::byte* from, int bytes) {
+__device__ __forceinline__ void copy(std::byte* to, const std::byte* from, int bytes) {
   const uint32_t address = shared_address(to);
   for (int i = static_cast<int>(threadIdx.x) * 16; i < bytes; i += kThreads * 16) {
     copy_async(address + static_cast<uint32_t>(i), from + i);
   }
 }
 
-// Run `i` of a page in shared memory.
+// What is brought at a time: a page, or such a part of it that two fit every device.
 template <KvType kType, int kWidth>
-__device__ __forceinline__ Run run_of(const std::byte* page, int i) {
+struct Step {
+  static constexpr int kShare = static_cast<int>(head_share<kType>(kWidth));
+  static constexpr int kParts = 2 * kShare > static_cast<int>(kLeastShared) ? 2 : 1;
+  static constexpr int kPositions = kPage / kParts;
+  static constexpr int kBytes = kShare / kParts;
+  static constexpr int kValues = static_cast<int>(values_at<kType>(kWidth)) / kParts;
+  static_assert(kParts == 1 || kBytes == 2 * kValues, "scales would be a piece of their own");
+
+  static __device__ __forceinline__ void bring(std::byte* to, const std::byte* share, int part) {
+    if constexpr (kParts == 1) {
+      copy(to, share, kBytes);
+    } else {
+      copy(to, share + part * kValues, kValues);
+      copy(to + kValues, share + (kParts + part) * kValues, kValues);
+    }
+  }
+};
+
+// Run `i` of a step in shared memory.
+template <KvType kType, int kWidth>
+__device__ __forceinline__ Run run_of(const std::byte* step, int i) {
   constexpr int kCodes = kRun * kWidth * kKvBytes<kType>, kScales = scale_bytes<kType>(kWidth);
-  const uint32_t address = shared_address(page);
+  const uint32_t address = shared_address(step);
   const auto scales = [&](int64_t at) {
-    return reinterpret_cast<const float*>(page + at + i * kScales);
+    return reinterpret_cast<const float*>(step + at + i * kScales);
   };
   return {address + static_cast<uint32_t>(i * kCodes),
-          address + static_cast<uint32_t>(values_at<kType>(kWidth) + i * kCodes),
+          address + static_cast<uint32_t>(Step<kType, kWidth>::kValues + i * kCodes),
           scales(key_scales_at<kType>(kWidth)), scales(value_scales_at<kType>(kWidth))};
 }
 
@@ -42,11 +63,11 @@ struct WarpRows {
   int oldest, end, inner_begin, inner_end;
 };
 
-// Runs [first, first + kRuns) of a page that begins at `position`.
+// Runs [first, first + kRuns) of a step that begins at `position`.
 template <KvType kType, int kWidth>
 __device__ __forceinline__ void attend_runs(RunningSoftmax<kWidth>& softmax,
                                             const uint32_t (&q)[kWidth / 16][4],
-                                            const std::byte* page, int first, int position,
+                                            const std::byte* step, int first, int position,
                                             const WarpRows& rows, int written) {
   constexpr int kCount = kRuns<kWidth>;
   position += first * kRun;
@@ -54,7 +75,7 @@ __device__ __forceinline__ void attend_runs(RunningSoftmax<kWidth>& softmax,
   float s[2 * kCount][4];
 #pragma unroll
   for (int r = 0; r < kCount; ++r) {
-    scores<kType, kWidth>(s + 2 * r, q, run_of<kType, kWidth>(page, first + r));
+    scores<kType, kWidth>(s + 2 * r, q, run_of<kType, kWidth>(step, first + r));
   }
   if (position < rows.inner_begin || position + kCount * kRun > rows.inner_end) {
 #pragma unroll
@@ -70,7 +91,7 @@ __device__ __forceinline__ void attend_runs(RunningSoftmax<kWidth>& softmax,
   const bool whole = position + kCount * kRun <= written;
 #pragma unroll
   for (int r = 0; r < kCount; ++r) {
-    const Run run = run_of<kType, kWidth>(page, first + r);
+    const Run run = run_of<kType, kWidth>(step, first + r);
     if (whole) {
       add_values<kType, kWidth>(softmax.values, s + 2 * r, run, kRun);
     } else {
@@ -138,24 +159,26 @@ __global__ __launch_bounds__(kThreads) void tiles(AttentionTask t, int few_rows)
     return t.q + (int64_t{row0 + v / group} * t.heads + g * group + v % group) * c.e;
   });
 
-  constexpr int kShare = static_cast<int>(head_share<kType>(kWidth));
+  using S = Step<kType, kWidth>;
   std::byte* stages = dynamic_shared();
   const int32_t* pages = c.pages + segment * c.page_stride;
-  const auto bring = [&](int page) {
-    if (page * kPage < end) {
-      copy_page(stages + page % 2 * kShare,
-                c.base + pages[page] * c.page_bytes + int64_t{g} * kShare, kShare);
+  const auto bring = [&](int step) {
+    if (step * S::kPositions < end) {
+      S::bring(stages + step % 2 * S::kBytes,
+               c.base + pages[step / S::kParts] * c.page_bytes + int64_t{g} * S::kShare,
+               step % S::kParts);
     }
     copy_async_commit();
   };
   RunningSoftmax<kWidth> softmax;
-  bring(oldest / kPage);
-  for (int page = oldest / kPage; page * kPage < end; ++page) {
-    bring(page + 1);
+  bring(oldest / S::kPositions);
+  for (int step = oldest / S::kPositions; step * S::kPositions < end; ++step) {
+    bring(step + 1);
     copy_async_wait<1>();
     __syncthreads();
-    for (int i = 0; i < kPage / kRun; i += kRuns<kWidth>) {
-      attend_runs<kType, kWidth>(softmax, q, stages + page % 2 * kShare, i, page * kPage, see, end);
+    for (int i = 0; i < S::kPositions / kRun; i += kRuns<kWidth>) {
+      attend_runs<kType, kWidth>(softmax, q, stages + step % 2 * S::kBytes, i, step * S::kPositions,
+                                 see, end);
     }
     __syncthreads();
   }
@@ -168,7 +191,7 @@ void launch_tiles(const AttentionTask& t, int64_t few_rows, cudaStream_t stream)
   const int64_t group = t.heads / t.cache.kv_heads;
   const dim3 grid(static_cast<unsigned>(t.cache.kv_heads), static_cast<unsigned>(t.cache.segments),
                   blocks_for(t.max_rows * group, kVectors));
-  launch({stream, grid, dim3(kThreads), static_cast<size_t>(2 * head_share<kType>(kWidth))},
+  launch({stream, grid, dim3(kThreads), static_cast<size_t>(2 * Step<kType, kWidth>::kBytes)},
          tiles<kType, kWidth>, t, static_cast<int>(few_rows));
 }
 
