@@ -1,4 +1,4 @@
-"""Builds device code as plain C++ on the emulated device, into shared libraries for ctypes.
+"""Builds device code as plain C++: libraries for ctypes on the emulated device, whole packages.
 
 Objects are kept in `build/emulated` and made again when a source or a header they read is newer.
 """
@@ -6,9 +6,12 @@ Objects are kept in `build/emulated` and made again when a source or a header th
 import ctypes
 import os
 import subprocess
+import sysconfig
 import zlib
 from functools import cache
 from pathlib import Path
+
+import pybind11
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATION = ROOT / "tests" / "cuda" / "emulation"
@@ -29,6 +32,12 @@ FLAGS = [
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-psabi"),
     *("-I", str(EMULATION), "-I", str(ROOT / "csrc"), "-x", "c++"),
 ]
+PACKAGE = ROOT / "python" / "llama_rt"
+PYTHON = ("-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include())
+# An editable installation would come before the path.
+CUSTOMIZE = """import sys
+sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "ScikitBuildRedirectingFinder"]
+"""
 DEVICE = [EMULATION / name for name in ("execution.cpp", "asynchronous.cpp", "runtime.cpp")]
 
 
@@ -58,10 +67,29 @@ def compiled(source: Path, *flags: str) -> Path:
 def library(name: str, *sources: str) -> ctypes.CDLL:
     """Loads `sources` (relative to the repository) with the emulated device as one library."""
     objects = [compiled(path) for path in (*DEVICE, *(ROOT / s for s in sources))]
-    made = FOLDER / f"lib{name}.so"
+    return ctypes.CDLL(str(_linked(FOLDER / f"lib{name}.so", objects)))
+
+
+def package(name: str, objects: list[Path]) -> Path:
+    """A folder to put first on the Python path: `llama_rt` with these objects as native module."""
+    folder = FOLDER / name / "llama_rt"
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.is_symlink():
+            entry.unlink()
+    for entry in PACKAGE.iterdir():
+        if not entry.name.startswith(("_native.cpython", "__pycache__", ".")):
+            (folder / entry.name).symlink_to(entry)
+    (folder.parent / "sitecustomize.py").write_text(CUSTOMIZE)
+    _linked(folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}", objects)
+    return folder.parent
+
+
+def _linked(made: Path, objects: list[Path]) -> Path:
+    """The shared library of these objects."""
     if not made.is_file() or any(o.stat().st_mtime > made.stat().st_mtime for o in objects):
-        new = FOLDER / f"lib{name}.{os.getpid()}.so"
-        command = [COMPILER, "-shared", "-Wl,-Bsymbolic", "-o", str(new), *map(str, objects)]
-        subprocess.run(command, check=True)
+        new = made.with_suffix(f".{os.getpid()}")
+        command = [COMPILER, "-shared", "-pthread", "-Wl,-Bsymbolic", "-o", str(new)]
+        subprocess.run([*command, *map(str, objects)], check=True)
         new.replace(made)
-    return ctypes.CDLL(str(made))
+    return made

@@ -5,27 +5,18 @@ builds it and prints the folder.
 """
 
 import os
-import subprocess
 import sys
-import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import pybind11
-
-from emulated_device import COMPILER, DEVICE, FOLDER, ROOT, compiled
+import emulated_device
+from emulated_device import DEVICE, PYTHON, ROOT, compiled
 
 SOURCES = ROOT / "csrc"
-PACKAGE = ROOT / "python" / "llama_rt"
 TIERS = SOURCES / "cpu" / "tiers"
-PYTHON = ("-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include())
 # As a build for these would be: both tiers of kernels.
 ARCHITECTURES = ("-DLLAMA_RT_CUDA_SM90A", '-DLLAMA_RT_CUDA_ARCHITECTURES="80-real 90a-real"')
-# An editable installation would come before the path.
-CUSTOMIZE = """import sys
-sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "ScikitBuildRedirectingFinder"]
-"""
 SCALAR = ("-DLLAMA_RT_TIER=scalar", "-I", str(TIERS / "scalar"), "-I", str(TIERS))
 
 
@@ -53,22 +44,7 @@ def package() -> Path:
     sources = _sources()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda source: compiled(source, *_flags(source)), sources))
-    folder = FOLDER / "package" / "llama_rt"
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.iterdir():
-        if entry.is_symlink():
-            entry.unlink()
-    for entry in PACKAGE.iterdir():
-        if not entry.name.startswith(("_native.cpython", "__pycache__", ".")):
-            (folder / entry.name).symlink_to(entry)
-    (folder.parent / "sitecustomize.py").write_text(CUSTOMIZE)
-    made = folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not made.is_file() or any(o.stat().st_mtime > made.stat().st_mtime for o in objects):
-        new = made.with_suffix(f".{os.getpid()}")
-        command = [COMPILER, "-shared", "-pthread", "-Wl,-Bsymbolic", "-o", str(new)]
-        subprocess.run([*command, *map(str, objects)], check=True)
-        new.replace(made)
-    return folder.parent
+    return emulated_device.package("package", objects)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,17 @@ and prints the folder to put first on the Python path.
 """
 
 import os
-import subprocess
 import sys
-import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import pybind11
-
-from emulated_device import COMPILER, FOLDER, ROOT, compiled
+import emulated_device
+from emulated_device import PYTHON, ROOT, compiled
 
 SOURCES = ROOT / "csrc"
 TIERS = SOURCES / "cpu" / "tiers"
 HERE = ROOT / "tests" / "amx"
-PYTHON = ("-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include())
 AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
 AVX512 = (*AVX2, *(f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni")))
 AMX = ("-mavx512bf16", "-mavx512vbmi", "-include", str(HERE / "tiles.h"))
@@ -68,19 +64,7 @@ def package() -> Path:
     wanted = [one for source in sources for one in _objects(source)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda one: compiled(one[0], *one[1]), wanted))
-    folder = FOLDER / "tiles" / "llama_rt"
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry in (ROOT / "python" / "llama_rt").iterdir():
-        link = folder / entry.name
-        if not link.exists() and not entry.name.startswith(("_native.cpython", "__pycache__")):
-            link.symlink_to(entry)
-    made = folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not made.is_file() or any(o.stat().st_mtime > made.stat().st_mtime for o in objects):
-        new = made.with_suffix(f".{os.getpid()}")
-        command = [COMPILER, "-shared", "-pthread", "-Wl,-Bsymbolic", "-o", str(new)]
-        subprocess.run([*command, *map(str, objects)], check=True)
-        new.replace(made)
-    return folder.parent
+    return emulated_device.package("tiles", objects)
 
 
 if __name__ == "__main__":
