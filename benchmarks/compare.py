@@ -7,8 +7,8 @@
 Peers are measured if they are there: llama.cpp (`pip install llama-cpp-python`, or any
 `llama-bench` given by `--llama-bench`, so that forks can be measured too) and transformers on torch
 (bf16, random weights of the same sizes). Every round asks each engine once, one after the other,
-while the others sleep; the machine's own limits are measured in the same run: read bandwidth
-between the rounds, multiply instructions at the beginning.
+while the others sleep, prompts first, then decoding; the machine's own limits are measured in the
+same run: read bandwidth around every decoding, multiply instructions at the beginning.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
-from limits import multiply_peaks, read_bandwidth
+from limits import beside_memory, multiply_peaks
 from report import OURS, Row, command_line, roofline, table, write_between
 
 from llama_rt import _native
@@ -80,14 +81,16 @@ def running(name: str, model: str, args: argparse.Namespace, context: int) -> It
         worker.close()
 
 
-def llama_bench(binary: Path, model: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Tokens per second of a prompt and of decoding; the program loads the model anew."""
-    command = [str(binary), "-m", str(model), "-t", str(args.threads), "-p", str(args.prompt),
-               "-n", str(args.generate), "-r", "1", "-o", "json",
+def llama_bench(
+    binary: Path, model: Path, args: argparse.Namespace, prompt: int, generate: int
+) -> float:
+    """Tokens per second of a prompt or of decoding; the program loads the model anew."""
+    command = [str(binary), "-m", str(model), "-t", str(args.threads), "-p", str(prompt),
+               "-n", str(generate), "-r", "1", "-o", "json",
                *args.llama_bench_options.split()]  # fmt: skip
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rows = json.loads(output[output.index("[") :])
-    return {"prompt" if row["n_prompt"] else "decode": row["avg_ts"] for row in rows}
+    speed: float = json.loads(output[output.index("[") :])[0]["avg_ts"]
+    return speed
 
 
 def peers(args: argparse.Namespace, format: str) -> list[str]:
@@ -99,30 +102,38 @@ def peers(args: argparse.Namespace, format: str) -> list[str]:
 
 
 def measure(model: Path, format: str, args: argparse.Namespace) -> Row:
-    """All engines on one model, round by round; the first round only warms up."""
+    """All engines on one model, round by round."""
     context = args.prompt + args.generate + 64
-    row = Row(format, *counted(model), 0.0)
+    row = Row(format, *counted(model))
+    forks = {binary.resolve().parents[2].name: binary for binary in args.llama_bench}
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(running(name, str(model), args, context))
             for name in peers(args, format)
         }
-        for turn in range(args.rounds + 1):
+
+        def decode(name: str, batch: int) -> float:
+            if name in forks:
+                return llama_bench(forks[name], model, args, 0, args.generate)
+            return (
+                batch * args.generate / workers[name].seconds(generate=args.generate, batch=batch)
+            )
+
+        for worker in workers.values():  # the first time only warms up
+            worker.seconds(prompt=args.prompt)
+            worker.seconds(generate=args.generate, batch=1)
+        for _ in range(args.rounds):
             for name, worker in workers.items():
-                spent = worker.seconds(prompt=args.prompt)
-                if turn:
-                    row.prompt.setdefault(name, []).append(args.prompt / spent)
-                for batch in args.batches if name in BATCHING else (1,):
-                    spent = worker.seconds(generate=args.generate, batch=batch)
-                    if turn:
-                        speeds = row.decode.setdefault((name, batch), [])
-                        speeds.append(batch * args.generate / spent)
-            for binary in args.llama_bench if turn else ():
-                name = binary.resolve().parents[2].name
-                speed = llama_bench(binary, model, args)
-                row.prompt.setdefault(name, []).append(speed["prompt"])
-                row.decode.setdefault((name, 1), []).append(speed["decode"])
-            row.read_bytes_s = max(row.read_bytes_s, read_bandwidth(args.threads))
+                speed = args.prompt / worker.seconds(prompt=args.prompt)
+                row.prompt.setdefault(name, []).append(speed)
+            for name, binary in forks.items():
+                speed = llama_bench(binary, model, args, args.prompt, 0)
+                row.prompt.setdefault(name, []).append(speed)
+            for batch in args.batches:
+                for name in (*workers, *forks):
+                    if batch == 1 or name in BATCHING:
+                        figure = beside_memory(args.threads, partial(decode, name, batch))
+                        row.decode.setdefault((name, batch), []).append(figure)
     return row
 
 
@@ -179,8 +190,8 @@ def main() -> None:
             model.unlink()
             print(table(rows[-1:], max(peaks.values())), flush=True)
     text = (
-        f"{command_line()}: read bandwidth "
-        f"{max(row.read_bytes_s for row in rows) / 1e9:.1f} GB/s; "
+        f"{command_line()}: read bandwidth up to "
+        f"{max(row.best_bandwidth() for row in rows) / 1e9:.1f} GB/s; "
         + ", ".join(f"{name} {peak / 1e9:.0f}" for name, peak in peaks.items())
         + f" billion multiply-adds per second; {args.threads} threads, medians of {args.rounds} "
         f"rounds.\n\n{table(rows, max(peaks.values()))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from llama_rt import _native
@@ -12,9 +13,27 @@ from llama_rt import _native
 SOURCE = Path(__file__).with_name("peaks.cpp")
 
 
+STEADY = 0.12  # how far apart two readings of one memory may be
+
+
 def read_bandwidth(threads: int) -> float:
     """Bytes per second that all threads together read from memory."""
-    return _native.read_bandwidth(threads, seconds=0.5)
+    return _native.read_bandwidth(threads, buffer_bytes=256 << 20, seconds=0.2)
+
+
+def beside_memory(threads: int, ask: Callable[[], float]) -> tuple[float, float]:
+    """What `ask` returns, and the read bandwidth around it.
+
+    A virtual machine's memory may change its speed by half from one minute to the next: where it
+    did so meanwhile, `ask` is called again, a few times.
+    """
+    before = read_bandwidth(threads)
+    for attempt in range(4):
+        answer, after = ask(), read_bandwidth(threads)
+        if attempt == 3 or abs(after - before) < STEADY * max(before, after):
+            break
+        before = after
+    return answer, (before + after) / 2
 
 
 def multiply_peaks(threads: int) -> dict[str, float]:
