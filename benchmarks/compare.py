@@ -20,13 +20,13 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from limits import beside_memory, multiply_peaks
+from models import models, parser_of_models
 from report import OURS, Row, command_line, roofline, table, write_between
 
 from llama_rt import _native
@@ -119,9 +119,17 @@ def measure(model: Path, format: str, args: argparse.Namespace) -> Row:
                 batch * args.generate / workers[name].seconds(generate=args.generate, batch=batch)
             )
 
+        decodes = [
+            (name, batch)
+            for batch in args.batches
+            for name in (*workers, *forks)
+            if batch == 1 or name in BATCHING
+        ]
         for worker in workers.values():  # the first time only warms up
             worker.seconds(prompt=args.prompt)
-            worker.seconds(generate=args.generate, batch=1)
+        for name, batch in decodes:
+            if name in workers:
+                decode(name, batch)
         for _ in range(args.rounds):
             for name, worker in workers.items():
                 speed = args.prompt / worker.seconds(prompt=args.prompt)
@@ -129,11 +137,9 @@ def measure(model: Path, format: str, args: argparse.Namespace) -> Row:
             for name, binary in forks.items():
                 speed = llama_bench(binary, model, args, args.prompt, 0)
                 row.prompt.setdefault(name, []).append(speed)
-            for batch in args.batches:
-                for name in (*workers, *forks):
-                    if batch == 1 or name in BATCHING:
-                        figure = beside_memory(args.threads, partial(decode, name, batch))
-                        row.decode.setdefault((name, batch), []).append(figure)
+            for name, batch in decodes:
+                figure = beside_memory(args.threads, partial(decode, name, batch))
+                row.decode.setdefault((name, batch), []).append(figure)
     return row
 
 
@@ -147,21 +153,10 @@ def counted(model: Path) -> tuple[int, int]:
     return sum(math.prod(t.shape) for t in tensors), sum(t.nbytes for t in tensors)
 
 
-def make_model(path: Path, shape: str, format: str) -> None:
-    """Writes a GGUF of random weights."""
-    subprocess.run(
-        [sys.executable, "-m", "llama_rt", "bench", "--shape", shape, "--format", format, "--save",
-         str(path), "--prompt", "0", "--generate", "0", "--repeat", "1", "--json"],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of_models(__doc__, ["q4_0", "q8_0", "bf16"])
     add = parser.add_argument
-    add("--shape", default="8x4096")
-    add("--formats", type=lambda text: text.split(","), default=["q4_0", "q8_0", "bf16"])
     add("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 32])
     add("--threads", type=int, default=_native.cpu_info().default_threads)
     add("--isa", default=_native.cpu_info().tiers[-1], help="highest tier of this project to use")
@@ -172,8 +167,6 @@ def arguments() -> argparse.Namespace:
         help="BUILD/bin/llama-bench of any fork; named by the folder that holds BUILD")  # fmt: skip
     add("--llama-bench-options", default="", help="for all of them, such as '-rtr 1 -fa 1'")
     add("--without", action="append", default=[], metavar="ENGINE")
-    add("--folder", type=Path, help="where the models are made and removed (default: temporary)")
-    add("--write", type=Path, metavar="DOCS", help="put table and plot into DOCS/performance.md")
     return parser.parse_args()
 
 
@@ -182,13 +175,9 @@ def main() -> None:
     args = arguments()
     peaks = multiply_peaks(args.threads)
     rows = []
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        for format in args.formats:
-            model = Path(folder) / f"{args.shape}-{format}.gguf"
-            make_model(model, args.shape, format)
-            rows.append(measure(model, format, args))
-            model.unlink()
-            print(table(rows[-1:], max(peaks.values())), flush=True)
+    for format, model in models(args):
+        rows.append(measure(model, format, args))
+        print(table(rows[-1:], max(peaks.values())), flush=True)
     text = (
         f"{command_line()}: read bandwidth up to "
         f"{max(row.best_bandwidth() for row in rows) / 1e9:.1f} GB/s; "

@@ -11,8 +11,6 @@ from pathlib import Path
 from llama_rt import _native
 
 SOURCE = Path(__file__).with_name("peaks.cpp")
-
-
 STEADY = 0.12  # how far apart two readings of one memory may be
 
 
@@ -27,12 +25,11 @@ def beside_memory(threads: int, ask: Callable[[], float]) -> tuple[float, float]
     A virtual machine's memory may change its speed by half from one minute to the next: where it
     did so meanwhile, `ask` is called again, a few times.
     """
-    before = read_bandwidth(threads)
-    for attempt in range(4):
-        answer, after = ask(), read_bandwidth(threads)
-        if attempt == 3 or abs(after - before) < STEADY * max(before, after):
+    before, after = 0.0, read_bandwidth(threads)
+    for _ in range(4):
+        before, answer, after = after, ask(), read_bandwidth(threads)
+        if abs(after - before) < STEADY * max(before, after):
             break
-        before = after
     return answer, (before + after) / 2
 
 

@@ -11,16 +11,13 @@ is in the page cache.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-from compare import make_model
-from report import command_line, write_between
+from models import models, parser_of_models
+from report import publish
 
 MARK = "loading"
 _SETTLE = 15.0  # seconds in which a host that takes free memory back has done so
@@ -68,36 +65,23 @@ def python(program: str, *arguments: str) -> str:
 
 def main() -> None:
     """Loads, touches, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", default="8x4096")
-    parser.add_argument("--formats", type=lambda text: text.split(","), default=["q4_0", "q8_0"])
+    parser = parser_of_models(__doc__, ["q4_0", "q8_0"])
     parser.add_argument("--threads", type=int, default=2, help="that touch memory")
-    parser.add_argument("--folder", type=Path, help="where the models are made and removed")
-    parser.add_argument(
-        "--write", type=Path, metavar="DOCS", help="put the table into DOCS/performance.md"
-    )
     args = parser.parse_args()
     lines = [
         "| model | weights | first load | second load | touching as much | peak over weights |",
         "|---|---|---|---|---|---|",
     ]
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        for format in args.formats:
-            model = Path(folder) / f"{args.shape}-{format}.gguf"
-            make_model(model, args.shape, format)
-            taken = json.loads(python(LOAD, str(model)))
-            weights = taken["weights"]
-            touched = float(python(TOUCH, str(weights), str(args.threads)))
-            lines.append(
-                f"| {args.shape} {format} | {weights / 1e9:.2f} GB | {taken['first']:.2f} s | "
-                f"{taken['second']:.2f} s | {touched:.2f} s | {taken['peak'] / weights - 1:+.1%} |"
-            )
-            model.unlink()
-            print(lines[-1], flush=True)
-    text = f"{command_line()}:\n\n" + "\n".join(lines)
-    print(text)
-    if args.write:
-        write_between(args.write / "performance.md", MARK, text)
+    for format, model in models(args):
+        taken = json.loads(python(LOAD, str(model)))
+        weights = taken["weights"]
+        touched = float(python(TOUCH, str(weights), str(args.threads)))
+        lines.append(
+            f"| {args.shape} {format} | {weights / 1e9:.2f} GB | {taken['first']:.2f} s | "
+            f"{taken['second']:.2f} s | {touched:.2f} s | {taken['peak'] / weights - 1:+.1%} |"
+        )
+        print(lines[-1], flush=True)
+    publish(lines, args.write, MARK)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ process without the interpreter's own share (what `import llama_rt` takes).
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from compare import make_model
-from report import command_line, write_between
+from models import models, parser_of_models
+from report import publish
 
 from llama_rt import Plan, plan
 
@@ -68,33 +66,17 @@ def line(format: str, planned: Plan, measured: dict[str, float]) -> str:
 
 def main() -> None:
     """Predicts, runs, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", default="8x4096")
-    parser.add_argument(
-        "--formats", type=lambda text: text.split(","), default=["q4_0", "q8_0", "bf16"]
-    )
-    parser.add_argument("--folder", type=Path, help="where the models are made and removed")
-    parser.add_argument(
-        "--write", type=Path, metavar="DOCS", help="put the table into DOCS/performance.md"
-    )
-    args = parser.parse_args()
+    args = parser_of_models(__doc__, ["q4_0", "q8_0", "bf16"]).parse_args()
     lines = [
         "| model | memory: planned / taken / error | decode tok/s | prompt tok/s |",
         "|---|---|---|---|",
     ]
     context = 512
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        for format in args.formats:
-            model = Path(folder) / f"{args.shape}-{format}.gguf"
-            make_model(model, args.shape, format)
-            planned = plan(model, n_ctx=context)
-            lines.append(line(format, planned, run(model, context - 24)))
-            model.unlink()
-            print(lines[-1], flush=True)
-    text = f"{command_line()}:\n\n" + "\n".join(lines)
-    print(text)
-    if args.write:
-        write_between(args.write / "performance.md", MARK, text)
+    for format, model in models(args):
+        planned = plan(model, n_ctx=context)
+        lines.append(line(format, planned, run(model, context - 24)))
+        print(lines[-1], flush=True)
+    publish(lines, args.write, MARK)
 
 
 if __name__ == "__main__":

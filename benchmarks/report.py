@@ -165,6 +165,14 @@ def command_line() -> str:
     return f"`python benchmarks/{shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`"
 
 
+def publish(lines: list[str], docs: Path | None, mark: str) -> None:
+    """Prints the command and a table; puts them into `docs` at `mark` if a folder is given."""
+    text = f"{command_line()}:\n\n" + "\n".join(lines)
+    print(text)
+    if docs:
+        write_between(docs / "performance.md", mark, text)
+
+
 def write_between(document: Path, mark: str, text: str) -> None:
     """Replaces what stands between the lines `<!-- MARK: begin -->` and `<!-- MARK: end -->`.
 
