@@ -119,26 +119,17 @@ __device__ uint32_t code_word(const PanelRows<kType>& panel, int v, int i, int64
   return word;
 }
 
-// Bits 4 and 5 of a code, or 0 and 1 where there are no nibbles; word i has two tiles.
-template <DType kType>
-__device__ uint32_t two_word(const PanelRows<kType>& panel, int i, int64_t tile) {
-  constexpr int kFirst = Packed<kType>::kVectors > 0 ? 4 : 0;
+// kBits of each code: those above its nibble, or of codes without one the lowest two or, of three,
+// the highest. Word i has 32 / kBits codes, four of each half of a tile.
+template <DType kType, int kBits>
+__device__ uint32_t bits_word(const PanelRows<kType>& panel, int i, int64_t tile) {
+  constexpr int kFirst = Packed<kType>::kVectors > 0 ? 4 : kBits == 1 ? 2 : 0;
+  constexpr int kCodes = 32 / kBits, kHalf = kCodes / 2;
   uint32_t word = 0;
-  for (int f = 0; f < 16; ++f) {
-    const uint32_t code = panel.code_at(tile + 2 * i + f % 8 / 4, f % 4, f / 8, kCodeOffset<kType>);
-    word |= (code >> kFirst & 3u) << (2 * f);
-  }
-  return word;
-}
-// The highest bit of codes of five or three bits; word i has the four tiles of a piece.
-template <DType kType>
-__device__ uint32_t one_word(const PanelRows<kType>& panel, int i, int64_t tile) {
-  constexpr int kFirst = Packed<kType>::kVectors > 0 ? 4 : 2;
-  uint32_t word = 0;
-  for (int f = 0; f < 32; ++f) {
+  for (int f = 0; f < kCodes; ++f) {
     const uint32_t code =
-        panel.code_at(tile + 4 * i + f % 16 / 4, f % 4, f / 16, kCodeOffset<kType>);
-    word |= (code >> kFirst & 1u) << f;
+        panel.code_at(tile + kCodes / 8 * i + f % kHalf / 4, f % 4, f / kHalf, kCodeOffset<kType>);
+    word |= (code >> kFirst & ((1u << kBits) - 1)) << (kBits * f);
   }
   return word;
 }
@@ -172,12 +163,12 @@ __global__ void pack_kernel(PackTask task) {
   }
   for (int p = 0; p < Format::kPieces; ++p) {
     if constexpr (Format::kHasTwo) {
-      reinterpret_cast<uint2*>(out + Format::kTwoAt)[p * kWarp + lane_index()] =
-          make_uint2(two_word(panel, 2 * p, tile), two_word(panel, 2 * p + 1, tile));
+      reinterpret_cast<uint2*>(out + Format::kTwoAt)[p * kWarp + lane_index()] = make_uint2(
+          bits_word<kType, 2>(panel, 2 * p, tile), bits_word<kType, 2>(panel, 2 * p + 1, tile));
     }
     if constexpr (Format::kHasOne) {
       reinterpret_cast<uint32_t*>(out + Format::kOneAt)[p * kWarp + lane_index()] =
-          one_word(panel, p, tile);
+          bits_word<kType, 1>(panel, p, tile);
     }
   }
   auto* words = reinterpret_cast<uint32_t*>(out + Format::kScalesAt);
