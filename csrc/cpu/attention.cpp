@@ -17,6 +17,8 @@ constexpr int64_t kCut = 512;         // positions of one range; whole pages
 constexpr int64_t kTaskVectors = 48;  // query vectors (rows x grouped heads) of one task
 // Multiplications below which waking another thread costs more than it saves.
 constexpr int64_t kSerialWork = 65536;
+// The same for elements to store: a key's features lie in lines of their own, each a cache miss.
+constexpr int64_t kSerialStore = 2048;
 
 // One KV head of a block of one segment's rows.
 struct Unit {
@@ -148,7 +150,7 @@ void CpuBackend::do_store_kv(View k, View v, const KvView& kv) {
   const int64_t head_bytes = layout.layer_bytes / heads;
   const int64_t rows = k.shape[0];
   parallel_for(
-      rows * heads * e < 16384 ? 1 : threads_, heads, [&](int64_t begin, int64_t end, int) {
+      rows * heads * e < kSerialStore ? 1 : threads_, heads, [&](int64_t begin, int64_t end, int) {
         for (const Segment& s : kv.segments) {
           for (int64_t i = 0; i < s.rows; ++i) {
             const int64_t position = s.past + i;
@@ -197,9 +199,10 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
     work += u.rows * group * p.e * last_visible(p, *u.segment, u.row + u.rows);
   }
   const auto count = static_cast<int64_t>(units.size());
-  if (cuts == 1 || count >= 2 * threads_) {  // enough units: each folds its own ranges
+  // Enough units: each folds its own ranges. One row's heads go to the threads that stored them.
+  if (cuts == 1 || count >= 2 * threads_) {
     const int threads = work < kSerialWork ? 1 : threads_;
-    parallel_for_dynamic(threads, count, 1, [&](int64_t begin, int64_t end, int worker) {
+    parallel_for(threads, count, [&](int64_t begin, int64_t end, int worker) {
       float* scratch = scratch_of(worker);
       const State total(scratch, p.vectors), next(scratch + p.state_floats(), p.vectors);
       float* rest = scratch + 2 * p.state_floats();

@@ -28,8 +28,9 @@ constexpr auto kSpinIdle = std::chrono::microseconds(50);
 constexpr auto kSpinHeld = std::chrono::milliseconds(2);
 constexpr auto kSpinCaller = std::chrono::microseconds(200);
 constexpr int kChecksPerClockRead = 64;
-// Pieces of one thread's range: what another can still take over when this one is held up.
-constexpr int64_t kPiecesOfRange = 8;
+// A range is taken a quarter of what is left at a time: long pieces while there is much, single
+// chunks at the end, so that threads of unequal speed finish within a chunk of each other.
+constexpr int64_t kPiecesOfRest = 4;
 constexpr int kMaxThreads = 1024;
 
 void pause() {
@@ -200,9 +201,8 @@ void ThreadPool::open_job(int threads, int64_t chunks, int64_t grain, const Body
     begin += each + (i < rest ? 1 : 0);
     range.end = begin;
   }
-  const int64_t piece = (each + kPiecesOfRange - 1) / kPiecesOfRange;
   job_ = Job{.body = &body,
-             .grain = grain > 0 ? grain : std::max<int64_t>(piece, 1),
+             .grain = grain,
              .ranges = ranges,
              .threads = threads,
              .fp_control = fp_control()};
@@ -232,6 +232,21 @@ void ThreadPool::run_job(int threads, int64_t chunks, int64_t grain, const Body&
   }
 }
 
+// Takes the next piece of a range, of `grain` chunks or, with 0, a part of the rest; empty when
+// nothing is left.
+ThreadPool::Piece ThreadPool::next_piece(Range& range, int64_t grain) noexcept {
+  int64_t begin = range.next.load(std::memory_order_relaxed);
+  for (;;) {
+    const int64_t left = range.end - begin;
+    if (left <= 0) return {};
+    const int64_t most = grain > 0 ? grain : (left + kPiecesOfRest - 1) / kPiecesOfRest;
+    const int64_t end = begin + std::min(most, left);
+    if (range.next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) {
+      return {begin, end};
+    }
+  }
+}
+
 // Pieces of the participant's own range, then of the others'.
 void ThreadPool::take_pieces(int participant) noexcept {
   const Job& job = job_;
@@ -239,9 +254,9 @@ void ThreadPool::take_pieces(int participant) noexcept {
     for (int i = 0; i < job.ranges; ++i) {
       Range& range = ranges_[static_cast<size_t>((participant + i) % job.ranges)];
       while (!failed_.load(std::memory_order_relaxed)) {
-        const int64_t begin = range.next.fetch_add(job.grain, std::memory_order_relaxed);
-        if (begin >= range.end) break;
-        (*job.body)(begin, std::min(begin + job.grain, range.end), participant);
+        const Piece piece = next_piece(range, job.grain);
+        if (piece.begin == piece.end) break;
+        (*job.body)(piece.begin, piece.end, participant);
       }
     }
   } catch (...) {

@@ -39,11 +39,11 @@ class ThreadPool {
   static ThreadPool& instance();
 
   // Cuts `chunks` into min(threads, chunks) contiguous, nearly equal ranges; worker w starts on the
-  // w-th and takes it in a few pieces, so memory first touched by a split is mostly read by the
-  // same thread later. Who is done takes pieces from the others: a thread that the system does not
-  // run holds nobody up before it starts, and threads of unequal speed finish together. Returns
-  // when all is done; rethrows the first exception of a body. Runs inline, as one call for worker
-  // 0, when threads <= 1 and when called from within a body.
+  // w-th and takes it in pieces that grow smaller, so memory first touched by a split is mostly
+  // read by the same thread later. Who is done takes pieces from the others: a thread that the
+  // system does not run holds nobody up before it starts, and threads of unequal speed finish
+  // together. Returns when all is done; rethrows the first exception of a body. Runs inline, as one
+  // call for worker 0, when threads <= 1 and when called from within a body.
   //
   // threads: may exceed the number of CPUs. chunks: <= 0 does nothing.
   void parallel_for(int threads, int64_t chunks, Body body);
@@ -64,9 +64,13 @@ class ThreadPool {
     std::atomic<int64_t> next{0};  // first chunk that nobody took yet
     int64_t end = 0;
   };
+  struct Piece {
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
   struct Job {
     const Body* body = nullptr;
-    int64_t grain = 1;  // chunks of one piece
+    int64_t grain = 0;  // chunks of one piece; 0 where pieces shrink with what is left
     int ranges = 0;     // one per thread asked for, or a single one that all take from
     int threads = 0;    // workers of a higher index keep out
     uint32_t fp_control = 0;
@@ -80,6 +84,7 @@ class ThreadPool {
   void dispatch(int threads, int64_t chunks, int64_t grain, Body body);
   void run_job(int threads, int64_t chunks, int64_t grain, const Body& body);
   void open_job(int threads, int64_t chunks, int64_t grain, const Body& body);
+  static Piece next_piece(Range& range, int64_t grain) noexcept;
   void take_pieces(int participant) noexcept;
   void keep_error() noexcept;
   void wait_for_workers();
