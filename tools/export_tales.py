@@ -1,4 +1,4 @@
-"""Export a training checkpoint: a Hugging Face folder, then the GGUF that is shipped.
+"""Export a training checkpoint, or the mean of several: a Hugging Face folder, then the GGUF.
 
 python tools/export_tales.py run/base/final.pt --data run/data --out run/hf \
     --gguf python/llama_rt/data/tales.gguf --format q8_0
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -51,21 +52,30 @@ def write_folder(model: TalesModel, tokenizer: Path, out: Path, context: int) ->
         (out / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
+def mean_model(paths: Sequence[Path]) -> TalesModel:
+    """The model whose weights are the means of those of checkpoints of one shape."""
+    models = [load_model(path) for path in paths]
+    states = [model.state_dict() for model in models]
+    mean = {name: sum(state[name] for state in states) / len(states) for name in states[0]}
+    models[0].load_state_dict(mean)
+    return models[0]
+
+
 def main() -> None:
     """Export from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="+", help="several: their mean is exported")
     parser.add_argument("--data", type=Path, required=True, help="folder of tales_data.py")
     parser.add_argument("--out", type=Path, required=True, help="Hugging Face folder to write")
     parser.add_argument("--context", type=int, help="default: that of the end of training")
     parser.add_argument("--gguf", type=Path, help="also convert the folder to this file")
     parser.add_argument("--format", default="q8_0", help="format of the GGUF's matrices")
     args = parser.parse_args()
-    progress = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["progress"]
+    progress = torch.load(args.checkpoint[0], map_location="cpu", weights_only=True)["progress"]
     context = args.context or progress["context"]
-    write_folder(load_model(args.checkpoint), args.data / "tokenizer.model", args.out, context)
+    write_folder(mean_model(args.checkpoint), args.data / "tokenizer.model", args.out, context)
     print(f"{args.out}: context {context}, {progress['tokens']} tokens seen")
     if args.gguf is not None:
         convert_folder(args.out, args.gguf, args.format)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_tales import write_folder
+from export_tales import mean_model, write_folder
 from muon import Muon, orthogonalise
 from tales_model import TalesConfig, TalesModel, load_model
 from train_tales import SIZES, Progress, Run, work
@@ -147,3 +147,13 @@ def test_run_begins_with_given_weights(options, tmp_path):
     other = Run(options("other", seed=2))
     pairs = zip(first.model.parameters(), other.model.parameters(), strict=True)
     assert not all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_mean_of_checkpoints_is_that_of_every_weight(tmp_path):
+    models = [TalesModel(TINY), shaken(TINY)]
+    for i, model in enumerate(models):
+        state = {"config": dataclasses.asdict(TINY), "model": model.state_dict()}
+        torch.save(state, tmp_path / f"{i}.pt")
+    mean = mean_model([tmp_path / "0.pt", tmp_path / "1.pt"])
+    for a, b, c in zip(*(m.parameters() for m in (*models, mean)), strict=True):
+        torch.testing.assert_close(c, (a + b) / 2)
