@@ -47,7 +47,7 @@ void bind_adapter(py::module_& m) {
       .def(py::init([](const std::shared_ptr<Model>& model) {
              return std::make_shared<Adapter>(model);
            }),
-           py::arg("model"))
+           py::arg("model").none(false))
       .def(
           "add_lora",
           [](Adapter& adapter, int64_t layer, const std::string& slot, const Array<float>& a,

@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <thread>
@@ -69,6 +70,7 @@ std::vector<Feed> feeds_of(const std::vector<int>& sequences, const std::vector<
         {sequences[i], std::span(tokens[i].data(), static_cast<size_t>(tokens[i].size()))});
     if (adapters.empty()) continue;
     for (const auto& [adapter, weight] : adapters[i]) {
+      if (!adapter) throw py::type_error("adapters hold None");
       feeds.back().mix.push_back({adapter.get(), weight});
     }
   }
@@ -226,7 +228,7 @@ void bind_runner(py::module_& m) {
       .def_readonly("top_logprobs", &Sampled::top_logprobs);
   const RunnerOptions defaults;
   py::class_<BoundRunner>(m, "Runner", py::is_final())
-      .def(py::init(&make_runner), py::arg("model"), py::kw_only(), py::arg("n_ctx"),
+      .def(py::init(&make_runner), py::arg("model").none(false), py::kw_only(), py::arg("n_ctx"),
            py::arg("kv_dtype") = "f16", py::arg("max_batch_tokens") = defaults.max_batch_tokens,
            py::arg("cache_tokens") = defaults.cache_tokens)
       .def("create", [](BoundRunner& r) { return r.runner.create(); })
@@ -270,6 +272,9 @@ void bind_runner(py::module_& m) {
           [](BoundRunner& r, const std::vector<int>& sequences, const std::vector<int32_t>& tokens,
              const std::vector<Sampler*>& samplers, int64_t steps, double max_seconds,
              const CancelFlag* cancel, const std::vector<Mix>& adapters) {
+            if (std::ranges::find(samplers, nullptr) != samplers.end()) {
+              throw py::type_error("samplers hold None");  // which is a null pointer here
+            }
             std::vector<Tokens> single;
             for (const int32_t token : tokens) single.emplace_back(1, &token);
             const std::vector<Feed> feeds = feeds_of(sequences, single, adapters);
@@ -328,7 +333,7 @@ void bind_model(py::module_& m) {
       .def("clear", &CancelFlag::clear)
       .def_property_readonly("is_set", &CancelFlag::is_set);
   py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::is_final())
-      .def(py::init(&make_model), py::arg("backend"))
+      .def(py::init(&make_model), py::arg("backend").none(false))
       .def("add", &add, py::arg("name"), py::arg("data"), py::arg("dtype"), py::arg("shape"))
       .def("add_pieces", &add_pieces, py::arg("name"), py::arg("pool"), py::arg("starts"),
            py::arg("dtype"), py::arg("shape"))

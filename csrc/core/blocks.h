@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace llama_rt {
 
@@ -103,5 +104,14 @@ struct BlockQ6_K {
   uint16_t d;
 };
 static_assert(sizeof(BlockQ6_K) == 210);
+
+// Block `index` of a row, which may begin at any byte of a file.
+template <class Block>
+inline Block block_at(const void* row, int64_t index) {
+  Block block;
+  std::memcpy(&block, static_cast<const char*>(row) + index * int64_t{sizeof(Block)},
+              sizeof(Block));
+  return block;
+}
 
 }  // namespace llama_rt

@@ -169,6 +169,7 @@ inline void decode_block(const BlockQ6_K& b, float* y) {
 // `count` elements from consecutive blocks; `count` fills whole blocks.
 template <class Block, int kElements>
 inline void decode_row(const void* row, int64_t count, float* y) {
-  const Block* blocks = static_cast<const Block*>(row);
-  for (int64_t b = 0; b * kElements < count; ++b) decode_block(blocks[b], y + b * kElements);
+  for (int64_t b = 0; b * kElements < count; ++b) {
+    decode_block(block_at<Block>(row, b), y + b * kElements);
+  }
 }

@@ -1,6 +1,7 @@
 #include "model/kv_cache.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "core/error.h"
@@ -10,6 +11,13 @@ namespace llama_rt {
 KvCache::KvCache(std::shared_ptr<Backend> backend, const KvLayout& layout, int64_t capacity,
                  int64_t max_length)
     : backend_(std::move(backend)), layout_(layout), max_length_(max_length) {
+  // Pages are counted before tokens are rounded up and bytes multiplied, either of which could
+  // overflow.
+  const int64_t most = std::numeric_limits<int64_t>::max() / layout_.page_bytes();
+  if (capacity / layout_.page_tokens >= most) {
+    throw CapacityError("a cache of " + std::to_string(capacity) +
+                        " tokens is larger than any memory");
+  }
   const int64_t count = pages_for(capacity);
   storage_ = backend_->allocate(static_cast<size_t>(count * layout_.page_bytes()));
   references_.resize(static_cast<size_t>(count));

@@ -132,6 +132,26 @@ def test_absurd_contexts_are_refused_or_committed_lazily(model):
             _native.Runner(model, n_ctx=n_ctx)
 
 
+@pytest.mark.parametrize("tokens", [2**40, 2**56, 2**62, 2**63 - 1])
+def test_a_cache_larger_than_any_memory_is_refused(model, tokens):
+    with pytest.raises((CapacityError, MemoryError)):
+        _native.Runner(model, n_ctx=128, cache_tokens=tokens)
+
+
+def test_none_in_place_of_an_object_is_a_type_error(runner):
+    sequence = runner.create()
+    with pytest.raises(TypeError):
+        _native.Runner(None, n_ctx=128)
+    with pytest.raises(TypeError):
+        _native.Model(None)
+    with pytest.raises(TypeError):
+        _native.Adapter(None)
+    with pytest.raises(TypeError, match="samplers"):
+        runner.decode([sequence], [1], [None], steps=1)
+    with pytest.raises(TypeError, match="adapters"):
+        runner.forward([sequence], [ids(1)], adapters=[[(None, 1.0)]])
+
+
 def test_memory_names_its_parts(runner):
     before = runner.memory()
     assert set(before) >= {"weights", "kv_cache", "kv_cache_max", "workspace"}

@@ -114,7 +114,7 @@ void pack_blocks(const std::byte* rows, int64_t row_bytes, int count, int64_t k,
     std::byte* scales = unit + g % 2 * (kHasMin<Block> ? kLine : 32);
     std::byte* codes = unit + Shape::kScales + g % 2 * Shape::kCodes;
     for (int row = 0; row < count; ++row) {
-      const Block& block = reinterpret_cast<const Block*>(rows + row * row_bytes)[g];
+      const Block block = block_at<Block>(rows + row * row_bytes, g);
       put_u16(scales, row, block.d);
       if constexpr (kHasMin<Block>) put_u16(scales + 32, row, block.m);
       uint32_t q[8];
@@ -224,7 +224,7 @@ void pack_super_blocks(const std::byte* rows, int64_t row_bytes, int count, int6
   for (int64_t s = 0; s < k / kSuperBlock; ++s) {
     std::byte* header = panel + s * (Shape::kHeader + 4 * Shape::kUnit);
     for (int row = 0; row < count; ++row) {
-      const Block& block = reinterpret_cast<const Block*>(rows + row * row_bytes)[s];
+      const Block block = block_at<Block>(rows + row * row_bytes, s);
       uint32_t q[64];
       codes_of(block, q);
       put_header(block, header, row);
