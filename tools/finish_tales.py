@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from tales_data import BOS, EOS, Corpus, epoch_windows, load_corpus, whole_tale_windows
 from tales_model import SIZES, TalesModel
 from torch import Tensor
-from train_tales import build_optimizers
+from train_tales import build_optimizers, take_step
 
 RUN = 4  # tokens of a repeated run
 MOST_GIVEN = 128  # tokens of a prompt after its BOS
@@ -140,9 +140,9 @@ class Finishing:
             rows = np.arange(self.at * size, (self.at + 1) * size) % len(table)
             batch = torch.from_numpy(table[rows])
             self.tokens += batch[:, 1:].numel()
-            states = self.states(batch[:, :-1])
+            logits = self.logits(batch[:, :-1])
             targets = batch[:, 1:].flatten()
-            losses = F.cross_entropy(states.flatten(0, 1).float(), targets, reduction="none")
+            losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
             if table is self.whole:
                 losses = losses * torch.where(targets == EOS, self.args.ending, 1.0)
             loss = losses.mean() / 2
@@ -151,7 +151,7 @@ class Finishing:
         self.at += 1
         return total
 
-    def states(self, ids: Tensor) -> Tensor:
+    def logits(self, ids: Tensor) -> Tensor:
         """Logits ``[batch, tokens, vocab]``."""
         with torch.autocast("cpu", torch.bfloat16):
             logits: Tensor = self.model(ids)
@@ -160,7 +160,7 @@ class Finishing:
     def unlearn(self, ids: Tensor, marks: Tensor) -> float:
         """Gradients of the mean over marked tokens of -log(1 - p)."""
         self.tokens += ids[:, 1:].numel()
-        logits = self.states(ids[:, :-1])[marks].float()
+        logits = self.logits(ids[:, :-1])[marks].float()
         log_p = logits.log_softmax(-1).gather(1, ids[:, 1:][marks][:, None])
         loss = -torch.log1p(-log_p.exp().clamp(max=1 - 1e-4)).mean()
         (loss * self.args.weight).backward()  # type: ignore[no-untyped-call]
@@ -171,11 +171,7 @@ class Finishing:
         self.model.train()
         read = self.read()
         unlearn = self.unlearn(ids, marks) if len(ids) else 0.0
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        take_step(self.optimizers, rate)
         return read, unlearn
 
     def run(self) -> None:
@@ -184,7 +180,12 @@ class Finishing:
         args.out.mkdir(parents=True, exist_ok=True)
         for round_ in range(args.rounds):
             folder = args.out / "written"
-            write_folder(self.model, args.data / "tokenizer.model", folder, 2048)
+            write_folder(
+                self.model,
+                args.data / "tokenizer.model",
+                folder,
+                self.model.config.max_position_embeddings,
+            )
             written = write(folder, self.corpus, args, round_)
             self.note(round=round_, repeated=written.rate, texts=len(written.ids))
             order = np.random.default_rng([args.seed, round_, 1]).permutation(len(written.ids))
@@ -211,7 +212,10 @@ class Finishing:
         state = {
             "config": dataclasses.asdict(self.model.config),
             "model": self.model.state_dict(),
-            "progress": {"context": 2048, "tokens": self.tokens},
+            "progress": {
+                "context": self.model.config.max_position_embeddings,
+                "tokens": self.tokens,
+            },
         }
         torch.save(state, self.args.out / name)
 

@@ -19,7 +19,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,15 @@ def build_optimizers(model: TalesModel, args: argparse.Namespace) -> list[torch.
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
     return optimizers
+
+
+def take_step(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """Step at ``rate`` times the peak rates, then forget the gradients."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 class Windows:
@@ -233,12 +242,7 @@ class Run:
             loss = self.loss(mine.to(self.device))
         loss.backward()  # type: ignore[no-untyped-call]
         self.workers.average(list(self.model.parameters()))
-        rate = self.at.rate()
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        take_step(self.optimizers, self.at.rate())
         count = batch.shape[0] * (batch.shape[1] - 1)
         self.at.step += 1
         self.at.tokens += count
