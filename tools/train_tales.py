@@ -17,15 +17,14 @@ import argparse
 import dataclasses
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from muon import Muon
 from safetensors.torch import load_file
 from tales_data import Corpus, epoch_windows, load_corpus, whole_tale_windows
@@ -131,34 +130,47 @@ class Windows:
 
 
 class Workers:
-    """The processes of a run; number 0 speaks, writes and decides for all of them."""
+    """The processes of a run; number 0 speaks, writes and decides for all of them.
 
-    def __init__(self, rank: int = 0, count: int = 1, meeting: Path | None = None) -> None:
-        self.rank, self.count = rank, count
-        if count > 1:
-            dist.init_process_group(
-                "gloo", init_method=f"file://{meeting}", rank=rank, world_size=count
-            )
+    They meet in memory that all of them see: ``rows``, float32 ``[workers, parameters]``.
+    """
+
+    def __init__(
+        self, rank: int = 0, rows: Tensor | None = None, barrier: Barrier | None = None
+    ) -> None:
+        self.rank, self.rows, self.barrier = rank, rows, barrier
+        self.count = 1 if rows is None else len(rows)
 
     def average(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Replace gradients by their mean over the workers, all in one message."""
-        if self.count == 1:
+        """Replace gradients by their mean over the workers: the same bits in each of them."""
+        if self.rows is None or self.barrier is None:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients]) / self.count
-        dist.all_reduce(flat)
-        for gradient, mean in zip(
-            gradients, flat.split([g.numel() for g in gradients]), strict=True
-        ):
+        sizes = [g.numel() for g in gradients]
+        torch.cat([g.flatten() for g in gradients], out=self.rows[self.rank, : sum(sizes)])
+        self.barrier.wait()
+        means = self.rows[:, : sum(sizes)].mean(0).split(sizes)
+        self.barrier.wait()  # nobody writes again before all have read
+        for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
 
     def agreed(self, value: float) -> float:
-        """What worker 0 passed."""
-        if self.count == 1:
+        """What worker 0 passed, rounded to float32."""
+        if self.rows is None or self.barrier is None:
             return value
-        shared = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(shared, 0)
-        return float(shared)
+        if self.rank == 0:
+            self.rows[0, 0] = value
+        self.barrier.wait()
+        agreed = float(self.rows[0, 0])
+        self.barrier.wait()
+        return agreed
+
+
+def kept_state(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The checkpoint that a run goes on from: its own last one, else the one that was given."""
+    last = args.out / "last.pt"
+    source = last if last.exists() else args.resume_from
+    return torch.load(source, map_location="cpu", weights_only=True) if source else None
 
 
 class Run:
@@ -173,13 +185,9 @@ class Run:
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.at = Progress(context=args.context)
-        config = SIZES[args.size]
-        last = self.out / "last.pt"
-        source = last if last.exists() else args.resume_from
-        state = torch.load(source, map_location="cpu", weights_only=True) if source else None
-        self.model = TalesModel(
-            TalesConfig(**state["config"]) if state else config, dropout=args.dropout
-        ).to(self.device)
+        state = kept_state(args)
+        config = TalesConfig(**state["config"]) if state else SIZES[args.size]
+        self.model = TalesModel(config, dropout=args.dropout).to(self.device)
         if args.weights and not state:
             self.model.load_state_dict(load_file(args.weights / "model.safetensors"))
         self.optimizers = build_optimizers(self.model, args)
@@ -379,25 +387,28 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def work(rank: int, args: argparse.Namespace, meeting: Path) -> None:
+def work(rank: int, args: argparse.Namespace, workers: Workers) -> None:
     """Train as one of the workers."""
     torch.set_num_threads(args.threads)
-    run = Run(args, Workers(rank, args.workers, meeting))
+    workers.rank = rank
+    run = Run(args, workers)
     if rank == 0:
         (args.out / "pid").write_text(f"{os.getpid()}\n")
     run.train()
 
 
-def main() -> None:
-    """Train from the command line."""
-    args = parse_arguments()
-    with tempfile.TemporaryDirectory() as folder:
-        meeting = Path(folder) / "meeting"
-        if args.workers == 1:
-            work(0, args, meeting)
-        else:
-            torch.multiprocessing.spawn(work, (args, meeting), nprocs=args.workers)
+def train(args: argparse.Namespace) -> None:
+    """Train in this process, or in as many as were asked for."""
+    if args.workers == 1:
+        work(0, args, Workers())
+        return
+    state = kept_state(args)
+    model = TalesModel(TalesConfig(**state["config"]) if state else SIZES[args.size])
+    rows = torch.empty(args.workers, sum(p.numel() for p in model.parameters()))
+    barrier = torch.multiprocessing.get_context("spawn").Barrier(args.workers)
+    workers = Workers(0, rows.share_memory_(), barrier)
+    torch.multiprocessing.spawn(work, (args, workers), nprocs=args.workers)
 
 
 if __name__ == "__main__":
-    main()
+    train(parse_arguments())

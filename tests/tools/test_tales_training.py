@@ -11,7 +11,7 @@ import torch
 from export_tales import mean_model, write_folder
 from muon import Muon, orthogonalise
 from tales_model import TalesConfig, TalesModel, load_model
-from train_tales import SIZES, Progress, Run, work
+from train_tales import SIZES, Progress, Run, train
 
 TINY = TalesConfig(32, 2, 4, 2, 64, vocab_size=50, max_position_embeddings=128)
 
@@ -122,18 +122,14 @@ def test_run_learns_cools_down_and_resumes_to_the_same_weights(options, tmp_path
 
 
 def test_workers_share_a_step(options, tmp_path):
+    Run(options("start")).save("start.pt")
     changes = {"batch_tokens": 128, "steps": 4, "context": 16, "long_context": 32}
-    alone, together = options("alone", **changes), options("together", workers=2, **changes)
-    Run(alone).train()
-    torch.multiprocessing.spawn(work_tiny, (together, tmp_path / "meeting"), nprocs=2)
+    for name, workers in (("alone", 1), ("together", 2)):
+        start = tmp_path / "start" / "start.pt"
+        train(options(name, workers=workers, resume_from=start, **changes))
     first, second = (load_model(tmp_path / name / "final.pt") for name in ("alone", "together"))
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=0)  # gradients are added in another order
-
-
-def work_tiny(rank, args, meeting):
-    SIZES["test"] = TINY
-    work(rank, args, meeting)
 
 
 def test_run_begins_with_given_weights(options, tmp_path):
