@@ -5,10 +5,6 @@
 #include <cstring>
 #include <functional>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
 namespace llama_rt::scan {
 namespace {
 
@@ -23,28 +19,8 @@ Float4 load(const float* from) {
   std::memcpy(&v, from, sizeof(v));
   return v;
 }
-void store(float* to, Float4 v) { std::memcpy(to, &v, sizeof(v)); }
 Float4 all(float x) { return Float4{x, x, x, x}; }
-Int4 all(int32_t x) { return Int4{x, x, x, x}; }
 
-Float4 keep(Int4 mask, Float4 v) {
-  return reinterpret_cast<Float4>(mask & reinterpret_cast<Int4>(v));
-}
-// Second operand if one is NaN, as the SSE instructions have it.
-Float4 larger(Float4 a, Float4 b) {
-#if defined(__SSE2__)
-  return _mm_max_ps(a, b);
-#else
-  return keep(a > b, a) + keep(!(a > b), b);
-#endif
-}
-Float4 smaller(Float4 a, Float4 b) {
-#if defined(__SSE2__)
-  return _mm_min_ps(a, b);
-#else
-  return keep(a < b, a) + keep(!(a < b), b);
-#endif
-}
 bool any(Int4 mask) {
   const auto halves = reinterpret_cast<Long2>(mask);
   return (halves[0] | halves[1]) != 0;
@@ -55,22 +31,43 @@ double sum(Float4 v) {
 }
 float largest(Float4 v) { return std::max(std::max(v[0], v[1]), std::max(v[2], v[3])); }
 
+// The costly passes take as much of a register as the processor has. Sixteen lanes are added up in
+// the same order on all of them: the same seed draws the same tokens.
+#define FOR_EVERY_WIDTH __attribute__((target_clones("default", "avx2", "avx512f")))
+#define INLINE inline __attribute__((always_inline))
+
+using Float16 = float __attribute__((vector_size(64)));
+using Int16 = int32_t __attribute__((vector_size(64)));
+using Double16 = double __attribute__((vector_size(128)));
+constexpr int64_t kWide = 16;
+
 // 2^x for x <= 0: a polynomial for the fraction in [-1/2, 1/2] (minimax, 1e-7 relative with its
 // roundings), then the whole part through the exponent bits, which reach 0 at -127.
-Float4 exp2_negative(Float4 x) {
+INLINE void exp2_negative(Float16& x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the integer in the low bits
-  x = larger(x, all(-127.0f));
-  const Float4 shifted = x + all(kRound);
-  const Float4 f = x - (shifted - all(kRound));
-  Float4 y = all(1.55946778e-4f);
-  y = y * f + all(1.34066434e-3f);
-  y = y * f + all(9.61769279e-3f);
-  y = y * f + all(5.55031031e-2f);
-  y = y * f + all(2.40226522e-1f);
-  y = y * f + all(6.93147242e-1f);
-  y = y * f + all(1.0f);
-  const Int4 power = (reinterpret_cast<Int4>(shifted) + all(127)) << 23;
-  return y * reinterpret_cast<Float4>(power);
+  x = x > -127.0f ? x : Float16{} - 127.0f;
+  const Float16 shifted = x + kRound;
+  const Float16 f = x - (shifted - kRound);
+  Float16 y = f * 1.55946778e-4f + 1.34066434e-3f;
+  y = y * f + 9.61769279e-3f;
+  y = y * f + 5.55031031e-2f;
+  y = y * f + 2.40226522e-1f;
+  y = y * f + 6.93147242e-1f;
+  y = y * f + 1.0f;
+  const Int16 power = (reinterpret_cast<Int16>(shifted) + 127) << 23;
+  x = y * reinterpret_cast<Float16>(power);
+}
+
+INLINE void scaled_exp2(const float* x, float top, float factor, Float16& v) {
+  std::memcpy(&v, x, sizeof(v));
+  v = (v - top) * factor;
+  exp2_negative(v);
+}
+
+INLINE double sum_of(const Double16& v) {
+  double total = 0;
+  for (int64_t i = 0; i < kWide; ++i) total += v[i];
+  return total;
 }
 
 constexpr float kLog2E = 1.44269504f;
@@ -83,28 +80,32 @@ float clean(float score) {
   return std::min(score, kLargest);
 }
 
-float copy_clean(std::span<const float> in, float* out) {
+FOR_EVERY_WIDTH float copy_clean(std::span<const float> in, float* out) {
   const auto n = static_cast<int64_t>(in.size());
-  Float4 top = all(kBarred);
+  Float16 v, tops = Float16{} + kBarred;
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const Float4 v = smaller(larger(load(in.data() + i), all(kBarred)), all(kLargest));
-    top = larger(v, top);
-    store(out + i, v);
+  for (; i + kWide <= n; i += kWide) {
+    std::memcpy(&v, in.data() + i, sizeof(v));
+    v = v > kBarred ? v : Float16{} + kBarred;  // NaN too
+    v = v < kLargest ? v : Float16{} + kLargest;
+    tops = v > tops ? v : tops;
+    std::memcpy(out + i, &v, sizeof(v));
   }
-  float rest = largest(top);
+  float top = kBarred;
+  for (int64_t lane = 0; lane < kWide; ++lane) top = std::max(top, tops[lane]);
   for (; i < n; ++i) {
     out[i] = clean(in[static_cast<size_t>(i)]);
-    rest = std::max(rest, out[i]);
+    top = std::max(top, out[i]);
   }
   std::fill(out + n, out + padded(n), kBarred);
-  return rest;
+  return top;
 }
 
 float maximum(const float* x, int64_t n) {
   Float4 top = all(kBarred);
   for (int64_t i = 0; i < n; i += kLanes) {
-    top = larger(load(x + i), top);
+    const Float4 v = load(x + i);
+    top = v > top ? v : top;
   }
   return largest(top);
 }
@@ -117,33 +118,37 @@ int64_t first_equal(const float* x, int64_t n, float value) {
   return n;
 }
 
-Mass exp_all(const float* x, int64_t n, float top, float scale, float* p) {
-  const Float4 base = all(top), factor = all(std::min(scale * kLog2E, kLargest));
-  Mass mass;
+FOR_EVERY_WIDTH Mass exp_all(const float* x, int64_t n, float top, float scale, float* p) {
+  const float factor = std::min(scale * kLog2E, kLargest);
+  Double16 sum{}, sum_above[kLevels] = {};
   for (int64_t block = 0; block < n; block += kPad) {
-    Float4 total = all(0.0f), above[kLevels] = {};
-    for (int64_t i = block; i < block + kPad; i += kLanes) {
-      const Float4 v = exp2_negative((load(x + i) - base) * factor);
-      store(p + i, v);
+    Float16 v, total{}, above[kLevels] = {};
+    for (int64_t i = block; i < block + kPad; i += kWide) {
+      scaled_exp2(x + i, top, factor, v);
+      std::memcpy(p + i, &v, sizeof(v));
       total += v;
-      for (int j = 0; j < kLevels; ++j) above[j] += keep(v >= all(kLevel[j]), v);
+      for (int j = 0; j < kLevels; ++j) above[j] += v >= kLevel[j] ? v : Float16{};
     }
-    mass.total += sum(total);
-    for (int j = 0; j < kLevels; ++j) mass.above[j] += sum(above[j]);
+    sum += __builtin_convertvector(total, Double16);
+    for (int j = 0; j < kLevels; ++j) sum_above[j] += __builtin_convertvector(above[j], Double16);
   }
+  Mass mass;
+  mass.total = sum_of(sum);
+  for (int j = 0; j < kLevels; ++j) mass.above[j] = sum_of(sum_above[j]);
   return mass;
 }
 
-double log_sum_exp(const float* x, int64_t n, float top) {
-  double total = 0;
+FOR_EVERY_WIDTH double log_sum_exp(const float* x, int64_t n, float top) {
+  Double16 total{};
   for (int64_t block = 0; block < n; block += kPad) {
-    Float4 part = all(0.0f);
-    for (int64_t i = block; i < block + kPad; i += kLanes) {
-      part += exp2_negative((load(x + i) - all(top)) * all(kLog2E));
+    Float16 v, part{};
+    for (int64_t i = block; i < block + kPad; i += kWide) {
+      scaled_exp2(x + i, top, kLog2E, v);
+      part += v;
     }
-    total += sum(part);
+    total += __builtin_convertvector(part, Double16);
   }
-  return std::log(total);
+  return std::log(sum_of(total));
 }
 
 // The buffer holds values above a threshold that only rises: whenever it is full it is cut to its
