@@ -1,6 +1,8 @@
 """Mapped files: bounds, read-only views, and pages that go when a tensor is dropped."""
 
 import gc
+import hashlib
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +66,27 @@ def test_dropped_tensors_give_their_pages_back(tmp_path):
     assert resident_file_bytes() - before > size // 2  # a view of it is still alive
     assert int(part[:10].sum()) == 257 * 10
     del part
+    file.view(0, 8, "the next")
     assert resident_file_bytes() - before < size // 8
+
+
+def test_ctrl_c_while_native_code_holds_the_last_view_is_raised(tmp_path):
+    """It is met by the first Python code behind the call, which must not be one that drops it."""
+    (tmp_path / "x").write_bytes(bytes(64 << 20))
+    file = MappedFile(tmp_path / "x")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            signal.setitimer(signal.ITIMER_REAL, 0.005)
+            for _ in range(3):
+                hashlib.sha256(file.view(0, file.size, "it"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_table_of_types_agrees_with_the_native_one():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 import weakref
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._dead: deque[weakref.ref[npt.NDArray[np.uint8]]] = deque()
+        # By the id of the reference: what it refers to cannot be hashed.
+        self._alive: dict[int, tuple[weakref.ref[npt.NDArray[np.uint8]], int, int]] = {}
         try:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -84,18 +88,23 @@ class MappedFile:
     def view(self, offset: int, length: int, what: str) -> npt.NDArray[np.uint8]:
         """Bytes `[length]` in place, read-only.
 
-        When the array and all its views are gone, the pages it touched leave this process (they
-        stay in the page cache), so that reading tensor after tensor needs memory for one.
+        When the array and all its views are gone, the pages it touched leave this process with the
+        next call (they stay in the page cache), so that reading tensor after tensor needs memory
+        for one.
         """
         self.check(offset, length, what)
+        self._forget_the_dead()
         array = np.frombuffer(self._map, dtype=np.uint8, count=length, offset=offset)
         first = -(-offset // _PAGE) * _PAGE  # whole pages only: a neighbour may be in use
         last = (offset + length) // _PAGE * _PAGE
         if last > first and hasattr(mmap, "MADV_DONTNEED"):
-            release = weakref.finalize(array, _forget, self._map, first, last - first)
-            release.atexit = False
+            # Python code that runs as an array dies would meet, and lose, a Ctrl-C that came during
+            # the native call before it; this callback has none.
+            alive = weakref.ref(array, self._dead.append)
+            self._alive[id(alive)] = (alive, first, last - first)
         return array
 
-
-def _forget(mapping: mmap.mmap, start: int, length: int) -> None:
-    mapping.madvise(mmap.MADV_DONTNEED, start, length)
+    def _forget_the_dead(self) -> None:
+        while self._dead:
+            _, start, length = self._alive.pop(id(self._dead.popleft()))
+            self._map.madvise(mmap.MADV_DONTNEED, start, length)
