@@ -26,6 +26,19 @@ def test_the_same_results(llm):
     assert chunks[-1].finish_reason == whole.finish_reason
 
 
+def test_two_tasks_share_a_stream(llm):
+    async def run():
+        stream = llm.astream(TEXT, seed=1, max_tokens=80)
+
+        async def take():
+            return [token async for chunk in stream for token in chunk.tokens]
+
+        return await asyncio.wait_for(asyncio.gather(take(), take()), 20)
+
+    one, other = asyncio.run(run())
+    assert sorted(one + other) == sorted(llm.generate(TEXT, seed=1, max_tokens=80).tokens)
+
+
 def test_the_loop_is_not_blocked(slow, long_prompt):
     async def run():
         longest, last = 0.0, time.perf_counter()

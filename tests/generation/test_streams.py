@@ -61,6 +61,19 @@ def test_a_closed_stream_ends_soon(slow):
     assert stream.completion.text.startswith(first.text)
 
 
+def test_two_threads_share_a_stream(llm):
+    stream = llm.stream(TEXT, seed=1, max_tokens=80)
+    taken = [[], []]
+    threads = [threading.Thread(target=lambda t=t: t.extend(stream), daemon=True) for t in taken]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    tokens = sorted(token for chunks in taken for chunk in chunks for token in chunk.tokens)
+    assert tokens == sorted(llm.generate(TEXT, seed=1, max_tokens=80).tokens)
+
+
 def test_leaving_the_block_or_dropping_it_cancels(slow):
     with slow.stream(TEXT) as stream:
         next(stream)

@@ -149,6 +149,8 @@ class Stream(Iterator[Chunk]):
         except BaseException:  # Ctrl-C
             self.close()
             raise
+        if not isinstance(event, Chunk):
+            self._heard.put(event)  # the last: for other threads that wait
         if isinstance(event, BaseException):
             self._failure, self._over = event, True
             raise event
@@ -183,8 +185,11 @@ class AsyncStream(AsyncIterator[Chunk]):
         """
         if self._over:
             raise StopAsyncIteration
+        heard = self._submitted()
         try:
-            _, event = await self._submitted().get()
+            _, event = await heard.get()
+            if not isinstance(event, Chunk):
+                heard.put_nowait((0, event))  # the last: for other tasks that wait
             _raise_if_error(event)
         except BaseException:
             self._stop()
