@@ -60,6 +60,14 @@ void advise_buffer(const py::buffer& data) {
   advise_dontneed(info.ptr, static_cast<size_t>(info.size * info.itemsize));
 }
 
+double interruptible_read_bandwidth(int threads, size_t buffer_bytes, double seconds) {
+  const auto check_signals = [] {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  };
+  return read_bandwidth(threads, buffer_bytes, seconds, check_signals);
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& m) {
@@ -93,7 +101,7 @@ void bind_runtime(py::module_& m) {
   m.def("cgroup_available_memory", &cgroup_available_memory, py::arg("root"));
   m.def("available_memory", &available_memory);
   m.def("advise_dontneed", &advise_buffer, py::arg("data"));
-  m.def("read_bandwidth", &read_bandwidth, py::arg("threads"),
+  m.def("read_bandwidth", &interruptible_read_bandwidth, py::arg("threads"),
         py::arg("buffer_bytes") = size_t{2} << 30, py::arg("seconds") = 1.0,
         py::call_guard<py::gil_scoped_release>());
   m.def("cuda_read_bandwidth", &cuda_read_bandwidth, py::arg("index"),

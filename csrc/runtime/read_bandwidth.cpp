@@ -16,6 +16,7 @@ namespace {
 constexpr size_t kBlock = 256;  // bytes read from one stream before turning to the next
 constexpr size_t kMaxStreams = 4;
 constexpr size_t kChunk = kMaxStreams * 64 * 1024;
+constexpr int64_t kFilledAtOnce = 512;  // chunks: pages that are touched first come slowly
 
 using Words = uint64_t __attribute__((vector_size(16), aligned(16), may_alias));
 
@@ -66,7 +67,8 @@ void check_arguments(int threads, size_t bytes, double seconds) {
 
 }  // namespace
 
-double read_bandwidth(int threads, size_t buffer_bytes, double seconds) {
+double read_bandwidth(int threads, size_t buffer_bytes, double seconds,
+                      FunctionRef<void()> between) {
   using Clock = std::chrono::steady_clock;
   check_arguments(threads, buffer_bytes, seconds);
   const HostBuffer buffer(buffer_bytes);
@@ -74,11 +76,15 @@ double read_bandwidth(int threads, size_t buffer_bytes, double seconds) {
   const auto begin_of = [&](int64_t chunk) {
     return buffer.data() + static_cast<size_t>(chunk) * kChunk;
   };
-  parallel_for(threads, chunks, [&](int64_t begin, int64_t end, int) {
-    auto* words = reinterpret_cast<uint64_t*>(begin_of(begin));
-    const size_t count = static_cast<size_t>(end - begin) * kChunk / sizeof(uint64_t);
-    for (size_t i = 0; i < count; ++i) words[i] = i * 0x9e3779b97f4a7c15u + 1;
-  });
+  for (int64_t filled = 0; filled < chunks; filled += kFilledAtOnce) {
+    between();
+    parallel_for(
+        threads, std::min(kFilledAtOnce, chunks - filled), [&](int64_t begin, int64_t end, int) {
+          auto* words = reinterpret_cast<uint64_t*>(begin_of(filled + begin));
+          const size_t count = static_cast<size_t>(end - begin) * kChunk / sizeof(uint64_t);
+          for (size_t i = 0; i < count; ++i) words[i] = i * 0x9e3779b97f4a7c15u + 1;
+        });
+  }
 
   const ThreadPool::Lease lease(threads);
   std::atomic<uint64_t> total{0};
@@ -87,6 +93,7 @@ double read_bandwidth(int threads, size_t buffer_bytes, double seconds) {
   for (size_t pass = 0;
        pass < kPatternCount || Clock::now() - start < std::chrono::duration<double>(seconds);
        ++pass) {
+    between();
     const auto pattern = kPatterns[pass % kPatternCount];
     const auto pass_start = Clock::now();
     parallel_for(threads, chunks, [&](int64_t begin, int64_t end, int) {

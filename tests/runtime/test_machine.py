@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,18 @@ class TestReadBandwidth:
     def test_refuses_a_buffer_that_does_not_fit(self):
         with pytest.raises(CapacityError, match="available"):
             _native.read_bandwidth(1, 1 << 50, 0.1)
+
+    def test_can_be_interrupted(self):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        began = time.monotonic()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                _native.read_bandwidth(2, 16 << 20, 60.0)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - began < 30
