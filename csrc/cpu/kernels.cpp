@@ -69,20 +69,13 @@ std::vector<Isa> usable_tiers() {
 
 Isa choose_isa(const std::string& name) {
   const char* cap = name.empty() ? std::getenv("LLAMA_RT_ISA") : nullptr;
-  const std::string asked = cap && *cap ? cap : name;
+  const std::string asked = cap ? cap : name;
   const std::vector<Isa> usable = usable_tiers();
   if (asked.empty()) return usable.back();
   const Tier* tier = find(asked);
   if (!tier) throw ConfigError("unknown isa '" + asked + "', expected one of " + names());
-  if (std::ranges::find(usable, tier->isa) != usable.end()) return tier->isa;
-  if (cap && *cap) {  // a cap above what the machine has changes nothing
-    const auto best = std::ranges::find_if(usable.rbegin(), usable.rend(),
-                                           [&](Isa isa) { return isa <= tier->isa; });
-    return *best;
-  }
-  throw BackendUnavailable("isa '" + asked + "' is not supported by this processor (" +
-                           cpu_info().model + "), the best here is " +
-                           std::string(isa_name(usable.back())));
+  return *std::ranges::find_if(usable.rbegin(), usable.rend(),
+                               [&](Isa isa) { return isa <= tier->isa; });
 }
 
 const Kernels& kernels_for(Isa isa) {

@@ -199,8 +199,8 @@ LLAMA_RT_DECLARE_TIER(amx)
 std::string_view isa_name(Isa isa);
 // Tiers that this processor and kernel can run, lowest first; `scalar` is always there.
 std::vector<Isa> usable_tiers();
-// The tier called `name`, capped by nothing; throws ConfigError for an unknown name and
-// BackendUnavailable for one this machine cannot run. Empty: the best, capped by LLAMA_RT_ISA.
+// The best usable tier that is not above `name` (empty: above what LLAMA_RT_ISA says); throws
+// ConfigError for an unknown name.
 Isa choose_isa(const std::string& name);
 const Kernels& kernels_for(Isa isa);
 

@@ -172,10 +172,11 @@ def open_backend(
 ) -> Backend:
     """Opens `"cpu"`, `"cuda"`, `"cuda:N"` or `"auto"`.
 
+    `isa`: no tier above it is used.
     `reproducible`: a token's bits do not depend on how many others it is computed with.
 
     Raises:
-        BackendUnavailable: the device or tier was named and cannot be used; says why.
+        BackendUnavailable: the device was named and cannot be used; says why.
         ConfigError: the name is unknown.
     """
 
