@@ -1,6 +1,7 @@
 #include "cpu/recode.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "core/error.h"
@@ -19,6 +20,20 @@ auto encoder(const Kernels& kernels, DType dtype) {
     throw DTypeError("nothing can be written as " + std::string(info(dtype).name) + " yet");
   }
   return encode;
+}
+
+// Refuses what a block has no code for; `count` a multiple of 32.
+void check_finite(const float* values, int64_t count) {
+  using Bits = uint32_t __attribute__((vector_size(16)));
+  constexpr uint32_t kExponent = 0x7f800000;
+  Bits bits, found{};
+  for (int64_t i = 0; i < count; i += 4) {
+    std::memcpy(&bits, values + i, sizeof(bits));
+    found |= reinterpret_cast<Bits>((bits & kExponent) == kExponent);
+  }
+  if ((found[0] | found[1] | found[2] | found[3]) != 0) {
+    throw CheckpointError("holds a value that is NaN or infinite, which no quantized format has");
+  }
 }
 
 }  // namespace
@@ -41,6 +56,7 @@ void recode(const RecodeTask& task, int threads) {
         const int64_t source = task.order ? task.order[row] : row;
         decode(task.data + source * from_bytes, task.k, values.data() + (row - first) * task.k);
       }
+      if (info(task.to).block_elements > 1) check_finite(values.data(), (last - first) * task.k);
       encode(values.data(), (last - first) * task.k, task.out + first * to_bytes);
     }
   });

@@ -17,7 +17,7 @@ struct RecodeTask {
 };
 
 // `task.rows` new rows on `threads` threads (0 for the default). Throws DTypeError when `to` has no
-// encoder.
+// encoder, CheckpointError when it has blocks and a value is not finite.
 void recode(const RecodeTask& task, int threads);
 
 // `count` elements, whole blocks, on tier `isa` ("" for the best). Throws DTypeError likewise.
