@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, TypedDict
 
+import numpy as np
+
 from llama_rt import _native
 from llama_rt.errors import ConfigError
 
@@ -27,6 +29,9 @@ __all__ = [
 
 MAX_SEED = 2**64 - 1
 MAX_LOGPROBS = 100
+# What the native sampler computes with.
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_LEAST = float(np.finfo(np.float32).tiny)
 
 
 class SamplingFields(TypedDict, total=False):
@@ -80,24 +85,22 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Checks every field and stores it as the plain type it stands for."""
-        finite = math.inf
+        most, least = _FLOAT32_MAX, _FLOAT32_LEAST
         checked: dict[str, object] = {
-            "temperature": _number("temperature", self.temperature, 0.0, finite),
             "top_k": _integer("top_k", self.top_k, 0, 2**31 - 1),
-            "top_p": _number("top_p", self.top_p, 0.0, 1.0),
-            "min_p": _number("min_p", self.min_p, 0.0, 1.0),
-            "typical_p": _number("typical_p", self.typical_p, 0.0, 1.0),
-            "repetition_penalty": _number("repetition_penalty", self.repetition_penalty, 0, finite),
-            "presence_penalty": _number("presence_penalty", self.presence_penalty, -finite, finite),
-            "frequency_penalty": _number(
-                "frequency_penalty", self.frequency_penalty, -finite, finite
-            ),
             "logit_bias": _bias(self.logit_bias),
             "seed": None if self.seed is None else _integer("seed", self.seed, 0, MAX_SEED),
         }
-        if checked["repetition_penalty"] == 0:
-            msg = "repetition_penalty: expected a number above 0 (1 is off), got 0"
-            raise ConfigError(msg)
+        for name, low, high in (
+            ("temperature", 0.0, most),
+            ("top_p", 0.0, 1.0),
+            ("min_p", 0.0, 1.0),
+            ("typical_p", 0.0, 1.0),
+            ("repetition_penalty", least, most),
+            ("presence_penalty", -most, most),
+            ("frequency_penalty", -most, most),
+        ):
+            checked[name] = _number(name, getattr(self, name), low, high)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -159,11 +162,16 @@ def make_sampler(
         logprobs: Log-probabilities to report besides the chosen token's; 0 reports none at all.
 
     Raises:
-        ConfigError: An id of `logit_bias` is not in the vocabulary, or all of them are barred.
+        ConfigError: An id of `logit_bias` or `stop` is not in the vocabulary, or all of them are
+            barred.
     """
     for token in params.logit_bias:
         if token >= vocab_size:
             msg = f"logit_bias: id {token} is not in the vocabulary (0 to {vocab_size - 1})"
+            raise ConfigError(msg)
+    for token in stop_ids:
+        if token >= vocab_size:
+            msg = f"stop: id {token} is not in the vocabulary (0 to {vocab_size - 1})"
             raise ConfigError(msg)
     bias = {**params.logit_bias, **dict.fromkeys(barred, -math.inf)}
     if len(bias) >= vocab_size and all(added == -math.inf for added in bias.values()):
@@ -200,13 +208,12 @@ def _number(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         msg = f"{name}: expected a number, got {type(value).__name__}"
         raise TypeError(msg)
-    number = float(value)
-    if not math.isfinite(number) or not low <= number <= high:
-        if high == 1.0:
-            limits = "a number from 0 to 1"
-        else:
-            limits = "a finite number" if low < 0 else "a number of 0 or more"
-        msg = f"{name}: expected {limits}, got {value!r}"
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not low <= number <= high:
+        msg = f"{name}: expected a number from {low:.3g} to {high:.3g}, got {value!r}"
         raise ConfigError(msg)
     return number
 
