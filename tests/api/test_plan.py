@@ -29,6 +29,13 @@ def test_bytes_are_those_of_the_loaded_model(tiny_hf_folder, quantize):
     )
 
 
+@pytest.mark.parametrize("quantize", [None, "q4_0"])
+def test_a_table_that_is_the_output_too_is_counted_as_it_is_held(quantize):
+    with Llama.load(quantize=quantize, threads=1, progress=False) as llm:
+        held = llm.memory()["weights"]
+    assert plan(None, quantize=quantize).weights_bytes == pytest.approx(held, rel=0.02)
+
+
 def test_what_it_says(tiny_hf_folder, tiny_model):
     found = plan(tiny_hf_folder, "cpu")
     assert found.device == "cpu"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llama_rt import Chunk, Llama, LlamaRtError
+from llama_rt import Chunk, ConfigError, Llama, LlamaRtError
 
 TEXT = "The llama drank"
 
@@ -59,6 +59,12 @@ def test_a_closed_stream_ends_soon(slow):
     whole = slow.generate(TEXT, temperature=0.0, max_tokens=written + 20)
     assert whole.text.startswith(stream.completion.text)
     assert stream.completion.text.startswith(first.text)
+
+
+def test_a_stop_id_outside_of_the_vocabulary_is_refused(llm):
+    for token in (llm.config.vocab_size, 2**40):
+        with pytest.raises(ConfigError, match=f"stop: id {token} is not in the vocabulary"):
+            llm.generate(TEXT, stop=[token])
 
 
 def test_two_threads_share_a_stream(llm):

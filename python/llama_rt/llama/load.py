@@ -18,7 +18,7 @@ from llama_rt.errors import ConfigError, LlamaRtError, MissingExtraError, Tokeni
 from llama_rt.generation import Engine
 from llama_rt.llama.adapters import LoadedAdapter, attach_adapters, open_adapters
 from llama_rt.llama.weights import Repack, build_model
-from llama_rt.machine import free_memory
+from llama_rt.machine import free_memory, open_backend
 from llama_rt.plan import (
     MAX_BATCH_TOKENS,
     MAX_SEQUENCES,
@@ -93,8 +93,8 @@ def load(
         raise ConfigError(msg)
     checkpoint = _find(path, base)
     context = resolve_context(checkpoint.config, n_ctx)
-    backend = _native.open_backend(device, isa=isa, threads=threads, reproducible=reproducible)
-    needed = needs(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype)
+    backend = open_backend(device, isa=isa, threads=threads, reproducible=reproducible)
+    needed = needs(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype, repack=repack)
     needed = replace(needed, weights=needed.weights + sum(file.nbytes for file in files.values()))
     room = check_memory(
         needed,

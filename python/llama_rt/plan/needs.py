@@ -79,11 +79,22 @@ def find(path: str | Path | None) -> Checkpoint:
     if not isinstance(path, (str, os.PathLike)):
         msg = f"path: expected a path or None, got {type(path).__name__}"
         raise TypeError(msg)
-    return open_checkpoint(Path(path).expanduser() if str(path).startswith("~") else path)
+    # Not `Path.expanduser`, which raises for an unknown user: there is nothing at such a path.
+    return open_checkpoint(os.path.expanduser(path))  # noqa: PTH111
 
 
-def needs(checkpoint: Checkpoint, *, quantize: str | None, n_ctx: int, kv_dtype: str) -> Needs:
+def needs(
+    checkpoint: Checkpoint,
+    *,
+    quantize: str | None,
+    n_ctx: int,
+    kv_dtype: str,
+    repack: str = "auto",
+) -> Needs:
     """Counts bytes from headers.
+
+    A table that is the output matrix too is held twice: as stored for look-ups, and as the kernels
+    want it, unless `repack` forbids that.
 
     Raises:
         ConfigError: `kv_dtype` is unknown or does not divide the heads.
@@ -93,8 +104,9 @@ def needs(checkpoint: Checkpoint, *, quantize: str | None, n_ctx: int, kv_dtype:
     tied = "output.weight" not in checkpoint.tensors
     for record in checkpoint.tensors.values():
         size = target_bytes(record, quantize, config)
-        weights += size
-        if record.name != "tok_embeddings.weight" or tied:
+        is_table = record.name == "tok_embeddings.weight"
+        weights += 2 * size if is_table and tied and repack != "never" else size
+        if not is_table or tied:
             streamed += size
     return Needs(weights, streamed, kv_bytes(config, kv_dtype), workspace_bytes(config), n_ctx)
 
