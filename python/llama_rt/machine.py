@@ -1,15 +1,17 @@
 """What this computer offers: processor, threads, memory, bandwidth, devices or why not.
 
-Facts only; what a model would need of them is `plan`'s. The native module reads what control groups
-allow.
+Facts, and the door to a device; what a model would need of them is `plan`'s. The native module
+reads what control groups allow.
 """
 
 from __future__ import annotations
 
+import operator
 import os
 from dataclasses import dataclass
 
 from llama_rt import _native
+from llama_rt.errors import ConfigError
 
 __all__ = [
     "Gpu",
@@ -18,9 +20,11 @@ __all__ = [
     "free_memory",
     "gpu_of",
     "inspect",
+    "open_backend",
     "read_bandwidth",
 ]
 
+_MOST_THREADS = 4096
 _BANDWIDTH_BUFFER = 2 << 30  # bytes; more than any cache, so that memory is what is measured
 
 
@@ -74,6 +78,42 @@ class Machine:
     memory_available: int
     cuda: str | None
     gpus: tuple[Gpu, ...] = ()
+
+
+def open_backend(
+    device: str,
+    *,
+    isa: str | None = None,
+    threads: int | None = None,
+    reproducible: bool = False,
+) -> _native.Backend:
+    """Opens a device; the arguments are those of `Llama.load`.
+
+    Raises:
+        BackendUnavailable: The device was named and cannot be used; says why.
+        ConfigError: A name is unknown, or `threads` out of range.
+        TypeError: An argument has the wrong type; names it.
+    """
+    wrong = None
+    if not isinstance(device, str):
+        wrong = ("device", "a str", device)
+    elif isa is not None and not isinstance(isa, str):
+        wrong = ("isa", "a str or None", isa)
+    elif not isinstance(reproducible, bool):
+        wrong = ("reproducible", "a bool", reproducible)
+    elif threads is not None and (isinstance(threads, bool) or not hasattr(threads, "__index__")):
+        wrong = ("threads", "an int or None", threads)
+    if wrong:
+        msg = f"{wrong[0]}: expected {wrong[1]}, got {type(wrong[2]).__name__}"
+        raise TypeError(msg)
+    if isa == "":
+        msg = "isa: expected the name of a tier or None, got an empty string"
+        raise ConfigError(msg)
+    count = None if threads is None else operator.index(threads)
+    if count is not None and not 1 <= count <= _MOST_THREADS:
+        msg = f"threads: expected an int from 1 to {_MOST_THREADS}, got {count}"
+        raise ConfigError(msg)
+    return _native.open_backend(device, isa=isa, threads=count, reproducible=reproducible)
 
 
 def inspect() -> Machine:

@@ -31,11 +31,11 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
     Raises:
         CapacityError: weights and cache do not fit in memory; says how much is missing.
         ConfigError: a format is unknown or cannot be produced.
-        BackendUnavailable: the device or tier was named and cannot be used.
+        BackendUnavailable: the device was named and cannot be used.
     """
     check_quantize(settings.quantize)
     cache_tokens = _cache_tokens(settings)
-    backend = _native.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
+    backend = machine.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
     _check_memory(checkpoint, settings, cache_tokens, machine.free_memory(backend.name))
     # First, and freed again: it must neither stand beside the model nor count in its peak.
     bandwidth = machine.read_bandwidth(backend.threads, device=backend.name)

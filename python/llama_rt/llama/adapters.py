@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from llama_rt.errors import ConfigError
@@ -169,4 +168,4 @@ def _path(item: object) -> str:
     if not isinstance(item, (str, os.PathLike)):
         msg = f"adapters: expected a path, got {type(item).__name__}"
         raise TypeError(msg)
-    return str(Path(item).expanduser())
+    return os.path.expanduser(item)  # noqa: PTH111 - an unknown user's path is not found, no more

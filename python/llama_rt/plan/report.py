@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_rt import _native
-from llama_rt.machine import free_memory
+from llama_rt.machine import free_memory, open_backend
 from llama_rt.plan.cards import cards
 from llama_rt.plan.needs import (
     Needs,
@@ -128,7 +127,7 @@ def plan(
     checkpoint = find(path)
     context = resolve_context(checkpoint.config, n_ctx)
     check_quantize(quantize)
-    backend = _native.open_backend(device)
+    backend = open_backend(device)
     needed = needs(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype)
     available = free_memory(backend.name)
     formats = _formats(checkpoint, quantize)
