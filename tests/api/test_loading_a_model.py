@@ -18,6 +18,7 @@ from llama_rt import (
 )
 from llama_rt.llama import load as loading
 from llama_rt.loading.convert import convert
+from reference.checkpoints import write_hf
 from reference.model import forward, relative_error
 
 IDS = [1, *range(5, 150, 3)]
@@ -56,6 +57,18 @@ def test_quantizing_at_load(tiny_hf_folder, tiny_model, quantize, bound):
         assert llm.memory()["weights"] < plain.memory()["weights"]
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_has_no_code_is_not_quantized(tiny_model, tmp_path, value, threads):
+    config, weights = tiny_model
+    name = "layers.1.feed_forward.w2.weight"
+    broken = {**weights, name: weights[name].copy()}
+    broken[name][-1, -1] = value
+    folder = write_hf(tmp_path / "broken", config, broken)
+    with pytest.raises(CheckpointError, match=rf"safetensors.*{name}.*NaN or infinite"):
+        Llama.load(folder, quantize="q4_0", threads=threads)
+
+
 def test_quantizing_gives_what_a_quantized_file_gives(tiny_gguf_file, tiny_gguf_q8_0_file):
     """The same rounding as llama.cpp's: the bits agree."""
     with (
@@ -90,8 +103,16 @@ def test_quantizing_gives_what_converting_gives(tiny_hf_folder, tmp_path, format
         ({"adapters": ["nowhere"]}, CheckpointNotFoundError, "nowhere"),
         ({"chat_template": "no such template"}, TemplateError, "alpaca"),
         ({"tokenizer": "nowhere.model"}, TokenizerError, "nowhere.model"),
-        ({"isa": "avx9000"}, (ConfigError, BackendUnavailable), "avx9000"),
+        ({"isa": "avx9000"}, ConfigError, "avx9000"),
+        ({"isa": ""}, ConfigError, "isa"),
+        ({"isa": 1}, TypeError, "isa: expected a str or None, got int"),
+        ({"device": None}, TypeError, "device: expected a str, got NoneType"),
+        ({"reproducible": "yes"}, TypeError, "reproducible: expected a bool, got str"),
         ({"threads": 0}, ConfigError, "threads"),
+        ({"threads": 2**31}, ConfigError, "threads.*4096"),
+        ({"threads": "2"}, TypeError, "threads: expected an int or None, got str"),
+        ({"threads": True}, TypeError, "threads"),
+        ({"adapters": ["~no-such-user/a.gguf"]}, CheckpointNotFoundError, "~no-such-user/a.gguf"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -126,6 +147,8 @@ def test_paths_that_are_no_model(tmp_path):
         Llama.load(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         Llama.load(tmp_path)
+    with pytest.raises(CheckpointNotFoundError, match="~no-such-user/model"):
+        Llama.load("~no-such-user/model")
     with pytest.raises(TypeError, match="path"):
         Llama.load(5)
 
@@ -178,6 +201,16 @@ def test_chat_refuses_to_guess(llm, tiny_hf_folder):
         ids = chatty.find_template().render(MESSAGES)
         assert done.usage.prompt_tokens == len(ids)
         assert done.tokens == chatty.generate(ids, seed=1, max_tokens=8).tokens
+
+
+def test_a_template_that_says_nothing_is_refused(tiny_hf_folder, tmp_path):
+    folder = shutil.copytree(tiny_hf_folder, tmp_path / "silent")
+    (folder / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    with Llama.load(folder, chat_template="{{ '' }}", threads=1) as llm:
+        with pytest.raises(TemplateError, match="empty prompt"):
+            llm.chat(MESSAGES)
+        with pytest.raises(TemplateError, match="empty prompt"):
+            llm.chat_stream(MESSAGES)
 
 
 def test_a_conversation_that_does_not_fit(tiny_hf_folder):

@@ -123,7 +123,7 @@ class Llama:
             CheckpointError: A file is not what its format says.
             ConfigError: An argument or the model's configuration is not supported.
             CapacityError: The model or its cache does not fit; says how much is missing.
-            BackendUnavailable: The device or tier was named and cannot be used.
+            BackendUnavailable: The device was named and cannot be used.
         """
         loaded = load(
             path,
@@ -476,6 +476,9 @@ class Llama:
         chosen = self.find_template(template)
         stop = tuple(dict.fromkeys((*settings.stop, *chosen.stop)))
         ids = chosen.render(cast("list[Mapping[str, object]]", messages))
+        if not ids:
+            msg = f"the chat template of {chosen.origin} makes an empty prompt of these messages"
+            raise TemplateError(msg)
         return self._request(replace(settings, stop=stop), ids, streaming=streaming)
 
     def _requests(
