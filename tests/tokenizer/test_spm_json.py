@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer import load_tokenizer
 
+from .test_spm_variants import VARIANTS, train
+
 TEXTS = st.text(
     alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \nabcthe<>/s日é")),
     max_size=60,
 )
+
+OWN = VARIANTS["own symbols"]["user_defined_symbols"]
+KEPT_SPACES = {"remove_extra_whitespaces": False, "normalization_rule_name": "identity"}
+FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
 
 
 def converted(model_file) -> dict:
@@ -30,7 +36,7 @@ def converted(model_file) -> dict:
         if piece[:at] in vocab and piece[at:] in vocab
     ]
     cuts.sort(key=lambda cut: (cut[0], len(cut[1]), len(cut[2])), reverse=True)
-    specials = [{"id": id, "content": pieces[id], "special": True} for id in range(3)]
+    specials = [{"id": id, "content": pieces[id], "special": True, **FLAGS} for id in range(3)]
     return {
         "added_tokens": specials,
         "normalizer": {
@@ -101,6 +107,50 @@ def test_other_merges_are_left_to_the_library(tmp_path, tiny_tokenizer_file):
     text = "Once upon a time <s> 日本"
     assert tokenizer.encode(text, bos=False) == library.encode(text, add_special_tokens=False).ids
     assert tokenizer.encode("a llamaword")[-1] == 512
+
+
+def with_own_pieces(folder) -> tuple[dict, sentencepiece.SentencePieceProcessor]:
+    """What transformers 5 writes for a model with user-defined pieces, and the model."""
+    library = train(folder, {**VARIANTS["own symbols"], **KEPT_SPACES})
+    document = converted(folder / "tokenizer.model")
+    own = [id for id in range(library.get_piece_size()) if library.id_to_piece(id) in OWN]
+    document["added_tokens"] += [
+        {"id": id, "content": library.id_to_piece(id), "special": False, **FLAGS} for id in own
+    ]
+    (folder / "tokenizer.model").unlink()
+    return document, library
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_user_defined_pieces_are_read_from_text(tmp_path, special):
+    document, library = with_own_pieces(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    for text in ["a llamaword b", "xllamawordy", "<tool>", "x<tool>y", " llamaword llama word"]:
+        ids = tokenizer.encode(text, bos=False, special=special)
+        assert ids == library.encode(text)
+        assert tokenizer.decode(ids) == library.decode(ids) == text
+
+
+def test_user_defined_pieces_are_left_to_the_library_with_the_rest(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    document, _ = with_own_pieces(tmp_path)
+    document["model"]["merges"] = document["model"]["merges"][::2]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    for text in ["a llamaword b", "x<tool>y", "llama word"]:
+        assert tokenizer.encode(text, bos=False) == library.encode(text).ids
+
+
+def test_begin_and_end_are_control_tokens_whatever_the_file_says(tmp_path, tiny_tokenizer_file):
+    document = converted(tiny_tokenizer_file)
+    for token in document["added_tokens"]:
+        token["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+    assert not {1, 2} & set(tokenizer.encode("a<s>b</s>", bos=False))
 
 
 def test_other_normalizers_are_refused(tmp_path, tiny_tokenizer_file):

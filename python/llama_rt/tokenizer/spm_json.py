@@ -18,8 +18,10 @@ from llama_rt.tokenizer.spm_rebuild import encodable
 __all__ = ["model_from_json", "spm_from_json"]
 
 _SPACE = "▁"
+_BOS, _EOS = "<s>", "</s>"
 _BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>")
 _LOWEST = -1e9  # what sentencepiece gives to pieces made of spaces only
+_ADDED = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
 _PLAIN_STEPS = {"Sequence", "Prepend", "Replace", "Metaspace"}
 
 
@@ -41,16 +43,15 @@ def spm_from_json(
         TokenizerError: The file contradicts itself or normalises text in another way.
         MissingExtraError: The `tokenizers` package is needed and not installed.
     """
-    vocab: dict[str, int] = document["model"]["vocab"]
     merges = _merges(document, file)
     found = added_tokens(file.parent, document)
     model = _model(document, merges, found, file)
     added = {id: token for id, token in found.items() if id >= len(model.texts)}
-    if _is_rewritten(vocab, merges, found) and not document["model"].get("ignore_merges"):
+    if _is_rewritten(document, model, merges):
         proto = serialize_model(encodable(model, (), str(file)))
         encode = open_proto(proto, str(file))
     else:
-        encode = _library_encoder(document, file)
+        encode = _library_encoder(document, model, file)
     ends = end_ids(file.parent, metadata)
     return SpmTokenizer(
         model,
@@ -73,9 +74,8 @@ def model_from_json(document: dict[str, Any], file: Path) -> SpmModel | None:
         TokenizerError: The file contradicts itself or normalises text in another way.
     """
     merges = _merges(document, file)
-    found = added_tokens(file.parent, document)
-    rewritten = _is_rewritten(document["model"]["vocab"], merges, found)
-    return _model(document, merges, found, file) if rewritten else None
+    model = _model(document, merges, added_tokens(file.parent, document), file)
+    return model if _is_rewritten(document, model, merges) else None
 
 
 def _merges(document: dict[str, Any], file: Path) -> list[tuple[str, str]]:
@@ -116,16 +116,17 @@ def _model(
             kinds[id] = PieceKind.UNKNOWN
         elif _BYTE_TEXT.fullmatch(text):
             kinds[id] = PieceKind.BYTE
-        elif id in found and found[id].special:
-            kinds[id] = PieceKind.CONTROL
-    special = {token.text: id for id, token in found.items() if token.special}
+        elif id in found:
+            control = found[id].special or text in (_BOS, _EOS)  # even if called ordinary
+            kinds[id] = PieceKind.CONTROL if control else PieceKind.USER_DEFINED
+    named = {token.text: id for id, token in found.items()}
     return SpmModel(
         texts=texts,
         scores=scores,
         kinds=kinds,
         unk_id=vocab.get(unknown, -1) if isinstance(unknown, str) else -1,
-        bos_id=special.get("<s>", -1),
-        eos_id=special.get("</s>", -1),
+        bos_id=named.get(_BOS, -1),
+        eos_id=named.get(_EOS, -1),
         byte_fallback=True,
         add_dummy_prefix=_has_dummy_prefix(document, file),
         remove_extra_whitespaces=False,
@@ -150,14 +151,16 @@ def _scores(merges: list[tuple[str, str]]) -> dict[str, float]:
 
 
 def _is_rewritten(
-    vocab: Mapping[str, int], merges: list[tuple[str, str]], found: Mapping[int, AddedToken]
+    document: Mapping[str, Any], model: SpmModel, merges: list[tuple[str, str]]
 ) -> bool:
     """Says whether the merges are all cuts of all ordinary pieces, as a conversion writes them."""
+    if document["model"].get("ignore_merges"):
+        return False
     known = set(merges)
     plain = {
         text
-        for text, id in vocab.items()
-        if not (id in found and found[id].special) and not _BYTE_TEXT.fullmatch(text)
+        for text, id in document["model"]["vocab"].items()
+        if model.kinds[id] == PieceKind.NORMAL
     }
     return all(
         (text[:at], text[at:]) in known
@@ -186,11 +189,18 @@ def _has_dummy_prefix(document: Mapping[str, Any], file: Path) -> bool:
     return prefix
 
 
-def _library_encoder(document: dict[str, Any], file: Path) -> Callable[[str], list[int]]:
+def _library_encoder(
+    document: dict[str, Any], model: SpmModel, file: Path
+) -> Callable[[str], list[int]]:
+    """Lets the library encode, with the file's own steps and its user-defined pieces."""
     library = import_tokenizers(str(file))
     bare = {
         **document,
-        "added_tokens": [],
+        "added_tokens": [
+            {**_ADDED, "id": id, "content": text}
+            for id, (text, kind) in enumerate(zip(model.texts, model.kinds, strict=True))
+            if kind == PieceKind.USER_DEFINED
+        ],
         "post_processor": None,
         "padding": None,
         "truncation": None,
