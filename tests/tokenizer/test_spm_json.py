@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import sys
 
 import pytest
 import sentencepiece
@@ -153,10 +154,78 @@ def test_begin_and_end_are_control_tokens_whatever_the_file_says(tmp_path, tiny_
     assert not {1, 2} & set(tokenizer.encode("a<s>b</s>", bos=False))
 
 
-def test_other_normalizers_are_refused(tmp_path, tiny_tokenizer_file):
-    document = {**converted(tiny_tokenizer_file), "normalizer": {"type": "NFKC"}}
+MARK = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+META = {"type": "Metaspace", "replacement": "▁"}
+
+
+def steps(*normalizers) -> dict:
+    return {"normalizer": {"type": "Sequence", "normalizers": list(normalizers)}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        steps({"type": "Prepend", "prepend": "x"}, MARK),
+        steps({"type": "Replace", "pattern": {"String": "h"}, "content": "t"}, MARK),
+        steps({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}, MARK),
+        steps({"type": "Prepend", "prepend": "▁"}, {"type": "Prepend", "prepend": "▁"}, MARK),
+        steps({"type": "Prepend", "prepend": "▁"}, {"type": "Lowercase"}, MARK),
+        steps({"type": "NFKC"}, MARK),
+        {"normalizer": None},
+        {"normalizer": MARK, "pre_tokenizer": {**META, "split": True}},
+        {"normalizer": None, "pre_tokenizer": META},
+        {"normalizer": None, "pre_tokenizer": {**META, "add_prefix_space": True}},
+        {
+            **steps(MARK),
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"String": "▁"},
+                "behavior": "MergedWithNext",
+                "invert": False,
+            },
+        },
+    ],
+    ids=json.dumps,
+)
+def test_other_steps_are_left_to_the_library(tmp_path, tiny_tokenizer_file, change):
+    tokenizers = pytest.importorskip("tokenizers")
+    document = {**converted(tiny_tokenizer_file), **change}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    with pytest.raises(TokenizerError, match="NFKC"):
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    for text in ["Hello the  time", "the", "a   b ", " x\n  y", "ﬁne", "▁hat"]:
+        assert tokenizer.encode(text, bos=False) == library.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": None, "pre_tokenizer": {**META, "prepend_scheme": "first", "split": False}},
+        {"normalizer": None, "pre_tokenizer": {**META, "split": False}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}},
+    ],
+    ids=json.dumps,
+)
+def test_sentencepiece_steps_need_no_other_library(
+    tmp_path, tiny_tokenizer_file, monkeypatch, change
+):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    document = {**converted(tiny_tokenizer_file), **change}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    library = sentencepiece.SentencePieceProcessor(model_file=str(tiny_tokenizer_file))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    for text in ["Hello the  time", " the", "a   b "]:
+        ids = tokenizer.encode(text, bos=False)
+        assert ids == library.encode(text)
+        assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("kind", ["Unheard", 5, None, ["x"]])
+def test_unknown_steps_are_refused(tmp_path, tiny_tokenizer_file, kind):
+    pytest.importorskip("tokenizers")
+    document = {**converted(tiny_tokenizer_file), "normalizer": {"type": kind}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         load_tokenizer(tmp_path, {}, "hf")
 
 

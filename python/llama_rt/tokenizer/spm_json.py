@@ -22,7 +22,9 @@ _BOS, _EOS = "<s>", "</s>"
 _BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>")
 _LOWEST = -1e9  # what sentencepiece gives to pieces made of spaces only
 _ADDED = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-_PLAIN_STEPS = {"Sequence", "Prepend", "Replace", "Metaspace"}
+_PREPEND = {"type": "Prepend", "prepend": _SPACE}
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+_OTHER_RULES = ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def spm_from_json(
@@ -32,7 +34,7 @@ def spm_from_json(
 
     transformers writes such files from a sentencepiece model: every way to cut a piece in two
     pieces is a merge, in order of the pieces' scores. Then the model is put together again and
-    sentencepiece encodes. Merges that are not of this make are left to the `tokenizers` library.
+    sentencepiece encodes. Files of another make are left to the `tokenizers` library.
 
     Args:
         document: The parsed file, its `model.vocab` already checked.
@@ -40,7 +42,7 @@ def spm_from_json(
         metadata: `config.json`.
 
     Raises:
-        TokenizerError: The file contradicts itself or normalises text in another way.
+        TokenizerError: The file contradicts itself, or the library refuses it.
         MissingExtraError: The `tokenizers` package is needed and not installed.
     """
     merges = _merges(document, file)
@@ -71,7 +73,7 @@ def model_from_json(document: dict[str, Any], file: Path) -> SpmModel | None:
         file: Its path, for errors and for the JSON files beside it.
 
     Raises:
-        TokenizerError: The file contradicts itself or normalises text in another way.
+        TokenizerError: The file contradicts itself.
     """
     merges = _merges(document, file)
     model = _model(document, merges, added_tokens(file.parent, document), file)
@@ -128,7 +130,7 @@ def _model(
         bos_id=named.get(_BOS, -1),
         eos_id=named.get(_EOS, -1),
         byte_fallback=True,
-        add_dummy_prefix=_has_dummy_prefix(document, file),
+        add_dummy_prefix=_space_rules(document)[0],
         remove_extra_whitespaces=False,
     )
 
@@ -153,15 +155,16 @@ def _scores(merges: list[tuple[str, str]]) -> dict[str, float]:
 def _is_rewritten(
     document: Mapping[str, Any], model: SpmModel, merges: list[tuple[str, str]]
 ) -> bool:
-    """Says whether the merges are all cuts of all ordinary pieces, as a conversion writes them."""
-    if document["model"].get("ignore_merges"):
+    """Says whether a sentencepiece model encodes as the file does.
+
+    Its steps must be sentencepiece's, and its merges all cuts of all ordinary pieces, as a
+    conversion writes them.
+    """
+    rules = document["model"]
+    if any(rules.get(key) for key in _OTHER_RULES) or not _space_rules(document)[1]:
         return False
     known = set(merges)
-    plain = {
-        text
-        for text, id in document["model"]["vocab"].items()
-        if model.kinds[id] == PieceKind.NORMAL
-    }
+    plain = {text for text, id in rules["vocab"].items() if model.kinds[id] == PieceKind.NORMAL}
     return all(
         (text[:at], text[at:]) in known
         for text in plain
@@ -170,23 +173,46 @@ def _is_rewritten(
     )
 
 
-def _has_dummy_prefix(document: Mapping[str, Any], file: Path) -> bool:
-    """Reads the rule of the leading space; refuses steps that change text in other ways."""
-    prefix = False
-    todo = [document.get("normalizer"), document.get("pre_tokenizer")]
+def _space_rules(document: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Reads what the steps before the merges do to spaces.
+
+    Returns:
+        Whether text gets a leading space, and whether the steps do what sentencepiece does, no
+        more and no less: that space, and `▁` for every space.
+    """
+    prefix = marks = False
+    same = True
+    for step in _steps(document):
+        if step == _PREPEND:
+            same = same and not prefix
+            prefix = True
+        elif step == _REPLACE:
+            marks = True
+        elif isinstance(step, dict) and step.get("type") == "Metaspace":
+            scheme = "never" if step.get("add_prefix_space") is False else "always"
+            scheme = step.get("prepend_scheme", scheme)
+            prefix = prefix or scheme != "never"
+            marks = True
+            same = same and step.get("replacement") == _SPACE and step.get("split") is False
+        else:
+            same = False
+    return prefix, same and marks
+
+
+def _steps(document: Mapping[str, Any]) -> list[object]:
+    """Lists the steps of the normaliser and the pre-tokenizer, those of sequences one by one."""
+    steps: list[object] = []
+    todo = [document.get("pre_tokenizer"), document.get("normalizer")]
     while todo:
         step = todo.pop()
-        if step is None:
-            continue
-        kind = step.get("type") if isinstance(step, dict) else step
-        if not isinstance(kind, str) or kind not in _PLAIN_STEPS:
-            msg = f"{file}: step {kind!r} is not supported beside BPE with byte fallback"
-            raise TokenizerError(msg)
-        for key in ("normalizers", "pretokenizers"):
-            todo += step[key] if isinstance(step.get(key), list) else []
-        scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space") else "never")
-        prefix = prefix or kind == "Prepend" or (kind == "Metaspace" and scheme != "never")
-    return prefix
+        inner = (
+            step.get("normalizers", step.get("pretokenizers")) if isinstance(step, dict) else None
+        )
+        if isinstance(inner, list):
+            todo += reversed(inner)
+        elif step is not None:
+            steps.append(step)
+    return steps
 
 
 def _library_encoder(
