@@ -164,7 +164,7 @@ def test_empty_file(tmp_path):
 
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    refused(tmp_path / "pipe", "neither a file nor a folder")
+    refused(tmp_path / "pipe", "is not a regular file")
 
 
 def test_lfs_pointer(tmp_path, weights):

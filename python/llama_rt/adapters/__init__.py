@@ -13,6 +13,7 @@ from llama_rt.adapters.lora import open_gguf_lora, open_peft_lora, read_weights
 from llama_rt.adapters.merge import merge
 from llama_rt.adapters.patches import SIZES, AdapterFile, attach
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from llama_rt.loading.files import kind_of, read_head
 from llama_rt.loading.json_files import read_json
 from llama_rt.loading.pth import read_pth
 
@@ -26,7 +27,7 @@ def split_options(path: str | Path) -> tuple[Path, Gate | None]:
         ConfigError: another option.
     """
     text, mark, option = str(path).partition("#")
-    if not mark or Path(path).exists():
+    if not mark or kind_of(Path(path)) != "nothing":
         return Path(path), None
     if option not in ("gate=raw", "gate=tanh"):
         msg = f"adapter {path}: unknown option {option!r}, expected gate=raw or gate=tanh"
@@ -47,19 +48,18 @@ def open_adapter(path: str | Path) -> AdapterFile:
         CheckpointError: it is no adapter, or damaged, or of a kind that is not computed.
     """
     place, gate = split_options(path)
-    if not place.exists():
+    kind = kind_of(place)
+    if kind == "nothing":
         msg = f"{place}: no such file or folder (adapter)"
         raise CheckpointNotFoundError(msg)
-    folder = place if place.is_dir() else place.parent
-    peft = folder / "adapter_config.json"
-    if peft.is_file() and (place.is_dir() or place.name.startswith("adapter_")):
+    folder = place if kind == "folder" else place.parent
+    is_peft = kind_of(folder / "adapter_config.json") != "nothing"
+    if is_peft and (kind == "folder" or place.name.startswith("adapter_")):
         return _open_peft(folder, gate)
-    if place.is_dir():
+    if kind == "folder":
         msg = f"{place}: no adapter; a folder of one holds adapter_config.json"
         raise CheckpointError(msg)
-    with place.open("rb") as file:
-        head = file.read(4)
-    if head == b"GGUF":
+    if read_head(place, 4) == b"GGUF":
         return open_gguf_lora(place)
     return open_llama_adapter(place, read_pth(place), gate)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from llama_rt.adapters.patches import AdapterFile, Bias, Lora, Patch, transposed
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import TensorRecord
+from llama_rt.loading.files import kind_of
 from llama_rt.loading.gguf import read_gguf
 from llama_rt.loading.names import from_gguf_name, from_hf_name
 from llama_rt.loading.pth import read_pth
@@ -50,7 +51,7 @@ def read_weights(folder: Path) -> dict[str, TensorRecord]:
     """
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
         path = folder / name
-        if not path.is_file():
+        if kind_of(path) == "nothing":
             continue
         records = (
             dict(read_safetensors(path).tensors)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
+from llama_rt.loading.files import kind_of
 from llama_rt.loading.ggml import open_ggml
 from llama_rt.loading.gguf_model import open_gguf
 from llama_rt.loading.hf import open_hf, open_safetensors
@@ -42,7 +43,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         MissingExtraError: a Hub name without the extra `hf`.
     """
     local = Path(path)
-    if not local.exists() and is_hub_name(str(path)):
+    if kind_of(local) == "nothing" and is_hub_name(str(path)):
         local = fetch(str(path))
     kind, found = recognise(local)
     return _OPENERS[kind](found)

@@ -15,6 +15,7 @@ from pathlib import Path
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CheckpointError, ConfigError
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
+from llama_rt.loading.files import kind_of
 from llama_rt.loading.gguf import read_gguf
 from llama_rt.loading.gguf_keys import model_keys, rotary_divisors
 from llama_rt.loading.gguf_writer import Value, string, unsigned, write_gguf_file
@@ -127,7 +128,9 @@ def write_gguf(
         CheckpointError: see `convert`.
     """
     path = Path(path)
-    if any(path.exists() and file.exists() and path.samefile(file) for file in checkpoint.files):
+    if kind_of(path) == "file" and any(
+        kind_of(file) == "file" and path.samefile(file) for file in checkpoint.files
+    ):
         msg = f"{path}: is the source itself"
         raise CheckpointError(msg)
     notes: list[str] = []

@@ -29,6 +29,7 @@ from llama_rt.loading.checkpoint import (
     make_record,
 )
 from llama_rt.loading.dtypes import stored_bytes
+from llama_rt.loading.files import kind_of
 from llama_rt.loading.ggml_blocks import Layout, OldBlocks, layout_of, looks_like_rows
 from llama_rt.loading.ggml_vocabulary import tokenizer_keys
 from llama_rt.loading.mapping import MappedFile
@@ -77,7 +78,7 @@ def open_ggml(path: Path) -> Checkpoint:
     files = [path]
     for number in range(1, _part_count(path, header, tensors)):
         other = path.with_name(f"{path.name}.{number}")
-        if not other.is_file():
+        if kind_of(other) == "nothing":
             msg = f"{path}: holds slices of every matrix; part {other.name} is missing"
             raise CheckpointError(msg)
         its_header, its_tensors = _read_part(other)

@@ -17,6 +17,7 @@ import numpy as np
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import Slice, TensorRecord, make_record
 from llama_rt.loading.dtypes import GGUF_NAMES, STORED, stored_bytes
+from llama_rt.loading.files import kind_of
 from llama_rt.loading.mapping import MappedFile
 
 __all__ = ["GgufFile", "read_gguf"]
@@ -88,7 +89,7 @@ def _join_parts(opened: GgufFile, count: int) -> GgufFile:
     names = [f"{match['stem']}-{index + 1:05d}-of-{count:05d}.gguf" for index in range(count)]
     files = tuple(path.with_name(name) for name in names)
     for file in files:
-        if not file.is_file():
+        if kind_of(file) == "nothing":
             msg = f"{path}: part {file.name!r} is missing beside it"
             raise CheckpointError(msg)
     parts = [_Reader(MappedFile(file)).read() for file in files]

@@ -12,6 +12,7 @@ from llama_rt.config import ModelConfig, from_hf
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.assemble import rename, verify
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
+from llama_rt.loading.files import kind_of, names_in
 from llama_rt.loading.json_files import read_json
 from llama_rt.loading.names import from_hf_name, to_hf_name
 from llama_rt.loading.pth import read_pth
@@ -27,11 +28,11 @@ def hf_weights(folder: Path) -> Path | None:
     """The file that leads to a folder's weights (an index or a single file), safetensors first."""
     for index, single in zip(_INDEXES, _SINGLES, strict=True):
         for name in (index, single):
-            if (folder / name).is_file():
+            if kind_of(folder / name) != "nothing":
                 return folder / name
-    others = [item for item in sorted(folder.glob("*.safetensors"))
-              if not item.name.startswith(("adapter", "consolidated"))]  # fmt: skip
-    return others[0] if len(others) == 1 else None
+    others = [name for name in names_in(folder) if name.endswith(".safetensors")
+              and not name.startswith(("adapter", "consolidated"))]  # fmt: skip
+    return folder / others[0] if len(others) == 1 else None
 
 
 def open_hf(folder: Path) -> Checkpoint:
@@ -62,7 +63,7 @@ def open_safetensors(path: Path) -> Checkpoint:
         ConfigError: config.json asks for something that is not supported.
     """
     config_path = path.parent / "config.json"
-    if not config_path.is_file():
+    if kind_of(config_path) == "nothing":
         msg = f"{path}: a safetensors file does not describe its model; put config.json beside it"
         raise CheckpointError(msg)
     return _checkpoint(path, config_path, read_safetensors(path).tensors, (path,), "safetensors")
@@ -131,8 +132,8 @@ def _read_index(index: Path) -> tuple[dict[str, TensorRecord], tuple[Path, ...]]
             raise CheckpointError(msg)
         path = index.parent / shard
         if shard not in opened:
-            if not path.is_file():
-                msg = f"{index}: shard {shard!r} is missing"
+            if kind_of(path) == "nothing":
+                msg = f"{index}: shard {shard[:80]!r} is missing"
                 raise CheckpointError(msg)
             opened[shard] = _read_file(path)
         record = opened[shard].get(name)

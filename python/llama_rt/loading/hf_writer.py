@@ -14,6 +14,7 @@ import numpy as np
 from llama_rt.config import ModelConfig, RopeScaling
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import Checkpoint
+from llama_rt.loading.files import kind_of
 from llama_rt.loading.gguf_keys import rotary_divisors
 from llama_rt.loading.names import DIVISORS, expected_tensors, to_hf_name
 from llama_rt.loading.output import new_file, require_parent
@@ -55,7 +56,7 @@ def write_hf_folder(
         CheckpointError: the folder exists or cannot be written, or the model has a rule that
             config.json cannot express.
     """
-    if folder.exists():
+    if kind_of(folder) != "nothing":
         msg = f"{folder}: exists; folders are not replaced"
         raise CheckpointError(msg)
     config = _with_llama3(checkpoint)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from llama_rt.errors import CheckpointNotFoundError, ConfigError
+from llama_rt.errors import ConfigError
+from llama_rt.loading.files import read_head
 
 __all__ = ["read_json"]
 
-_MAX_BYTES = 64 << 20  # an index of half a million tensors; nothing real comes near
+_MAX_BYTES = 16 << 20  # an index of a hundred thousand tensors; nothing real comes near
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -17,22 +18,16 @@ def read_json(path: Path) -> dict[str, object]:
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        ConfigError: not readable, not JSON, or not an object.
+        CheckpointError: not a regular file, or not readable.
+        ConfigError: too large, not JSON, or not an object.
     """
+    raw = read_head(path, _MAX_BYTES + 1)
+    if len(raw) > _MAX_BYTES:
+        msg = f"{path}: larger than {_MAX_BYTES} bytes, which no such file is"
+        raise ConfigError(msg)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            msg = f"{path}: larger than {_MAX_BYTES} bytes, which no such file is"
-            raise ConfigError(msg)
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        msg = f"{path}: no such file"
-        raise CheckpointNotFoundError(msg) from None
-    except OSError as error:
-        msg = f"{path}: cannot be read: {error.strerror or error}"
-        raise ConfigError(msg) from None
+        value = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         msg = f"{path}: not valid JSON: {str(error)[:120]}"
         raise ConfigError(msg) from None
     if not isinstance(value, dict):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.assemble import verify
 from llama_rt.loading.checkpoint import Checkpoint, Slice, Source, Stack, TensorRecord, make_record
+from llama_rt.loading.files import kind_of, read_head
 from llama_rt.loading.mapping import MappedFile
 from llama_rt.loading.msgpack import Extent, Item, read_item
 
@@ -60,10 +61,9 @@ class Transposed:
 
 def is_koala(path: Path) -> bool:
     """Whether a file begins as an EasyLM stream: a pair whose first half is a list of texts."""
-    if not path.is_file():
+    if kind_of(path) != "file":
         return False
-    with path.open("rb") as file:
-        head = file.read(3)
+    head = read_head(path, 3)
     is_list = len(head) == 3 and (0x91 <= head[1] <= 0x9F)
     return is_list and head[0] == 0x92 and (0xA0 <= head[2] < 0xC0 or head[2] == 0xD9)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from llama_rt.errors import CheckpointError, CheckpointNotFoundError
+from llama_rt.errors import CheckpointError
+from llama_rt.loading.files import open_file
 
 __all__ = ["MappedFile"]
 
@@ -25,7 +26,7 @@ class MappedFile:
 
     Raises:
         CheckpointNotFoundError: the file does not exist.
-        CheckpointError: the file is empty or cannot be opened.
+        CheckpointError: it is not a regular file, is empty or cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,18 +34,15 @@ class MappedFile:
         self._dead: deque[weakref.ref[npt.NDArray[np.uint8]]] = deque()
         # By the id of the reference: what it refers to cannot be hashed.
         self._alive: dict[int, tuple[weakref.ref[npt.NDArray[np.uint8]], int, int]] = {}
-        try:
-            with path.open("rb") as file:
+        with open_file(path) as file:
+            try:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
-            msg = f"{path}: no such file"
-            raise CheckpointNotFoundError(msg) from None
-        except ValueError:
-            msg = f"{path}: the file is empty"
-            raise CheckpointError(msg) from None
-        except OSError as error:
-            msg = f"{path}: cannot be opened: {error.strerror or error}"
-            raise CheckpointError(msg) from None
+            except ValueError:
+                msg = f"{path}: the file is empty"
+                raise CheckpointError(msg) from None
+            except OSError as error:
+                msg = f"{path}: cannot be mapped: {error.strerror or error}"
+                raise CheckpointError(msg) from None
         self.size = len(self._map)
         if self._map[: len(_LFS_POINTER)] == _LFS_POINTER:
             msg = f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"

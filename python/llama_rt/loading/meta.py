@@ -14,6 +14,7 @@ from llama_rt.config import from_meta
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.assemble import rename, verify
 from llama_rt.loading.checkpoint import Checkpoint, Columns, Stack, TensorRecord
+from llama_rt.loading.files import kind_of, names_in
 from llama_rt.loading.json_files import read_json
 from llama_rt.loading.names import from_meta_name
 from llama_rt.loading.pth import read_pth
@@ -28,13 +29,13 @@ _KEYS = ("attention.wk", "attention.wv")
 
 def is_meta_folder(folder: Path) -> bool:
     """True if the folder has params.json and at least one shard."""
-    return (folder / "params.json").is_file() and bool(_shards(folder))
+    return kind_of(folder / "params.json") != "nothing" and bool(_shards(folder))
 
 
 def _shards(folder: Path) -> list[Path]:
-    found = [(int(match[1]), item) for item in folder.iterdir()
-             if (match := _SHARD.fullmatch(item.name))]  # fmt: skip
-    return [item for _, item in sorted(found)]
+    found = [(int(match[1]), name) for name in names_in(folder)
+             if (match := _SHARD.fullmatch(name))]  # fmt: skip
+    return [folder / name for _, name in sorted(found)]
 
 
 def open_meta(folder: Path) -> Checkpoint:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llama_rt.errors import CheckpointError
+from llama_rt.loading.files import kind_of
 
 __all__ = ["new_file", "require_parent"]
 
@@ -24,8 +25,9 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     Raises:
         CheckpointError: `path` exists and `overwrite` is false, or the system refuses to write.
     """
-    if path.is_dir() or (path.exists() and not overwrite):
-        what = "is a folder" if path.is_dir() else "exists"
+    kind = kind_of(path)
+    if kind == "folder" or (kind != "nothing" and not overwrite):
+        what = "is a folder" if kind == "folder" else "exists"
         msg = f"{path}: {what}; it is not replaced unasked"
         raise CheckpointError(msg)
     require_parent(path)
@@ -46,6 +48,6 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
 
 def require_parent(path: Path) -> None:
     """Refuses a target whose folder is not there: it is not made unasked, it may be a slip."""
-    if not path.parent.is_dir():
+    if kind_of(path.parent) != "folder":
         msg = f"{path}: the folder {path.parent} does not exist"
         raise CheckpointError(msg)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
+from llama_rt.loading.files import kind_of, names_in, read_head
 from llama_rt.loading.ggml import MAGICS
 from llama_rt.loading.hf import hf_weights
 from llama_rt.loading.koala import is_koala
@@ -30,26 +31,17 @@ def recognise(path: Path) -> tuple[Kind, Path]:
         CheckpointNotFoundError: the path does not exist.
         CheckpointError: it is no model; the message says what it is.
     """
-    if path.is_dir():
-        return _folder(path)
-    if not path.exists():
+    kind = kind_of(path)
+    if kind == "nothing":
         msg = f"{path}: no such file or folder"
         raise CheckpointNotFoundError(msg)
-    if not path.is_file():
-        msg = f"{path}: neither a file nor a folder"
-        raise CheckpointError(msg)
-    return _file(path)
+    return _folder(path) if kind == "folder" else _file(path)
 
 
 def _file(path: Path) -> tuple[Kind, Path]:
     if path.name in ("params.json", "config.json") or path.name.endswith(".index.json"):
         return _folder(path.parent)
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        msg = f"{path}: cannot be opened: {error.strerror or error}"
-        raise CheckpointError(msg) from None
+    head = read_head(path, 16)
     if not head:
         msg = f"{path}: the file is empty"
         raise CheckpointError(msg)
@@ -81,7 +73,7 @@ def _file(path: Path) -> tuple[Kind, Path]:
 
 
 def _safetensors(path: Path) -> tuple[Kind, Path]:
-    if path.name.startswith("adapter_model") or (path.parent / "adapter_config.json").is_file():
+    if path.name.startswith("adapter_model") or _holds(path.parent, "adapter_config.json"):
         raise CheckpointError(_adapter(path))
     return "safetensors", path
 
@@ -90,7 +82,7 @@ def _pickled(path: Path) -> tuple[Kind, Path]:
     """A lone file of torch.save: its folder, if that is a model; else what it may be."""
     if path.name.startswith("consolidated.") and is_meta_folder(path.parent):
         return "meta", path.parent
-    if path.name == "pytorch_model.bin" and (path.parent / "config.json").is_file():
+    if path.name == "pytorch_model.bin" and _holds(path.parent, "config.json"):
         return "hf", path.parent
     if path.name.startswith("adapter_model"):
         raise CheckpointError(_adapter(path))
@@ -128,13 +120,8 @@ def _llama_adapter(path: Path) -> str:
 
 
 def _folder(folder: Path) -> tuple[Kind, Path]:
-    try:
-        names = sorted(item.name for item in folder.iterdir())
-    except OSError as error:
-        msg = f"{folder}: cannot be read: {error.strerror or error}"
-        raise CheckpointError(msg) from None
-    has_config = (folder / "config.json").is_file()
-    if has_config and hf_weights(folder) is not None:
+    names = names_in(folder)
+    if _holds(folder, "config.json") and hf_weights(folder) is not None:
         return "hf", folder
     if is_meta_folder(folder):
         return "meta", folder
@@ -168,9 +155,9 @@ def _no_model(folder: Path, names: list[str], files: list[str]) -> str:
         return "consolidated weights without params.json, which says their sizes"
     if any(name.endswith((".safetensors", ".bin")) for name in names):
         return f"weights without config.json, which says their sizes; it holds {_listed(names)}"
-    below = [item.name for item in folder.iterdir() if item.is_dir() and _is_model(item)]
+    below = [name for name in names if _is_model(folder / name)]
     if below:
-        return f"no model itself, but these folders in it are: {_listed(sorted(below))}"
+        return f"no model itself, but these folders in it are: {_listed(below)}"
     if not names:
         return f"an empty folder; {_MODEL_FORMS}"
     return f"no model; it holds {_listed(names)}; {_MODEL_FORMS}"
@@ -178,11 +165,17 @@ def _no_model(folder: Path, names: list[str], files: list[str]) -> str:
 
 def _is_model(folder: Path) -> bool:
     try:
-        return is_meta_folder(folder) or (
-            (folder / "config.json").is_file() and hf_weights(folder) is not None
+        return kind_of(folder) == "folder" and (
+            is_meta_folder(folder)
+            or (_holds(folder, "config.json") and hf_weights(folder) is not None)
         )
-    except OSError:
+    except CheckpointError:  # one that may not be read
         return False
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether the folder has something of that name; that it is a file is seen when it is read."""
+    return kind_of(folder / name) != "nothing"
 
 
 def _listed(names: list[str]) -> str:
