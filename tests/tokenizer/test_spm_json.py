@@ -154,6 +154,30 @@ def test_begin_and_end_are_control_tokens_whatever_the_file_says(tmp_path, tiny_
     assert not {1, 2} & set(tokenizer.encode("a<s>b</s>", bos=False))
 
 
+def without_bytes(model_file) -> dict:
+    """A vocabulary in which characters can be unknown."""
+    document = converted(model_file)
+    vocab = document["model"]["vocab"]
+    document["model"]["vocab"] = {text: id for text, id in vocab.items() if text[:3] != "<0x"}
+    return document
+
+
+@pytest.mark.parametrize("fuse", [True, False, None])
+def test_unknown_characters_are_joined_as_the_file_says(tmp_path, tiny_tokenizer_file, fuse):
+    tokenizers = pytest.importorskip("tokenizers")
+    document = without_bytes(tiny_tokenizer_file)
+    document["model"]["fuse_unk"] = fuse
+    if fuse is None:
+        del document["model"]["fuse_unk"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    for text in ["a\u0416\u0429b", "\u0429", "the \u0416\u0429 \u0416"]:
+        ids = tokenizer.encode(text, bos=False)
+        assert 0 in ids
+        assert ids == library.encode(text).ids
+
+
 MARK = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 META = {"type": "Metaspace", "replacement": "▁"}
 

@@ -163,6 +163,8 @@ def _is_rewritten(
     rules = document["model"]
     if any(rules.get(key) for key in _OTHER_RULES) or not _space_rules(document)[1]:
         return False
+    if not rules.get("fuse_unk") and model.kinds.count(PieceKind.BYTE) != 256:
+        return False  # sentencepiece joins unknown characters
     known = set(merges)
     plain = {text for text, id in rules["vocab"].items() if model.kinds[id] == PieceKind.NORMAL}
     return all(
