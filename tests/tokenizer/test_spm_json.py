@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer import load_tokenizer
+from llama_rt.tokenizer.spm_model import parse_model
 
 from .test_spm_variants import VARIANTS, train
 
@@ -176,6 +177,33 @@ def test_unknown_characters_are_joined_as_the_file_says(tmp_path, tiny_tokenizer
         ids = tokenizer.encode(text, bos=False)
         assert 0 in ids
         assert ids == library.encode(text).ids
+
+
+@pytest.mark.parametrize("make", [converted, without_bytes])
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"unk_token": "<unk>"}, {"unk_token": {"content": "<unk>"}}, {"unk_token": "</s>"}],
+)
+def test_the_unknown_token_may_be_named_elsewhere(tmp_path, tiny_tokenizer_file, make, config):
+    document = make(tiny_tokenizer_file)
+    document["model"]["unk_token"] = None  # as transformers 5 writes it
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    library = sentencepiece.SentencePieceProcessor(model_file=str(tiny_tokenizer_file))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    assert tokenizer.eos_id == 2
+    surface = parse_model(library.serialized_model_proto()).unk_surface
+    assert tokenizer.decode([0]).replace(" ⁇ ", surface) == library.decode([0])
+    if make is without_bytes:
+        assert tokenizer.encode("a\u0416\u0429b", bos=False).count(0) == 1
+
+
+def test_the_unknown_token_may_have_another_name(tmp_path, tiny_tokenizer_file):
+    document = json.loads(json.dumps(converted(tiny_tokenizer_file)).replace("<unk>", "[UNK]"))
+    document["model"]["unk_token"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    (tmp_path / "special_tokens_map.json").write_text('{"unk_token": "[UNK]"}')
+    assert load_tokenizer(tmp_path, {}, "hf").decode([0]) == " ⁇ "
 
 
 MARK = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}

@@ -10,7 +10,13 @@ from typing import Any
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.bpe import BpeTokenizer, BpeVocabulary, guarded, import_tokenizers
 from llama_rt.tokenizer.protocol import Tokenizer
-from llama_rt.tokenizer.spm_folder import added_tokens, end_ids, json_object, vocab_rows
+from llama_rt.tokenizer.spm_folder import (
+    added_tokens,
+    end_ids,
+    json_object,
+    named_texts,
+    vocab_rows,
+)
 
 __all__ = ["tokenizer_from_json"]
 
@@ -91,11 +97,9 @@ def _named(
     folder: Path, key: str, ids: Mapping[str, int], usual: tuple[str, ...], fallback: object
 ) -> int | None:
     """Finds bos or eos: by the configured text, the configured id, then the usual texts."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        value = json_object(folder / name).get(key)
-        text = value.get("content") if isinstance(value, dict) else value
-        if isinstance(text, str) and text in ids:
-            return ids[text]
+    named = next((ids[text] for text in named_texts(folder, key) if text in ids), None)
+    if named is not None:
+        return named
     if isinstance(fallback, int) and fallback in ids.values():
         return fallback
     return next((ids[text] for text in usual if text in ids), None)

@@ -11,7 +11,7 @@ from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
 from llama_rt.tokenizer.spm_model import SpmModelError, parse_model
 
-__all__ = ["added_tokens", "end_ids", "json_object", "spm_from_file", "vocab_rows"]
+__all__ = ["added_tokens", "end_ids", "json_object", "named_texts", "spm_from_file", "vocab_rows"]
 
 _MAX_BYTES = 256 << 20
 
@@ -78,16 +78,33 @@ def added_tokens(
     return found
 
 
+def named_texts(folder: Path, key: str) -> list[str]:
+    """Lists the texts that the folder's JSON files give as a special token.
+
+    Args:
+        folder: The checkpoint.
+        key: Name of the token, such as `unk_token`.
+    """
+    found = []
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        found += _texts(json_object(folder / name).get(key))
+    return found
+
+
 def _special_texts(folder: Path) -> set[str]:
     texts: set[str] = set()
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         for key, value in json_object(folder / name).items():
             if key.endswith("_token") or key == "additional_special_tokens":
-                for item in value if isinstance(value, list) else [value]:
-                    text = item.get("content") if isinstance(item, dict) else item
-                    if isinstance(text, str):
-                        texts.add(text)
+                texts.update(_texts(value))
     return texts
+
+
+def _texts(value: object) -> list[str]:
+    """Texts of a special token, or of a list of them, each a text or an object with one."""
+    items = value if isinstance(value, list) else [value]
+    texts = [item.get("content") if isinstance(item, dict) else item for item in items]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _dicts(value: object) -> list[dict[str, object]]:

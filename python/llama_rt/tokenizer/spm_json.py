@@ -11,7 +11,7 @@ from typing import Any
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.bpe import guarded, import_tokenizers
 from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
-from llama_rt.tokenizer.spm_folder import added_tokens, end_ids, vocab_rows
+from llama_rt.tokenizer.spm_folder import added_tokens, end_ids, named_texts, vocab_rows
 from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.spm_rebuild import encodable
 
@@ -111,7 +111,7 @@ def _model(
         raise TokenizerError(msg)
     texts, scores, kinds = [""] * size, [0.0] * size, [int(PieceKind.CONTROL)] * size
     ranks = _scores(merges)
-    unknown = document["model"].get("unk_token")
+    unknown = _unknown(document["model"], file.parent)
     for text, id in vocab.items():
         texts[id], scores[id], kinds[id] = text, ranks.get(text, 0.0), PieceKind.NORMAL
         if text == unknown:
@@ -126,13 +126,22 @@ def _model(
         texts=texts,
         scores=scores,
         kinds=kinds,
-        unk_id=vocab.get(unknown, -1) if isinstance(unknown, str) else -1,
+        unk_id=-1 if unknown is None else vocab[unknown],
         bos_id=named.get(_BOS, -1),
         eos_id=named.get(_EOS, -1),
         byte_fallback=True,
         add_dummy_prefix=_space_rules(document)[0],
         remove_extra_whitespaces=False,
     )
+
+
+def _unknown(rules: Mapping[str, Any], folder: Path) -> str | None:
+    """Names the unknown token; transformers 5 leaves that to the files beside tokenizer.json."""
+    named = named_texts(folder, "unk_token")
+    usual = [text for text in (*named, "<unk>") if text not in (_BOS, _EOS)]  # named so in 2023
+    vocab = rules["vocab"]
+    texts = [rules.get("unk_token"), *usual]
+    return next((text for text in texts if isinstance(text, str) and text in vocab), None)
 
 
 def _scores(merges: list[tuple[str, str]]) -> dict[str, float]:
