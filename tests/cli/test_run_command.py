@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import llama_rt
 from llama_rt import Llama
@@ -86,6 +89,41 @@ def test_stop_text_with_escapes(call, tiny_hf_folder) -> None:
     cut = call(*model, "--stop", stop.replace("\\", "\\\\").replace("\n", "\\n"), "Once").object
     assert cut["text"] == whole[: whole.index(stop)]
     assert cut["finish_reason"] == "stop"
+
+
+@pytest.fixture
+def lora_named_as_a_setting(tmp_path: Path, tiny_model) -> Path:
+    """A LoRA, large enough to be seen, in a folder whose name holds an equals sign."""
+    config, _ = tiny_model
+    folder = tmp_path / "lr=1e-4"
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 64, "target_modules": ["down_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    random = np.random.default_rng(0)
+    module = "base_model.model.model.layers.0.mlp.down_proj"
+    factors = {
+        f"{module}.lora_A.weight": random.standard_normal((4, config.ffn_dim), np.float32),
+        f"{module}.lora_B.weight": random.standard_normal((config.dim, 4), np.float32),
+    }
+    save_file(factors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_the_path_of_an_adapter_may_hold_an_equals_sign(
+    call, tiny_hf_folder, lora_named_as_a_setting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = lora_named_as_a_setting
+    with Llama.load(tiny_hf_folder, adapters=[folder], progress=False) as llm:
+        expected = llm.generate("Once", max_tokens=12, temperature=0.0).tokens
+    monkeypatch.chdir(folder.parent)
+    model = ("run", "-m", tiny_hf_folder, *SHORT, "--json", "Once")
+    assert call(*model).object["tokens"] != expected
+    for given in (folder, folder.name, f"./{folder.name}", f"rate={folder}", f"a={folder.name}"):
+        done = call(*model, "--adapter", given)
+        assert done.code == 0, done.err
+        assert done.object["tokens"] == expected
+    assert "error: no/lr=1: " in call(*model, "--adapter", "no/lr=1").err
+    assert "error: 1: " in call(*model, "--adapter", "lr=1").err
 
 
 def test_echo_puts_the_prompt_in_front(call, tiny_hf_folder) -> None:

@@ -168,9 +168,13 @@ def _adapters(given: list[str] | None) -> dict[str, str] | list[str] | None:
 
 
 def named_path(text: str) -> tuple[str, str]:
-    """Splits `NAME=PATH`; what follows a `#` belongs to the path (`x.pth#gate=tanh`)."""
+    """Splits `NAME=PATH`; what follows a `#` belongs to the path (`x.pth#gate=tanh`).
+
+    A path may hold the sign too (`runs/lr=1e-4`): what is there, or has a slash before it, is one.
+    """
     name, sign, path = text.partition("=")
-    return (name, path) if sign and "#" not in name else ("", text)
+    named = sign and not {"/", "#"} & set(name) and not Path(text.partition("#")[0]).exists()
+    return (name, path) if named else ("", text)
 
 
 def sampling_params(
