@@ -281,6 +281,41 @@ def test_unknown_steps_are_refused(tmp_path, tiny_tokenizer_file, kind):
         load_tokenizer(tmp_path, {}, "hf")
 
 
+UNMARK = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+BYTES = {"type": "ByteFallback"}
+
+
+@pytest.mark.parametrize(
+    "decoder", [None, BYTES, {"type": "Metaspace", "replacement": "▁"}, [UNMARK, BYTES]]
+)
+def test_decoders_like_sentencepiece(tmp_path, tiny_tokenizer_file, decoder):
+    if isinstance(decoder, list):
+        decoder = {"type": "Sequence", "decoders": decoder}
+    document = {**converted(tiny_tokenizer_file), "decoder": decoder}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    assert tokenizer.decode(tokenizer.encode("Hello the 日")) == "Hello the 日"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        {**UNMARK, "content": "_"},
+        {"type": "Metaspace", "replacement": "_"},
+        {"type": []},
+        "Fuse",
+    ],
+    ids=json.dumps,
+)
+def test_other_decoders_are_refused(tmp_path, tiny_tokenizer_file, step):
+    decoder = {"type": "Sequence", "decoders": [UNMARK, step]}
+    document = {**converted(tiny_tokenizer_file), "decoder": decoder}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: decoder: step"):
+        load_tokenizer(tmp_path, {}, "hf")
+
+
 WRONG = [None, 0, -1, 1.5, "x", "", [], {}, True, [None], {"type": 5}, 10**30, ["a", "b"]]
 
 

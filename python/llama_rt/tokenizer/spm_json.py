@@ -14,6 +14,7 @@ from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
 from llama_rt.tokenizer.spm_folder import added_tokens, end_ids, named_texts, vocab_rows
 from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.spm_rebuild import encodable
+from llama_rt.tokenizer.spm_steps import check_decoder, space_rules
 
 __all__ = ["model_from_json", "spm_from_json"]
 
@@ -22,8 +23,6 @@ _BOS, _EOS = "<s>", "</s>"
 _BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>")
 _LOWEST = -1e9  # what sentencepiece gives to pieces made of spaces only
 _ADDED = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-_PREPEND = {"type": "Prepend", "prepend": _SPACE}
-_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 _OTHER_RULES = ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
 
 
@@ -42,9 +41,11 @@ def spm_from_json(
         metadata: `config.json`.
 
     Raises:
-        TokenizerError: The file contradicts itself, or the library refuses it.
+        TokenizerError: The file contradicts itself, decodes in another way than sentencepiece, or
+            the library refuses it.
         MissingExtraError: The `tokenizers` package is needed and not installed.
     """
+    check_decoder(document, file)
     merges = _merges(document, file)
     found = added_tokens(file.parent, document)
     model = _model(document, merges, found, file)
@@ -130,7 +131,7 @@ def _model(
         bos_id=named.get(_BOS, -1),
         eos_id=named.get(_EOS, -1),
         byte_fallback=True,
-        add_dummy_prefix=_space_rules(document)[0],
+        add_dummy_prefix=space_rules(document)[0],
         remove_extra_whitespaces=False,
     )
 
@@ -170,7 +171,7 @@ def _is_rewritten(
     conversion writes them.
     """
     rules = document["model"]
-    if any(rules.get(key) for key in _OTHER_RULES) or not _space_rules(document)[1]:
+    if any(rules.get(key) for key in _OTHER_RULES) or not space_rules(document)[1]:
         return False
     if not rules.get("fuse_unk") and model.kinds.count(PieceKind.BYTE) != 256:
         return False  # sentencepiece joins unknown characters
@@ -182,48 +183,6 @@ def _is_rewritten(
         for at in range(1, len(text))
         if text[:at] in plain and text[at:] in plain
     )
-
-
-def _space_rules(document: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Reads what the steps before the merges do to spaces.
-
-    Returns:
-        Whether text gets a leading space, and whether the steps do what sentencepiece does, no
-        more and no less: that space, and `▁` for every space.
-    """
-    prefix = marks = False
-    same = True
-    for step in _steps(document):
-        if step == _PREPEND:
-            same = same and not prefix
-            prefix = True
-        elif step == _REPLACE:
-            marks = True
-        elif isinstance(step, dict) and step.get("type") == "Metaspace":
-            scheme = "never" if step.get("add_prefix_space") is False else "always"
-            scheme = step.get("prepend_scheme", scheme)
-            prefix = prefix or scheme != "never"
-            marks = True
-            same = same and step.get("replacement") == _SPACE and step.get("split") is False
-        else:
-            same = False
-    return prefix, same and marks
-
-
-def _steps(document: Mapping[str, Any]) -> list[object]:
-    """Lists the steps of the normaliser and the pre-tokenizer, those of sequences one by one."""
-    steps: list[object] = []
-    todo = [document.get("pre_tokenizer"), document.get("normalizer")]
-    while todo:
-        step = todo.pop()
-        inner = (
-            step.get("normalizers", step.get("pretokenizers")) if isinstance(step, dict) else None
-        )
-        if isinstance(inner, list):
-            todo += reversed(inner)
-        elif step is not None:
-            steps.append(step)
-    return steps
 
 
 def _library_encoder(
