@@ -42,8 +42,11 @@ class Progress:
 
     @property
     def perplexity(self) -> float:
-        """The exponential of the mean negative log-probability."""
-        return math.exp(self.nll / self.tokens)
+        """The exponential of the mean negative log-probability; infinite beyond a float's range."""
+        try:
+            return math.exp(self.nll / self.tokens)
+        except OverflowError:
+            return math.inf
 
     @property
     def error(self) -> float:

@@ -203,6 +203,15 @@ def test_a_text_shorter_than_a_window(call, tiny_hf_folder, tmp_path) -> None:
     assert "64" in done.err
 
 
+def test_the_error_of_a_single_token_is_null(call, tiny_hf_folder, text_file) -> None:
+    words = ("perplexity", "-m", tiny_hf_folder, "--ctx", "4", "--windows", "1", text_file)
+    done = call(*words, "--json")
+    assert done.code == 0, done.err
+    assert (done.object["tokens"], done.object["error"]) == (1, None)
+    assert done.object["perplexity"] == pytest.approx(math.exp(done.object["nll"]))
+    assert call(*words).out.endswith("+/- inf\n")
+
+
 def test_doctor(process) -> None:
     report = process("doctor", "--json").object
     assert set(report) == {

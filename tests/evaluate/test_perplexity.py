@@ -93,6 +93,11 @@ def test_progress_ends_with_the_whole_and_knows_its_error() -> None:
     assert single.error == pytest.approx(single.perplexity * spread, rel=1e-5)
 
 
+def test_a_perplexity_beyond_a_float_is_infinite() -> None:
+    assert evaluate.Progress(1, 1, 2, 2 * 709.0, 0.0).perplexity == math.exp(709)
+    assert evaluate.Progress(1, 1, 2, 2 * 710.0, 0.0).perplexity == math.inf
+
+
 def test_refuses_what_makes_no_window() -> None:
     with pytest.raises(ConfigError, match="15 tokens"):
         evaluate.score(Model(), np.array(ids_of(15)), ctx=16)

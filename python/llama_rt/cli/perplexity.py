@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -72,9 +73,9 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     if console.json:
         console.object(
             {
-                "perplexity": last.perplexity,
-                "error": last.error,
-                "nll": last.nll / last.tokens,
+                "perplexity": _figure(last.perplexity),
+                "error": _figure(last.error),
+                "nll": _figure(last.nll / last.tokens),
                 "tokens": last.tokens,
                 "windows": last.window,
                 "ctx": window,
@@ -86,6 +87,11 @@ def execute(args: argparse.Namespace, console: Console) -> int:
         console.line(f"perplexity {last.perplexity:.4f} +/- {last.error:.4f}")
         console.note(f"{plural(last.tokens, 'token')} scored in {duration(elapsed)}")
     return 0
+
+
+def _figure(value: float) -> float | None:
+    """A figure as JSON has it, which knows no infinity: the error of a single token is one."""
+    return value if math.isfinite(value) else None
 
 
 def _show(state: evaluate.Progress, elapsed: float, console: Console) -> None:
