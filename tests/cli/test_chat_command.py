@@ -132,12 +132,13 @@ def test_dropping_the_oldest_turns_goes_on(call, tiny_hf_folder, template_file) 
     assert asked[-1].startswith("7 ")
 
 
-def test_a_message_too_long_alone_is_left_out(call, tiny_hf_folder, template_file) -> None:
-    options = ("--template", template_file, "--max-tokens", "4", "--ctx", "64", "--drop-oldest")
+@pytest.mark.parametrize("option", [(), ("--drop-oldest",)])
+def test_a_message_too_long_alone_fails(call, tiny_hf_folder, template_file, option) -> None:
+    options = ("--template", template_file, "--max-tokens", "4", "--ctx", "64", *option)
     done = call("chat", "-m", tiny_hf_folder, *options, "--json", stdin=f"{LONG * 8}\nHi\n")
-    assert done.code == 0, done.err
-    assert "alone does not fit" in done.err
-    assert [m["content"] for m in done.object["messages"] if m["role"] == "user"] == ["Hi"]
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("llama-rt: error: this message alone does not fit")
+    assert done.err.count("\n") == 1
 
 
 def test_a_model_without_template_names_the_choices_before_anything_is_typed(
@@ -244,6 +245,20 @@ def test_asks_before_it_drops_turns(tiny_hf_folder, template_file) -> None:
     terminal.wait_for("[Y/n]")
     terminal.type("\n")
     terminal.wait_for("dropped 1 turn")
+    terminal.wait_for("seed")
+    terminal.prompted()
+    terminal.type("/quit\n")
+    assert terminal.code() == 0
+
+
+def test_a_message_too_long_alone_is_no_end_at_a_terminal(tiny_hf_folder, template_file) -> None:
+    words = ("--template", template_file, "--max-tokens", "4", "--ctx", "64")
+    terminal = Terminal("chat", "-m", tiny_hf_folder, *words)
+    terminal.prompted()
+    terminal.type(f"{LONG * 8}\n")
+    terminal.wait_for("alone does not fit")
+    terminal.prompted()
+    terminal.type("Hi\n")
     terminal.wait_for("seed")
     terminal.prompted()
     terminal.type("/quit\n")

@@ -126,17 +126,18 @@ class Session:
 
     def _make_room(self, error: CapacityError) -> bool:
         """Drops the oldest turns if the person agrees; True if something was dropped."""
-        if self.conversation.turns < 2:
-            self.console.note(f"this message alone does not fit: {error}")
+        alone = self.conversation.turns < 2
+        what = "this message alone does not fit" if alone else "the conversation has outgrown"
+        reason = f"{what} the context: {error}"
+        if not self.console.interactive and (alone or not self.drop_unasked):
+            advice = "" if alone else "; --drop-oldest forgets the oldest turns as needed"
+            raise CapacityError(reason + advice) from error
+        self.console.note(reason)
+        if alone:
             return False
-        self.console.note(f"the conversation has outgrown the context: {error}")
-        if not self.drop_unasked:
-            if not self.console.interactive:
-                msg = f"{error}; --drop-oldest forgets the oldest turns as needed"
-                raise CapacityError(msg) from error
-            if not self._agrees("drop the oldest turns? [Y/n] "):
-                self.console.note("nothing dropped; /reset starts anew, /undo takes a turn back")
-                return False
+        if not self.drop_unasked and not self._agrees("drop the oldest turns? [Y/n] "):
+            self.console.note("nothing dropped; /reset starts anew, /undo takes a turn back")
+            return False
         dropped = 0
         share = max(1, self.conversation.turns // _SHARE)
         while dropped < share and self.conversation.drop_oldest():
