@@ -19,7 +19,9 @@ import numpy.typing as npt
 from llama_rt.errors import CapacityError, ConfigError
 from llama_rt.llama import Llama
 
-__all__ = ["Progress", "perplexity", "score", "wikitext_rows", "windows"]
+__all__ = ["LEAST_WINDOW", "Progress", "perplexity", "score", "wikitext_rows", "windows"]
+
+LEAST_WINDOW = 4  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,8 @@ def windows(count: int, *, ctx: int, stride: int | None = None) -> list[tuple[in
     Raises:
         ConfigError: no window is possible.
     """
-    if ctx < 4:
-        msg = f"ctx: expected windows of at least 4 tokens, got {ctx}"
+    if ctx < LEAST_WINDOW:
+        msg = f"ctx: expected windows of at least {LEAST_WINDOW} tokens, got {ctx}"
         raise ConfigError(msg)
     if count < ctx:
         msg = f"the text has {count} tokens, less than one window of {ctx}; use a smaller context"

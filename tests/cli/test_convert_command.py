@@ -65,8 +65,6 @@ def test_a_source_is_never_written_over(call, tiny_gguf_file: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "name", "said"),
     [
-        ("x.gguf", "q9_0", "q9_0"),
-        ("x.gguf", "q4_k_x", "q4_k_m"),
         ("folder", "q8_0", "bf16"),
         ("x.safetensors", "f16", "folder"),
         ("no/such/place/x.gguf", "f16", "place"),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llama_rt import ConfigError, Llama
+
 
 def said(done, code: int) -> str:
     """The error's text, after checking that it is one line and nothing else was printed."""
@@ -54,18 +56,19 @@ def test_a_file_that_is_no_model(call, tmp_path: Path) -> None:
     assert "notes.gguf" in said(call("info", path), 1)
 
 
-def test_an_unknown_format(call, tiny_hf_folder: Path) -> None:
-    message = said(call("run", "-m", tiny_hf_folder, "--quantize", "q9_9", "Hi"), 1)
-    assert "q9_9" in message
-    assert "q8_0" in message
-
-
 def test_a_device_that_cannot_be_used(call, tiny_hf_folder: Path) -> None:
     assert "cuda" in said(call("run", "-m", tiny_hf_folder, "--device", "cuda", "Hi"), 1).lower()
 
 
-def test_an_unknown_tier(call, tiny_hf_folder: Path) -> None:
-    assert "mmx" in said(call("run", "-m", tiny_hf_folder, "--isa", "mmx", "Hi"), 1)
+def test_the_limits_that_the_command_repeats_are_the_librarys(call, tiny_gguf_file) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Llama.load(tiny_gguf_file, device="cpu", isa="mmx", progress=False)
+    tiers = str(caught.value).partition("expected one of ")[2]
+    assert "scalar" in tiers
+    assert f"there are {tiers}; did" in said(call("run", "--isa", "mmx", "Hi"), 2)
+    with pytest.raises(ConfigError, match="4096"):
+        Llama.load(tiny_gguf_file, device="cpu", threads=4097, progress=False)
+    assert "from 1 to 4096" in said(call("run", "--threads", "4097", "Hi"), 2)
 
 
 def test_a_prompt_longer_than_the_context(call, tiny_hf_folder: Path) -> None:
@@ -110,6 +113,19 @@ def test_adapters_and_bases_are_refused_by_name(call, tiny_hf_folder: Path) -> N
         (["perplexity", "x", "--ctx", "8", "--stride", "9"], "--stride"),
         (["run", "--adapter", "a=b", "--adapter", "c", "Hi"], "--adapter"),
         (["chat"], "-m MODEL"),
+        (["run", "--quantize", "q9_0", "Hi"], "unknown --quantize 'q9_0'; there are f32, f16"),
+        (["info", "--quantize", "q9_0"], "did you mean q8_0?"),
+        (["run", "--kv-dtype", "f64", "Hi"], "there are f16, bf16, f32, q8_0; did you mean"),
+        (["run", "--device", "gpu", "Hi"], "--device: 'gpu' is not auto, cpu, cuda or cuda:N"),
+        (["bench", "--device", "cuda:x"], "cuda:N"),
+        (["bench", "--isa", "mmx"], "avx2"),
+        (["bench", "--shape", "6B"], "7B, 13B, 33B, 65B"),
+        (["bench", "--shape", "7B", "--format", "q9_0"], "q8_0"),
+        (["convert", "nowhere", "x.gguf", "--format", "q4_k_x"], "q4_k_m"),
+        (["run", "--stop", "", "Hi"], "--stop: an empty text"),
+        (["run", "--threads", "99999999999", "Hi"], "--threads"),
+        (["doctor", "--threads", "99999999999"], "--threads"),
+        (["perplexity", "x", "--ctx", "3"], "--ctx: '3' is not a whole number of at least 4"),
         ([], "command"),
         (["fly"], "unknown command 'fly'"),
     ],

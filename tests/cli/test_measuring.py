@@ -133,13 +133,6 @@ def test_save_writes_the_shape_as_a_model(call, tiny_shape, tmp_path) -> None:
     assert call("bench", "-m", path, "--json", *QUICK).code == 0
 
 
-@pytest.mark.parametrize("words", [("--shape", "6B"), ("--shape", "7B", "--format", "q9_0")])
-def test_unknown_shapes_and_formats_name_the_known(call, words) -> None:
-    done = call("bench", *words)
-    assert done.code == 1
-    assert "7B" in done.err or "q8_0" in done.err
-
-
 def test_a_shape_that_does_not_fit_says_what_is_missing(call) -> None:
     done = call("bench", "--shape", "65B", "--format", "f32")
     assert done.code == 1

@@ -91,6 +91,11 @@ def test_stop_text_with_escapes(call, tiny_hf_folder) -> None:
     assert cut["finish_reason"] == "stop"
 
 
+def test_no_tokens_are_a_number_of_tokens(call, tiny_hf_folder) -> None:
+    report = call("run", "-m", tiny_hf_folder, "--json", "--max-tokens", "0", "Once").object
+    assert (report["text"], report["tokens"], report["finish_reason"]) == ("", [], "length")
+
+
 @pytest.fixture
 def lora_named_as_a_setting(tmp_path: Path, tiny_model) -> Path:
     """A LoRA, large enough to be seen, in a folder whose name holds an equals sign."""

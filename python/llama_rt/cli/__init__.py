@@ -25,7 +25,6 @@ _OPTIONS = {
     "kv_dtype": "--kv-dtype",
     "quantize": "--quantize",
     "chat_template": "--template",
-    "max_tokens": "--max-tokens",
 }
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from llama_rt import benchmark
 from llama_rt.cli.console import Console, duration, plural, rate, size
-from llama_rt.cli.options import add_model, model_path, natural, positive
+from llama_rt.cli.options import add_model, add_shared, model_path, natural, positive
 from llama_rt.cli.parser import UsageError
 from llama_rt.loading import Checkpoint
 from llama_rt.loading.convert import write_gguf
-from llama_rt.loading.synthetic import synthetic_checkpoint
+from llama_rt.loading.mixes import formats
+from llama_rt.loading.synthetic import SHAPES, synthetic_checkpoint
 from llama_rt.plan import find
 
 NAME = "bench"
@@ -32,12 +33,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
         "--shape",
+        choices=tuple(SHAPES),
         metavar="S",
         help="instead of a model, random weights made in memory: 7B, 13B, 33B, 65B, or 8x4096 "
         "(8 layers of the 7B)",
     )
     parser.add_argument(
-        "--format", metavar="F", help=f"weight format of the shape (default {_DEFAULT_FORMAT})"
+        "--format",
+        choices=formats(),
+        metavar="F",
+        help=f"weight format of the shape (default {_DEFAULT_FORMAT})",
     )
     parser.add_argument(
         "--save", type=Path, metavar="PATH", help="write the shape's model as a GGUF file"
@@ -66,12 +71,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="with a random LLaMA-Adapter of prefix length L (published: 10)",
     )
     how = parser.add_argument_group("how to run it")
-    how.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
-    how.add_argument("--quantize", metavar="F", help="re-encode a model's weights")
-    how.add_argument("--kv-dtype", metavar="T", help="cache type: f16 (default), bf16, f32, q8_0")
-    how.add_argument("--threads", type=positive, metavar="N", help="threads to compute with")
-    how.add_argument("--isa", metavar="TIER", help="highest instruction set to use")
-    how.add_argument("--repack", choices=("auto", "never", "always"), help="weight layout")
+    add_shared(
+        how,
+        *("device", "quantize", "kv-dtype", "threads", "isa", "repack"),
+        quantize={"help": "re-encode a model's weights"},
+    )
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:

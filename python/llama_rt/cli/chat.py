@@ -17,7 +17,6 @@ from llama_rt.cli.options import (
     load,
     named_path,
     sampling_params,
-    stop_texts,
 )
 from llama_rt.cli.parser import UsageError
 from llama_rt.cli.session import Session
@@ -64,7 +63,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
             lambda defaults: sampling_params(args, defaults),
             system=args.system,
             max_tokens=args.max_tokens,
-            stop=stop_texts(args),
+            stop=args.stop or [],
             drop_oldest=args.drop_oldest,
         )
         if llm.template_name is None:

@@ -10,6 +10,7 @@ from llama_rt.cli.console import Console, duration, plural, size
 from llama_rt.errors import LlamaRtError
 from llama_rt.loading import Checkpoint, open_checkpoint
 from llama_rt.loading.convert import convert
+from llama_rt.loading.mixes import formats
 
 NAME = "convert"
 USAGE = "SRC DST --format F [options]"
@@ -35,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         required=True,
+        choices=formats(),
         metavar="F",
         help="f32, f16 or bf16; in GGUF also q8_0, q4_0, ... and mixes such as q4_k_m",
     )

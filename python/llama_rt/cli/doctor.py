@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from llama_rt import __version__, machine
 from llama_rt.cli.console import Console, plural, size
-from llama_rt.cli.options import positive
+from llama_rt.cli.options import add_shared
 
 NAME = "doctor"
 USAGE = "[options]"
@@ -33,9 +33,7 @@ _PACKAGES = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument(
-        "--threads", type=positive, metavar="N", help="threads that measure the bandwidth"
-    )
+    add_shared(parser, "threads", threads={"help": "threads that measure the bandwidth"})
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:

@@ -15,7 +15,7 @@ from llama_rt.adapters import split_options
 from llama_rt.benchmark import stored_formats
 from llama_rt.chat import checkpoint_templates
 from llama_rt.cli.console import Console, plural, rate, size
-from llama_rt.cli.options import positive
+from llama_rt.cli.options import add_shared
 from llama_rt.errors import CheckpointError, LlamaRtError
 from llama_rt.identify import Identity, identify
 from llama_rt.loading import Checkpoint
@@ -49,9 +49,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a folder, a file, or org/name on the Hub; the built-in model if left out",
     )
     group = parser.add_argument_group("the plan")
-    group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
-    group.add_argument("--quantize", metavar="F", help="as if loaded in this format")
-    group.add_argument("--ctx", type=positive, metavar="N", help="as if loaded with this context")
+    add_shared(
+        group,
+        *("device", "quantize", "ctx"),
+        quantize={"help": "as if loaded in this format"},
+        ctx={"help": "as if loaded with this context"},
+    )
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llama_rt import Llama, SamplingParams
 from llama_rt.cli.console import Console
 from llama_rt.cli.parser import UsageError
+from llama_rt.loading.mixes import formats
+from llama_rt.plan.needs import KV_DTYPES
 
 __all__ = [
     "add_loading",
     "add_model",
     "add_sampling",
+    "add_shared",
     "load",
     "model_path",
     "named_path",
@@ -26,7 +29,7 @@ __all__ = [
     "positive",
     "read_text",
     "sampling_params",
-    "stop_texts",
+    "whole",
 ]
 
 _LOADING = ("device", "quantize", "kv_dtype", "threads", "isa", "repack", "base", "tokenizer")
@@ -42,20 +45,66 @@ _SAMPLING: dict[str, tuple[type, str]] = {
 }
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        msg = f"'{text}' is not a whole number of at least 1"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """What reads a whole number from `least` to `most`."""
+    expected = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= (most or int(text)):
+            msg = f"'{text}' is not a whole number {expected}"
+            raise argparse.ArgumentTypeError(msg)
+        return int(text)
+
+    return read
 
 
-def natural(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isdecimal():
-        msg = f"'{text}' is not a whole number of at least 0"
+natural, positive = whole(0), whole(1)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,9})?", text):
+        msg = f"'{text}' is not auto, cpu, cuda or cuda:N"
         raise argparse.ArgumentTypeError(msg)
-    return int(text)
+    return text
+
+
+# Options of several commands; a value that cannot be right is refused before anything is read.
+_SHARED: dict[str, dict[str, Any]] = {
+    "device": {"type": _device, "metavar": "D", "help": "auto (default), cpu, cuda or cuda:N"},
+    "quantize": {
+        "choices": formats(),
+        "metavar": "F",
+        "help": "weights in this format, such as q8_0",
+    },
+    "ctx": {
+        "type": positive,
+        "metavar": "N",
+        "help": "context in tokens; the model's own by default",
+    },
+    "kv-dtype": {
+        "choices": KV_DTYPES,
+        "metavar": "T",
+        "help": "cache type: f16 (default), bf16, f32, q8_0",
+    },
+    "threads": {"type": whole(1, 4096), "metavar": "N", "help": "threads to compute with"},
+    "isa": {
+        "choices": ("scalar", "avx2", "avx2_vnni", "avx512", "avx512_bf16", "amx"),
+        "metavar": "TIER",
+        "help": "highest instruction set to use, such as avx2",
+    },
+    "repack": {
+        "choices": ("auto", "never", "always"),
+        "help": "copy weights into a faster layout",
+    },
+}
+
+
+def add_shared(
+    group: argparse._ActionsContainer, *names: str, **changed: Mapping[str, object]
+) -> None:
+    """Declares shared options by name; `changed` says what is different in this command."""
+    for name in names:
+        group.add_argument(f"--{name}", **(_SHARED[name] | dict(changed.get(name, {}))))
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -69,20 +118,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_loading(
-    parser: argparse.ArgumentParser, *, ctx: str = "context in tokens; the model's own by default"
-) -> None:
-    """The options of `Llama.load`; `ctx` says what that one means to the command."""
+def add_loading(parser: argparse.ArgumentParser, **changed: Mapping[str, object]) -> None:
+    """The options of `Llama.load`; `changed` is that of `add_shared`."""
     group = parser.add_argument_group("loading")
-    group.add_argument("--device", metavar="D", help="auto (default), cpu, cuda or cuda:N")
-    group.add_argument("--quantize", metavar="F", help="weights in this format, such as q8_0")
-    group.add_argument("--ctx", type=positive, metavar="N", help=ctx)
-    group.add_argument("--kv-dtype", metavar="T", help="cache type: f16 (default), bf16, f32, q8_0")
-    group.add_argument("--threads", type=positive, metavar="N", help="threads to compute with")
-    group.add_argument("--isa", metavar="TIER", help="highest instruction set to use, such as avx2")
-    group.add_argument(
-        "--repack", choices=("auto", "never", "always"), help="copy weights into a faster layout"
-    )
+    add_shared(group, *_SHARED, **changed)
     group.add_argument("--base", metavar="MODEL", help="the model that a delta is added to")
     group.add_argument(
         "--adapter",
@@ -117,11 +156,12 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, metavar="N", help="repeat a run; random if left out")
     group.add_argument(
-        "--max-tokens", type=positive, metavar="N", help="stop after N tokens; else at the context"
+        "--max-tokens", type=natural, metavar="N", help="stop after N tokens; else at the context"
     )
     group.add_argument(
         "--stop",
         action="append",
+        type=_stop,
         metavar="TEXT",
         help=r"stop before this text (\n is a line break); may be repeated",
     )
@@ -134,6 +174,15 @@ def _bias(text: str) -> tuple[int, float]:
     except ValueError:
         msg = f"'{text}' is not ID=BIAS, such as 13=-100"
         raise argparse.ArgumentTypeError(msg) from None
+
+
+def _stop(text: str) -> str:
+    """A stop string, with the escapes of what a shell makes hard to type."""
+    if not text:
+        msg = "an empty text would stop at once"
+        raise argparse.ArgumentTypeError(msg)
+    escapes = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda m: escapes[m[1]], text)
 
 
 def model_path(args: argparse.Namespace) -> str | None:
@@ -196,12 +245,6 @@ def sampling_params(
         field, colon, rest = str(error).partition(":")
         msg = f"--{field.replace('_', '-')}{colon}{rest}"
         raise UsageError(msg) from error
-
-
-def stop_texts(args: argparse.Namespace) -> list[str]:
-    """The stop strings, with the escapes a shell makes hard to type."""
-    escapes = {"n": "\n", "t": "\t", "\\": "\\"}
-    return [re.sub(r"\\([nt\\])", lambda m: escapes[m[1]], text) for text in args.stop or []]
 
 
 def read_text(path: Path, console: Console) -> str:

@@ -73,9 +73,9 @@ def _helpful(message: str) -> str:
         return re.sub(r"invalid int value: ('.*')$", r"\1 is not a whole number", message)
     choices = re.findall(r"[\w.\-]+", wrong[2])
     close = difflib.get_close_matches(wrong[1], choices, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(choices)}"
+    hint = f"; did you mean {close[0]}?" if close else ""
     name = message.split(":")[0].replace("COMMAND", "command")
-    return f"unknown {name} '{wrong[1]}'; {hint}"
+    return f"unknown {name} '{wrong[1]}'; there are {', '.join(choices)}{hint}"
 
 
 def build_parser() -> Parser:

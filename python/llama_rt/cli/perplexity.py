@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama_rt import evaluate
 from llama_rt.cli.console import Console, duration, plural
-from llama_rt.cli.options import add_loading, add_model, load, positive, read_text
+from llama_rt.cli.options import add_loading, add_model, load, positive, read_text, whole
 from llama_rt.cli.parser import UsageError
 
 NAME = "perplexity"
@@ -44,7 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="read wiki.test.raw as the rows of the data set, joined by blank lines",
     )
     add_loading(
-        parser, ctx=f"tokens of a window (default {_DEFAULT_WINDOW}, or the model's context)"
+        parser,
+        ctx={
+            "type": whole(evaluate.LEAST_WINDOW),
+            "help": f"tokens of a window (default {_DEFAULT_WINDOW}, or the model's context)",
+        },
     )
 
 

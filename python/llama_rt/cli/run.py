@@ -16,7 +16,6 @@ from llama_rt.cli.options import (
     load,
     read_text,
     sampling_params,
-    stop_texts,
 )
 from llama_rt.cli.parser import UsageError
 from llama_rt.cli.report import as_json, summary
@@ -55,7 +54,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
         if echo:
             console.write(prompt, "bold")
         with llm.stream(
-            prompt, max_tokens=args.max_tokens, params=params, stop=stop_texts(args)
+            prompt, max_tokens=args.max_tokens, params=params, stop=args.stop or []
         ) as stream:
             for chunk in stream:
                 console.write(chunk.text)
