@@ -9,7 +9,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import TextIO
+from pathlib import Path
+from typing import Literal, TextIO
 
 __all__ = ["Console", "duration", "plural", "rate", "size"]
 
@@ -21,13 +22,15 @@ class Console:
     """Standard input, output and error of one run.
 
     Attributes:
+        has_input: whoever started the command left standard input open.
         json: standard output carries one JSON object and nothing else.
     """
 
-    def __init__(self, source: TextIO, out: TextIO, err: TextIO) -> None:
-        self.source = source
-        self.out = out
-        self.err = err
+    def __init__(self, source: TextIO | None, out: TextIO | None, err: TextIO | None) -> None:
+        self.has_input = source is not None
+        self.source = _or_null_device(source, "r")
+        self.out = _or_null_device(out, "w")
+        self.err = _or_null_device(err, "w")
         self.json = False
         self._progress = False  # a line of progress stands on standard error
         self._column = 0  # 0: standard output stands at the start of a line
@@ -115,6 +118,11 @@ class Console:
             self.line(f"{self.styled(name.ljust(width), 'cyan')}  {first}".rstrip())
             for more in rest:
                 self.line(f"{'':{width}}  {more}")
+
+
+def _or_null_device(stream: TextIO | None, mode: Literal["r", "w"]) -> TextIO:
+    """A standard stream; the null device in place of one that was closed before the start."""
+    return Path(os.devnull).open(mode, encoding="utf-8") if stream is None else stream
 
 
 def size(count: float) -> str:

@@ -75,7 +75,7 @@ def read_prompt(args: argparse.Namespace, console: Console) -> str:
         raise UsageError(msg)
     if words and words != ["-"]:
         return " ".join(words)
-    if not words and args.file is None and console.interactive:
+    if not words and args.file is None and (console.interactive or not console.has_input):
         msg = "no prompt: give it as an argument, with --file PATH, or on standard input"
         raise UsageError(msg)
     return read_text(args.file or Path("-"), console).removesuffix("\n")
