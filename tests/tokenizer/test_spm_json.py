@@ -206,6 +206,25 @@ def test_the_unknown_token_may_have_another_name(tmp_path, tiny_tokenizer_file):
     assert load_tokenizer(tmp_path, {}, "hf").decode([0]) == " ⁇ "
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_library_reads_no_control_tokens_from_text(tmp_path, tiny_tokenizer_file, whole):
+    tokenizers = pytest.importorskip("tokenizers")
+    document = {**converted(tiny_tokenizer_file), "normalizer": None}
+    model = document["model"]
+    for text in ["<", "/", "s", ">", "</", "s>", "<s"]:
+        model["vocab"].setdefault(text, len(model["vocab"]))
+    model["merges"] += [["<", "/"], ["s", ">"], ["</", "s>"], ["<", "s>"]]
+    model["ignore_merges"] = whole
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    bare = tokenizers.Tokenizer.from_str(json.dumps({**document, "added_tokens": []}))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    for text, id in [("<s>", 1), ("</s>", 2)]:
+        assert bare.encode(text).ids == [id]
+        assert id not in tokenizer.encode(text, bos=False)
+        assert tokenizer.encode(text, bos=False, special=True) == [id]
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 MARK = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 META = {"type": "Metaspace", "replacement": "▁"}
 

@@ -54,7 +54,7 @@ def spm_from_json(
         proto = serialize_model(encodable(model, (), str(file)))
         encode = open_proto(proto, str(file))
     else:
-        encode = _library_encoder(document, model, file)
+        encode = _library_encoder(document, model, merges, file)
     ends = end_ids(file.parent, metadata)
     return SpmTokenizer(
         model,
@@ -186,15 +186,31 @@ def _is_rewritten(
 
 
 def _library_encoder(
-    document: dict[str, Any], model: SpmModel, file: Path
+    document: dict[str, Any], model: SpmModel, merges: list[tuple[str, str]], file: Path
 ) -> Callable[[str], list[int]]:
-    """Lets the library encode, with the file's own steps and its user-defined pieces."""
+    """Lets the library encode, with the file's own steps and its user-defined pieces.
+
+    It gets no control tokens: text that reads like one must not become it.
+    """
     library = import_tokenizers(str(file))
+    rules = document["model"]
+    rows = list(enumerate(zip(model.texts, model.kinds, strict=True)))
+    control = {text for _, (text, kind) in rows if kind == PieceKind.CONTROL}
+    pairs = zip(rules.get("merges") or [], merges, strict=True)
     bare = {
         **document,
+        "model": {
+            **rules,
+            "vocab": {text: id for text, id in rules["vocab"].items() if text not in control},
+            "merges": [
+                listed
+                for listed, (left, right) in pairs
+                if control.isdisjoint((left, right, left + right))
+            ],
+        },
         "added_tokens": [
             {**_ADDED, "id": id, "content": text}
-            for id, (text, kind) in enumerate(zip(model.texts, model.kinds, strict=True))
+            for id, (text, kind) in rows
             if kind == PieceKind.USER_DEFINED
         ],
         "post_processor": None,
