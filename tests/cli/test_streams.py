@@ -1,8 +1,10 @@
-"""Standard streams as others hand them over: some of them closed."""
+"""Standard streams as others hand them over: closed, or in an encoding that is not UTF-8."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,9 @@ from pathlib import Path
 import pytest
 
 SHORT = ("--max-tokens", "4", "--temperature", "0")
+NOT_UTF8 = b"caf\xe9"
+# Of these, Python lets the bytes of the first through as they came, and the second refuses them.
+LOCALES = ({"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"})
 
 Bytes = subprocess.CompletedProcess[bytes]
 
@@ -57,3 +62,47 @@ def test_a_prompt_cannot_come_from_closed_input(shell, tiny_hf_folder) -> None:
     model = ("-m", tiny_hf_folder, *SHORT)
     assert "no prompt" in refused(shell("run", *model, redirect="<&-"), 2)
     assert shell("run", *model, "Once", redirect="<&-").returncode == 0
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("source", ["argument", "input", "file", "system", "message"])
+def test_text_that_is_not_utf8_is_refused(
+    shell, tiny_hf_folder, template_file, tmp_path, source: str, locale: dict[str, str]
+) -> None:
+    (tmp_path / "text").write_bytes(NOT_UTF8)
+    command = "chat" if source in ("system", "message") else "run"
+    words = {
+        "argument": [NOT_UTF8],
+        "file": ["--file", tmp_path / "text"],
+        "system": ["--template", template_file, "--system", NOT_UTF8],
+        "message": ["--template", template_file],
+    }.get(source, [])
+    stdin = NOT_UTF8 if source in ("input", "message") else b""
+    done = shell(command, "-m", tiny_hf_folder, *SHORT, "--json", *words, stdin=stdin, **locale)
+    assert "the text is not UTF-8: 'utf-8' codec can't decode byte 0xe9" in refused(done, 1)
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_the_name_of_a_file_need_not_be_utf8(
+    shell, tiny_gguf_file, tmp_path, locale: dict[str, str]
+) -> None:
+    path = os.fsencode(tmp_path) + b"/" + NOT_UTF8 + b".gguf"
+    shutil.copy(tiny_gguf_file, path)
+    object_ = shell("info", path, "--json", **locale)
+    assert json.loads(object_.stdout.decode("utf-8"))["path"] == os.fsdecode(path)
+    report = shell("info", path, **locale)
+    assert report.returncode == 0, report.stderr
+    assert rb"caf\udce9.gguf" in report.stdout
+    assert shell("run", "-m", path, *SHORT, "Once", **locale).returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])
+def test_output_fits_its_encoding(shell, tiny_hf_folder, encoding: str) -> None:
+    words = ("run", "-m", tiny_hf_folder, *SHORT, "--echo", "1 € für")
+    done = shell(*words, "--json", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode("utf-8"))["prompt"] == "1 € für"
+    done = shell(*words, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    name = encoding.partition(":")[0]
+    assert done.stdout.startswith("1 € für".encode(name, "replace"))

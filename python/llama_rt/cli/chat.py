@@ -17,6 +17,7 @@ from llama_rt.cli.options import (
     load,
     named_path,
     sampling_params,
+    utf8,
 )
 from llama_rt.cli.parser import UsageError
 from llama_rt.cli.session import Session
@@ -52,6 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
     sampling_params(args)  # a mistake in them is told before the model is loaded
+    system = utf8(args.system or "")
     if args.model is None and args.template is None:
         msg = "the built-in model tells tales (llama-rt run) and holds no conversations: name a "
         msg += "chat model with -m MODEL"
@@ -61,7 +63,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
             llm,
             console,
             lambda defaults: sampling_params(args, defaults),
-            system=args.system,
+            system=system,
             max_tokens=args.max_tokens,
             stop=args.stop or [],
             drop_oldest=args.drop_oldest,

@@ -5,6 +5,7 @@ Owns colours (only on a terminal, never with NO_COLOR) and units; knows no model
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -52,14 +53,14 @@ class Console:
         if self.on_terminal:
             # A model may draw any character; a terminal must not take it for a command.
             text = _CONTROLS.sub("\ufffd", text)
-        self.out.write(self.styled(text, style) if style else text)
+        self._put(self.styled(text, style) if style else text, "replace")
         self.out.flush()
         self._column = 0 if text.endswith("\n") else 1
 
     def line(self, text: str = "") -> None:
         """One line of a report."""
         if not self.json:
-            self.out.write(text + "\n")
+            self._put(text + "\n", "backslashreplace")
             self._column = 0
 
     def finish_line(self) -> None:
@@ -68,8 +69,13 @@ class Console:
             self.write("\n")
 
     def object(self, value: Mapping[str, object]) -> None:
-        """The one JSON object."""
-        self.out.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        """The one JSON object: in UTF-8, or in ASCII where the output has another encoding.
+
+        Bytes of a file's name that are not UTF-8 become JSON's escapes of their surrogates.
+        """
+        utf8 = codecs.lookup(self._encoding).name == "utf-8"
+        text = json.dumps(value, ensure_ascii=not utf8, allow_nan=False)
+        self._put(text + "\n", "backslashreplace")
 
     def note(self, text: str) -> None:
         """One quiet line on standard error."""
@@ -93,6 +99,14 @@ class Console:
         if self._progress:
             self.err.write("\r\x1b[K")
             self._progress = False
+
+    @property
+    def _encoding(self) -> str:
+        return self.out.encoding or "utf-8"
+
+    def _put(self, text: str, errors: str) -> None:
+        """Writes text; `errors` handles what the output's encoding cannot hold, as in `codecs`."""
+        self.out.write(text.encode(self._encoding, errors).decode(self._encoding))
 
     def _report(self, text: str) -> None:
         self.flush()

@@ -29,6 +29,7 @@ __all__ = [
     "positive",
     "read_text",
     "sampling_params",
+    "utf8",
     "whole",
 ]
 
@@ -249,4 +250,13 @@ def sampling_params(
 
 def read_text(path: Path, console: Console) -> str:
     """A UTF-8 file; `-` is standard input."""
-    return console.source.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    return utf8(console.source.read()) if str(path) == "-" else path.read_text(encoding="utf-8")
+
+
+def utf8(text: str) -> str:
+    """An argument or input as text: Python hides bytes that are not UTF-8 in it (PEP 383).
+
+    Raises:
+        UnicodeDecodeError: there are such bytes.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8")

@@ -16,6 +16,7 @@ from llama_rt.cli.options import (
     load,
     read_text,
     sampling_params,
+    utf8,
 )
 from llama_rt.cli.parser import UsageError
 from llama_rt.cli.report import as_json, summary
@@ -74,7 +75,7 @@ def read_prompt(args: argparse.Namespace, console: Console) -> str:
         msg = "a prompt and --file: give one of them"
         raise UsageError(msg)
     if words and words != ["-"]:
-        return " ".join(words)
+        return utf8(" ".join(words))
     if not words and args.file is None and (console.interactive or not console.has_input):
         msg = "no prompt: give it as an argument, with --file PATH, or on standard input"
         raise UsageError(msg)

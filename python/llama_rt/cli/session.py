@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from llama_rt import Completion, Llama, SamplingParams
 from llama_rt.cli.console import Console, plural
 from llama_rt.cli.conversation import Conversation
+from llama_rt.cli.options import utf8
 from llama_rt.cli.report import as_json, summary
 from llama_rt.errors import CapacityError, TemplateError
 
@@ -162,7 +163,7 @@ class Session:
                         raise EOFError
             except EOFError:
                 return "\n".join(lines) if lines else None
-            line = line.rstrip("\n")
+            line = utf8(line).rstrip("\n")
             if not line.endswith("\\"):
                 return "\n".join([*lines, line])
             lines.append(line[:-1])
