@@ -40,6 +40,10 @@ def test_head_width_of_its_own():
     assert read(keys).head_dim == 32
 
 
+def test_causal_attention_may_be_said():
+    assert read({"llama.attention.causal": True}) == read()
+
+
 def test_what_only_tensors_tell():
     config = read(tied=True, attention_bias=True)
     assert config.tie_embeddings
@@ -102,6 +106,11 @@ def test_spelling_of_very_old_files():
         ({"llama.attention.value_length": 8}, ["value_length"]),
         ({"llama.rope.dimension_count": 8}, ["dimension_count", "16"]),
         ({"llama.expert_count": 8}, ["expert"]),
+        ({"llama.attention.causal": False}, ["'llama.attention.causal'", "false"]),
+        ({"llama.attention.causal": 1}, ["'llama.attention.causal'", "true or false"]),
+        ({"llama.attention.layer_norm_rms_epsilon": 1e308}, ["norm_eps", "float32", "1e+308"]),
+        ({"llama.rope.freq_base": 1e308}, ["rope_theta", "float32"]),
+        ({"llama.rope.scaling.attn_factor": 1e308}, ["attention_factor", "float32"]),
         ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}, ["'longrope'"]),
         ({"llama.embedding_length": 0}, ["width of 0"]),
         ({"llama.embedding_length": "64"}, ["integer"]),

@@ -75,9 +75,11 @@ def test_nested_under_model():
         ({"n_layers": "2"}, ["'n_layers'", "integer"]),
         ({"multiple_of": 0}, ["'multiple_of'"]),
         ({"ffn_dim_multiplier": -1}, ["'ffn_dim_multiplier'"]),
+        ({"ffn_dim_multiplier": 1e308}, ["'ffn_dim_multiplier'"]),
         ({"use_scaled_rope": "yes"}, ["'use_scaled_rope'"]),
         ({"n_kv_heads": 3}, ["cannot share"]),
         ({"norm_eps": float("inf")}, ["norm_eps"]),
+        ({"norm_eps": 1e308}, ["norm_eps", "float32"]),
     ],
     ids=str,
 )

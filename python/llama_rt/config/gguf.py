@@ -41,6 +41,8 @@ def from_gguf(
         keys.refuse("general.architecture", f"is {found}; supported: 'llama'")
     if keys.integer("llama.expert_count", 0):
         keys.refuse("llama.expert_count", "is not 0; mixtures of experts are not supported")
+    if not keys.flag("llama.attention.causal", default=True):
+        keys.refuse("llama.attention.causal", "is false; supported: attention to what came before")
     dim = keys.integer("llama.embedding_length")
     n_heads = _uniform(keys, "llama.attention.head_count")
     if n_heads is None or n_heads < 1 or dim < 1:

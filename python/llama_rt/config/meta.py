@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,8 +65,8 @@ def from_meta(
         if not 1 <= multiple_of <= MAX_SIZE or dim > MAX_SIZE:
             keys.refuse("multiple_of", f"must be a positive size, not {multiple_of}")
         factor = None if multiplier is None else keys.number("ffn_dim_multiplier")
-        if factor is not None and not (math.isfinite(factor) and factor > 0):
-            keys.refuse("ffn_dim_multiplier", f"must be a number > 0, not {factor}")
+        if factor is not None and not 0 < factor <= MAX_SIZE:
+            keys.refuse("ffn_dim_multiplier", f"must be a factor > 0, not {factor}")
         ffn_dim = feed_forward_width(dim, multiple_of, factor)
     theta = keys.number("rope_theta", 10000.0)
     scaled = keys.flag("use_scaled_rope")

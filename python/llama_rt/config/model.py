@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from llama_rt.errors import ConfigError
 
 MAX_SIZE = 2**31 - 1  # every size travels as int32 somewhere below
+MAX_NUMBER = (2 - 2**-23) * 2.0**127  # every other number as float32
 _MAX_LAYERS = 2**14  # more than any model; bounds the work that a wrong number can cause
 
 
@@ -86,11 +86,11 @@ class ModelConfig:
         if max(self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim) > MAX_SIZE:
             msg = f"{who}: {self.n_heads} heads of width {self.head_dim} are beyond any memory"
             raise ConfigError(msg)
-        if not (math.isfinite(self.norm_eps) and self.norm_eps >= 0):
-            msg = f"{who}: norm_eps must be a number >= 0, not {self.norm_eps}"
+        if not 0 <= self.norm_eps <= MAX_NUMBER:
+            msg = f"{who}: norm_eps must be a float32 number >= 0, not {self.norm_eps}"
             raise ConfigError(msg)
-        if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
-            msg = f"{who}: rope_theta must be a number > 0, not {self.rope_theta}"
+        if not 0 < self.rope_theta <= MAX_NUMBER:
+            msg = f"{who}: rope_theta must be a float32 number > 0, not {self.rope_theta}"
             raise ConfigError(msg)
         if self.sliding_window is not None and not 1 <= self.sliding_window <= MAX_SIZE:
             msg = f"{who}: sliding_window must be at least 1, not {self.sliding_window}"
@@ -102,8 +102,8 @@ class ModelConfig:
         for field in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow",
                       "attention_factor"):  # fmt: skip
             value = getattr(rope, field)
-            if not (math.isfinite(value) and value > 0):
-                msg = f"{who}: rope scaling {field} must be a number > 0, not {value}"
+            if not 0 < value <= MAX_NUMBER:
+                msg = f"{who}: rope scaling {field} must be a float32 number > 0, not {value}"
                 raise ConfigError(msg)
         if not 0 <= rope.original_context <= MAX_SIZE:
             msg = f"{who}: rope scaling original context {rope.original_context} is out of range"
