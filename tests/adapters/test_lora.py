@@ -285,7 +285,9 @@ def test_more_layers_are_refused(tmp_path, tiny_model, tiny_hf_folder):
         ({"lora_alpha": -1}, "lora_alpha"),
         ({"lora_alpha": float("inf")}, "lora_alpha"),
         ({"rank_pattern": {"(": 3}}, "rank_pattern"),
-        ({"rank_pattern": [1]}, "r for"),
+        ({"rank_pattern": [1]}, "rank_pattern must be an object"),
+        ({"lora_alpha": 10**400}, "lora_alpha for"),
+        ({"alpha_pattern": {"q_proj": 1e308}}, r"lora_alpha for model\.layers\.\d\.self_attn\.q"),
     ],
 )
 def test_configurations_that_are_not_computed(tmp_path, tiny_model, tiny_hf_folder, change, said):

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llama_rt.adapters.patches import AdapterFile, Bias, Lora, Patch, transposed
+from llama_rt.adapters.patterns import values_by_module
+from llama_rt.config.model import MAX_NUMBER
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import TensorRecord
 from llama_rt.loading.files import kind_of
@@ -86,14 +88,19 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
         )
         raise CheckpointError(msg)
     pairs, biases = _sorted(folder, read_weights(folder))
+    # Places first: they leave names that a model has, short ones, to be matched with patterns.
+    places = {name: _place(folder, name, from_hf_name(f"{name}.weight")) for name in pairs}
+    ranks = values_by_module(source, config, "r", places)
+    alphas = values_by_module(source, config, "lora_alpha", places)
     patches: list[Patch] = []
     for module, parts in pairs.items():
-        patches += _lora_patches(folder, module, parts, _scale_of(source, config, module))
+        scaling = (alphas[module], bool(config.get("use_rslora")), int(ranks[module]))
+        patches += _lora_patches(folder, module, places[module], parts, scaling)
     for module, record in biases:
         layer, slot = _place(folder, module, from_hf_name(f"{module}.bias"))
         patches.append(Bias(layer, slot, record, replaces=True))
-    ranks = sorted({patch.a.shape[0] for patch in patches if isinstance(patch, Lora)})
-    kind = f"LoRA of rank {', '.join(map(str, ranks))}"
+    found = sorted({patch.a.shape[0] for patch in patches if isinstance(patch, Lora)})
+    kind = f"LoRA of rank {', '.join(map(str, found))}"
     return AdapterFile(folder, kind, "halves", tuple(patches))
 
 
@@ -129,9 +136,13 @@ def _sorted(
 
 
 def _lora_patches(
-    path: Path, module: str, parts: Mapping[str, TensorRecord], scaling: tuple[float, bool, int]
+    path: Path,
+    module: str,
+    place: tuple[int, str],
+    parts: Mapping[str, TensorRecord],
+    scaling: tuple[float, bool, int],
 ) -> list[Patch]:
-    layer, slot = _place(path, module, from_hf_name(f"{module}.weight"))
+    layer, slot = place
     a, b = parts.get("A"), parts.get("B")
     if a is None or b is None:
         msg = f"{path}: {module} has only one of lora_A and lora_B"
@@ -174,39 +185,6 @@ def _place(path: Path, module: str, canonical: str | None) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def _scale_of(source: Path, config: Mapping[str, object], module: str) -> tuple[float, bool, int]:
-    """(alpha, rsLoRA, rank) of one module: the patterns' own values before the common ones."""
-    rank = _pattern(source, config, "rank_pattern", module, config.get("r"))
-    alpha = _pattern(source, config, "alpha_pattern", module, config.get("lora_alpha"))
-    return alpha, bool(config.get("use_rslora")), int(rank)
-
-
-def _pattern(
-    source: Path, config: Mapping[str, object], key: str, module: str, default: object
-) -> float:
-    """A key of a pattern names a module by its whole name or its last parts."""
-    table = config.get(key) or {}
-    value = default
-    try:
-        for pattern, own in table.items() if isinstance(table, dict) else [(table, None)]:
-            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-                value = own
-                break
-    except (re.error, RecursionError) as error:
-        msg = f"{source}: {key} holds a pattern that is none: {error}"
-        raise CheckpointError(msg) from None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not 0 < value < math.inf
-        or not isinstance(table, dict)
-    ):
-        what = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}[key]
-        msg = f"{source}: {what} for {module} must be a positive number, got {value!r}"
-        raise CheckpointError(msg)
-    return value
-
-
 def open_gguf_lora(path: Path) -> AdapterFile:
     """A GGUF of `general.type` adapter: already in the interleaved rotary order.
 
@@ -223,7 +201,7 @@ def open_gguf_lora(path: Path) -> AdapterFile:
         msg = f"{path}: an adapter for architecture {architecture!r}; llama is supported"
         raise CheckpointError(msg)
     alpha = file.metadata.get("adapter.lora.alpha", 0.0)
-    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    if not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_NUMBER:
         msg = f"{path}: adapter.lora.alpha must be a number, got {alpha!r}"
         raise CheckpointError(msg)
     pairs: dict[str, dict[str, TensorRecord]] = {}
