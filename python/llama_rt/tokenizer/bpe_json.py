@@ -9,14 +9,9 @@ from typing import Any
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.bpe import BpeTokenizer, BpeVocabulary, guarded, import_tokenizers
+from llama_rt.tokenizer.files import json_object
 from llama_rt.tokenizer.protocol import Tokenizer
-from llama_rt.tokenizer.spm_folder import (
-    added_tokens,
-    end_ids,
-    json_object,
-    named_texts,
-    vocab_rows,
-)
+from llama_rt.tokenizer.spm_folder import added_tokens, end_ids, named_texts, vocab_rows
 
 __all__ = ["tokenizer_from_json"]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sized
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer.files import is_file, is_folder, read_bytes
 from llama_rt.tokenizer.protocol import Tokenizer
-from llama_rt.tokenizer.spm_folder import read_bytes, spm_from_file
+from llama_rt.tokenizer.spm_folder import spm_from_file
 from llama_rt.tokenizer.spm_gguf import spm_from_gguf
 
 __all__ = ["load_tokenizer"]
@@ -20,7 +22,7 @@ def load_tokenizer(
     checkpoint_path: Path,
     metadata: Mapping[str, object] | None,
     kind: str,
-    override: Path | None = None,
+    override: str | os.PathLike[str] | None = None,
 ) -> Tokenizer:
     """Opens the tokenizer that belongs to a checkpoint.
 
@@ -32,9 +34,11 @@ def load_tokenizer(
         checkpoint_path: Folder or file of the checkpoint.
         metadata: GGUF keys, `config.json` or `params.json`.
         kind: `"meta"`, `"hf"`, `"gguf"` or `"safetensors"`.
-        override: Tokenizer file, or folder with one, to use instead.
+        override: Tokenizer file, or folder with one, to use instead; the argument `tokenizer` of
+            `Llama.load`.
 
     Raises:
+        TypeError: `override` is no path.
         TokenizerError: There is no tokenizer, or it cannot be read; names the file.
         MissingExtraError: It needs the `tokenizers` package (extra `hf`).
     """
@@ -43,10 +47,10 @@ def load_tokenizer(
         if kind == "gguf":  # the vocabulary in the file still says how many rows there are
             tokens = (metadata or {}).get("tokenizer.ggml.tokens")
             metadata = {"vocab_size": len(tokens)} if isinstance(tokens, Sized) else None
-        return _from_path(Path(override), metadata)
+        return _from_path(_given(override), metadata)
     if kind == "gguf":
         return _from_gguf(metadata or {}, str(checkpoint_path))
-    folder = checkpoint_path if checkpoint_path.is_dir() else checkpoint_path.parent
+    folder = checkpoint_path if is_folder(checkpoint_path) else checkpoint_path.parent
     folders = [folder, folder.parent] if kind == "meta" else [folder]
     for candidate in folders:
         file = _find(candidate)
@@ -57,12 +61,20 @@ def load_tokenizer(
     raise TokenizerError(msg)
 
 
+def _given(override: object) -> Path:
+    if not isinstance(override, (str, os.PathLike)):
+        msg = f"tokenizer: expected a path or None, got {type(override).__name__}"
+        raise TypeError(msg)
+    # Not `Path.expanduser`, which raises for an unknown user: there is nothing at such a path.
+    return Path(os.path.expanduser(override))  # noqa: PTH111
+
+
 def _from_path(path: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
-    file = _find(path) if path.is_dir() else path
+    file = _find(path) if is_folder(path) else path
     if file is None:
         msg = f"{path}: no tokenizer.model or tokenizer.json in this folder"
         raise TokenizerError(msg)
-    if not file.is_file():
+    if not is_file(file):
         msg = f"{file}: no such tokenizer file"
         raise TokenizerError(msg)
     return _from_file(file, metadata)
@@ -71,14 +83,13 @@ def _from_path(path: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
 def _find(folder: Path) -> Path | None:
     """Picks sentencepiece's file, then `tokenizer.json`, then Meta's ranks of Llama 3."""
     model, fast = folder / "tokenizer.model", folder / "tokenizer.json"
-    if fast.is_file() and not (model.is_file() and not _is_ranks(model)):
+    if is_file(fast) and not (is_file(model) and not _is_ranks(model)):
         return fast
-    return model if model.is_file() else None
+    return model if is_file(model) else None
 
 
 def _is_ranks(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return _TIKTOKEN_LINE.match(stream.read(4096)) is not None
+    return _TIKTOKEN_LINE.match(read_bytes(file, 4096)) is not None
 
 
 def _from_file(file: Path, metadata: Mapping[str, object] | None) -> Tokenizer:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer.files import json_object, read_bytes
 from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
 from llama_rt.tokenizer.spm_model import SpmModelError, parse_model
 
-__all__ = ["added_tokens", "end_ids", "json_object", "named_texts", "spm_from_file", "vocab_rows"]
-
-_MAX_BYTES = 256 << 20
+__all__ = [
+    "added_tokens",
+    "end_ids",
+    "json_object",
+    "named_texts",
+    "read_bytes",
+    "spm_from_file",
+    "vocab_rows",
+]
 
 
 def spm_from_file(path: Path, metadata: Mapping[str, object] | None) -> SpmTokenizer:
@@ -61,20 +67,19 @@ def added_tokens(
     """
     found: dict[int, AddedToken] = {}
     specials = _special_texts(folder)
-    for text, id in json_object(folder / "added_tokens.json").items():
-        found[_row(id, folder / "added_tokens.json")] = AddedToken(text, text in specials)
-    if document is None:
-        document = json_object(folder / "tokenizer.json")
-    listed = json_object(folder / "tokenizer_config.json").get("added_tokens_decoder")
-    entries: list[tuple[object, dict[str, object]]]
-    entries = [(item.get("id"), item) for item in _dicts(document.get("added_tokens"))]
-    if isinstance(listed, dict):
-        entries += [(id, item) for id, item in listed.items() if isinstance(item, dict)]
-    for id, item in entries:
+    plain, full = folder / "added_tokens.json", folder / "tokenizer.json"
+    for text, id in json_object(plain).items():
+        found[_row(id, plain)] = AddedToken(text, text in specials)
+    listed = json_object(full) if document is None else document
+    config = folder / "tokenizer_config.json"
+    table = json_object(config).get("added_tokens_decoder")
+    entries = [(full, item.get("id"), item) for item in _dicts(listed.get("added_tokens"))]
+    if isinstance(table, dict):
+        entries += [(config, id, item) for id, item in table.items() if isinstance(item, dict)]
+    for file, id, item in entries:
         content = item.get("content")
         if isinstance(content, str):
-            row = _row(id, folder / "tokenizer_config.json")
-            found[row] = AddedToken(content, bool(item.get("special")))
+            found[_row(id, file)] = AddedToken(content, bool(item.get("special")))
     return found
 
 
@@ -133,39 +138,3 @@ def vocab_rows(metadata: Mapping[str, object] | None) -> int:
     """Returns `vocab_size` of `config.json` or `params.json`, 0 if it is not given (or -1)."""
     rows = (metadata or {}).get("vocab_size")
     return rows if isinstance(rows, int) and 0 < rows <= 1 << 24 else 0
-
-
-def json_object(path: Path) -> dict[str, object]:
-    """Reads a JSON object; {} if there is no such file.
-
-    Raises:
-        TokenizerError: The file is no JSON object.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(read_bytes(path).decode())
-    except (ValueError, RecursionError) as error:
-        msg = f"{path}: not JSON: {error}"
-        raise TokenizerError(msg) from None
-    if not isinstance(value, dict):
-        msg = f"{path}: expected a JSON object, got {type(value).__name__}"
-        raise TokenizerError(msg)
-    return value
-
-
-def read_bytes(path: Path) -> bytes:
-    """Reads a tokenizer file.
-
-    Raises:
-        TokenizerError: The file cannot be read or is far too large for a tokenizer.
-    """
-    try:
-        size = path.stat().st_size
-        if size <= _MAX_BYTES:
-            return path.read_bytes()
-    except OSError as error:
-        msg = f"{path}: cannot be read: {error.strerror}"
-        raise TokenizerError(msg) from error
-    msg = f"{path}: {size} bytes is too large for a tokenizer file (at most {_MAX_BYTES})"
-    raise TokenizerError(msg)
