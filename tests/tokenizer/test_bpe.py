@@ -206,6 +206,8 @@ def test_bad_rank_files_are_refused(tmp_path, lines, says):
         ({"merges": None}, "merges is missing"),
         ({"merges": ["zzzz qqqq"]}, "zzzz qqqq"),
         ({"merges": ["ab"]}, "does not join"),
+        ({"merges": [1]}, r"model\.gguf: tokenizer\.ggml\.merges\[0\]: expected a string, got int"),
+        ({"tokens": [b"a"]}, r"model\.gguf: tokenizer\.ggml\.tokens\[0\]: expected a string"),
         ({"eos_token_id": 5000}, "eos_token_id"),
     ],
 )

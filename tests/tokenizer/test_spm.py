@@ -275,6 +275,8 @@ def test_gguf_rules_of_spaces(tiny_tokenizer_file):
         ({"scores": [1.0]}, "scores: expected 512 elements, got 1"),
         ({"tokens": None}, "tokens is missing"),
         ({"tokens": "abc"}, "tokens: expected an array"),
+        ({"tokens": list(range(512))}, r"tokens\[0\]: expected a string, got int"),
+        ({"tokens": ["a"] * 511 + [None]}, r"tokens\[511\]: expected a string, got NoneType"),
         ({"token_type": [9] * 512}, "token_type: 9 is not one of"),
         ({"token_type": [1] * 100 + [6] + [1] * 411}, "byte tokens, expected 256"),
         ({"scores": [float("nan")] * 512}, "finite"),

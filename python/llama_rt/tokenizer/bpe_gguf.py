@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.bpe import BpeTokenizer, BpeVocabulary, build_backend
-from llama_rt.tokenizer.protocol import check_text
-from llama_rt.tokenizer.spm_gguf import gguf_id, gguf_list
+from llama_rt.tokenizer.spm_gguf import gguf_id, gguf_list, gguf_texts
 from llama_rt.tokenizer.spm_model import PieceKind
 
 __all__ = ["bpe_from_gguf"]
@@ -32,7 +31,7 @@ def bpe_from_gguf(metadata: Mapping[str, object], name: str) -> BpeTokenizer:
         expected = ", ".join(_PRE)
         msg = f"{name}: tokenizer.ggml.pre: expected one of {expected}, got {pre!r}"
         raise TokenizerError(msg)
-    texts = [check_text(text) for text in gguf_list(metadata, "tokens", None, name)]
+    texts = gguf_texts(metadata, "tokens", name)
     kinds = [int(PieceKind.NORMAL)] * len(texts)
     if "tokenizer.ggml.token_type" in metadata:
         kinds = [_kind(kind) for kind in gguf_list(metadata, "token_type", len(texts), name)]
@@ -44,7 +43,7 @@ def bpe_from_gguf(metadata: Mapping[str, object], name: str) -> BpeTokenizer:
     unused = {id for id, kind in enumerate(kinds) if kind == PieceKind.UNUSED}
     ordinary = {id: text for id, text in enumerate(texts) if id not in added and id not in unused}
     vocab = {text: id for id, text in ordinary.items()}
-    merges = [_pair(merge, vocab, name) for merge in gguf_list(metadata, "merges", None, name)]
+    merges = [_pair(merge, vocab, name) for merge in gguf_texts(metadata, "merges", name)]
     ids = {
         key: gguf_id(metadata, key, len(texts), name, vocab_default)
         for key, vocab_default in (
@@ -76,9 +75,8 @@ def _index(added: Mapping[int, tuple[str, bool]], text: str) -> int | None:
     return next((id for id, (name, _) in added.items() if name == text), None)
 
 
-def _pair(merge: object, vocab: Mapping[str, int], name: str) -> tuple[str, str]:
+def _pair(text: str, vocab: Mapping[str, int], name: str) -> tuple[str, str]:
     """Cuts a merge at its first space from index 1 on (a part may itself begin with a space)."""
-    text = check_text(merge)
     at = text.find(" ", 1)
     left, right = text[:at], text[at + 1 :]
     if at < 0 or left not in vocab or right not in vocab or left + right not in vocab:

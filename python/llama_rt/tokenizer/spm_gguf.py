@@ -12,7 +12,7 @@ from llama_rt.tokenizer.spm import AddedToken, SpmTokenizer, open_proto
 from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.spm_rebuild import encodable
 
-__all__ = ["gguf_flag", "gguf_id", "gguf_list", "spm_from_gguf"]
+__all__ = ["gguf_flag", "gguf_id", "gguf_list", "gguf_texts", "spm_from_gguf"]
 
 _PREFIX = "tokenizer.ggml."
 _NO_ID = 0xFFFFFFFF
@@ -48,7 +48,7 @@ def spm_from_gguf(metadata: Mapping[str, object], name: str) -> SpmTokenizer:
 
 def _read_rows(metadata: Mapping[str, object], name: str) -> SpmModel:
     """Reads tokens, scores, types, special ids and rules as they stand in the file."""
-    texts = [check_text(text) for text in gguf_list(metadata, "tokens", None, name)]
+    texts = gguf_texts(metadata, "tokens", name)
     size = len(texts)
     scores = [_number(x, "scores", name) for x in gguf_list(metadata, "scores", size, name)]
     if not all(map(_is_float32, scores)):
@@ -122,6 +122,21 @@ def gguf_list(
         msg = f"{name}: {_PREFIX}{key}: expected {expected} elements, got {len(value)}"
         raise TokenizerError(msg)
     return value
+
+
+def gguf_texts(metadata: Mapping[str, object], key: str, name: str) -> list[str]:
+    """Returns the strings of the array `tokenizer.ggml.<key>`, without lone surrogates.
+
+    Raises:
+        TokenizerError: The key is missing, or no array of strings.
+    """
+    texts = []
+    for at, text in enumerate(gguf_list(metadata, key, None, name)):
+        if not isinstance(text, str):
+            msg = f"{name}: {_PREFIX}{key}[{at}]: expected a string, got {type(text).__name__}"
+            raise TokenizerError(msg)
+        texts.append(check_text(text))
+    return texts
 
 
 def gguf_id(
