@@ -124,3 +124,11 @@ def test_added_tokens_name_their_file(folder):
     tokens = [{"id": -5, "content": "x", "special": False}]
     (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens}))
     assert refusal(folder).startswith(f"{folder / 'tokenizer.json'}: added token id -5")
+
+
+def test_json_with_half_a_character_is_refused(folder):
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({"unk_token": "\U0001f999"}))
+    assert load_tokenizer(folder, {}, "hf").vocab_size == 512
+    file.write_text(json.dumps({"unk_token": "\ud83e"}))
+    assert refusal(folder).startswith(f"{file}: not JSON: 'utf-8' codec can't encode")

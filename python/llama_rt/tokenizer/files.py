@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from llama_rt.errors import TokenizerError
 __all__ = ["is_file", "is_folder", "json_object", "read_bytes"]
 
 _MAX_BYTES = 256 << 20
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
@@ -83,6 +85,8 @@ def json_object(path: Path) -> dict[str, object]:
     data = read_bytes(path)
     try:
         value = json.loads(data.decode())
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()  # refuses half of a pair
     except (ValueError, RecursionError) as error:
         msg = f"{path}: not JSON: {error}"
         raise TokenizerError(msg) from None
