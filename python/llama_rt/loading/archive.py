@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from llama_rt.errors import CheckpointError
+from llama_rt.loading.checkpoint import check_count
 from llama_rt.loading.mapping import MappedFile
 
 __all__ = ["Entry", "read_entries"]
@@ -21,7 +22,7 @@ _LOCATOR = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 65535
-_MAX_DIRECTORY = 64 << 20  # a million entries
+_MAX_DIRECTORY = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def read_entries(file: MappedFile) -> dict[str, Entry]:
     if count * _CENTRAL.size > size:
         msg = f"{file.path}: a zip directory of {size} bytes cannot hold {count} entries"
         raise CheckpointError(msg)
+    check_count(file.path, count, "zip entries")
     if size > _MAX_DIRECTORY:
         msg = f"{file.path}: a zip directory of {size} bytes; at most {_MAX_DIRECTORY} are read"
         raise CheckpointError(msg)

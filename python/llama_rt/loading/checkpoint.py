@@ -20,6 +20,7 @@ from llama_rt.loading.dtypes import STORED, stored_bytes
 from llama_rt.loading.mapping import MappedFile
 
 __all__ = [
+    "MAX_ITEMS",
     "Checkpoint",
     "Columns",
     "Rows",
@@ -28,8 +29,11 @@ __all__ = [
     "Stack",
     "Strided",
     "TensorRecord",
+    "check_count",
     "make_record",
 ]
+
+MAX_ITEMS = 2**16  # tensors of a file; fifty times as many as the largest model has
 
 
 class Source(Protocol):
@@ -179,6 +183,17 @@ class TensorRecord:
         width = self.nbytes // self.shape[0]
         source = Rows(self.source, start * width, (stop - start) * width)
         return TensorRecord(name, self.dtype, (stop - start, *self.shape[1:]), self.file, source)
+
+
+def check_count(file: Path, count: int, what: str = "tensors") -> None:
+    """Refuses numbers that no model has: a record takes far more than its entry in a file.
+
+    Raises:
+        CheckpointError: there are more than `MAX_ITEMS`.
+    """
+    if count > MAX_ITEMS:
+        msg = f"{file}: {count} {what}; at most {MAX_ITEMS} are read"
+        raise CheckpointError(msg)
 
 
 def make_record(

@@ -26,6 +26,7 @@ from llama_rt.loading.checkpoint import (
     Source,
     Stack,
     TensorRecord,
+    check_count,
     make_record,
 )
 from llama_rt.loading.dtypes import stored_bytes
@@ -176,6 +177,7 @@ def _read_tensors(file: MappedFile, header: _Header) -> dict[str, TensorRecord]:
     offset = header.end
     by_row: dict[str, bool] = {}
     while offset < file.size:
+        check_count(file.path, len(tensors) + 1)
         axes, length, code = _integers(file, offset, 3, "a tensor")
         if axes not in (1, 2) or not 0 < length <= _MOST_NAME:
             msg = f"{file.path}: no tensor at {offset}: {axes} axes, a name of {length} bytes"

@@ -15,7 +15,7 @@ from typing import NoReturn
 import numpy as np
 
 from llama_rt.errors import CheckpointError
-from llama_rt.loading.checkpoint import Slice, TensorRecord, make_record
+from llama_rt.loading.checkpoint import Slice, TensorRecord, check_count, make_record
 from llama_rt.loading.dtypes import GGUF_NAMES, STORED, stored_bytes
 from llama_rt.loading.files import kind_of
 from llama_rt.loading.mapping import MappedFile
@@ -35,7 +35,7 @@ _ARRAY_DTYPES = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: 
                  10: "<u8", 11: "<i8", 12: "<f8"}  # fmt: skip
 _SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MAX_SPLITS = 4096
-_MAX_HEADER = 256 << 20  # keys and tensor table; vocabularies take some 10 MiB
+_MAX_HEADER = 64 << 20  # keys and tensor table; vocabularies take some 10 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,8 @@ class _Reader:
             self.refuse(f"GGUF version {version}; supported: 2 and 3")
         n_tensors = self.count("the number of tensors", 24)
         n_keys = self.count("the number of keys", 13)
+        check_count(self.file.path, n_tensors)
+        check_count(self.file.path, n_keys, "keys")
         metadata: dict[str, object] = {}
         kinds: dict[str, int] = {}
         for _ in range(n_keys):

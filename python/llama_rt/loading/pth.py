@@ -13,7 +13,14 @@ from pathlib import Path
 
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.archive import read_entries
-from llama_rt.loading.checkpoint import Slice, Source, Strided, TensorRecord, make_record
+from llama_rt.loading.checkpoint import (
+    Slice,
+    Source,
+    Strided,
+    TensorRecord,
+    check_count,
+    make_record,
+)
 from llama_rt.loading.dtypes import STORED
 from llama_rt.loading.mapping import MappedFile
 from llama_rt.loading.pickles import Allowed, PickleError, load_pickle
@@ -320,6 +327,7 @@ def _tensors_of(tree: object) -> dict[str, _View]:
 
 
 def _records(file: MappedFile, views: dict[str, _View], locate: _Locate) -> dict[str, TensorRecord]:
+    check_count(file.path, len(views))
     records = {}
     for name, view in views.items():
         short = name[:200]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llama_rt.errors import CheckpointError
-from llama_rt.loading.checkpoint import Slice, TensorRecord, make_record
+from llama_rt.loading.checkpoint import MAX_ITEMS, Slice, TensorRecord, check_count, make_record
 from llama_rt.loading.mapping import MappedFile
 
 __all__ = ["SAFETENSORS_NAMES", "SafetensorsFile", "read_safetensors"]
@@ -22,7 +22,7 @@ SAFETENSORS_NAMES = {
     "BOOL": "bool", "F8_E4M3": "f8_e4m3", "F8_E5M2": "f8_e5m2",
 }  # fmt: skip
 
-_MAX_HEADER = 100_000_000  # the library's own limit
+_MAX_HEADER = 32 << 20  # the library takes 100 MB; an entry has some 100 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
     if not isinstance(metadata, dict):
         msg = f"{path}: __metadata__ is not an object"
         raise CheckpointError(msg)
+    check_count(path, len(header))
     tensors = {name: _record(file, name, entry, 8 + length) for name, entry in header.items()}
     _check_tiling(file, tensors, 8 + length)
     return SafetensorsFile(path, tensors, {str(k): str(v) for k, v in metadata.items()})
@@ -55,9 +56,12 @@ def read_safetensors(path: Path) -> SafetensorsFile:
 def _parse_header(file: MappedFile, length: int) -> dict[str, object]:
     file.check(8, length, "the header")
     if length > _MAX_HEADER:
-        msg = f"{file.path}: a header of {length} bytes; the format allows {_MAX_HEADER}"
+        msg = f"{file.path}: a header of {length} bytes; at most {_MAX_HEADER} are read"
         raise CheckpointError(msg)
     raw = file.copy(8, length, "the header")
+    if raw.count(b"{") + raw.count(b"[") > 4 * MAX_ITEMS:  # three to a tensor
+        msg = f"{file.path}: a header of more objects and lists than {MAX_ITEMS} tensors have"
+        raise CheckpointError(msg)
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         items = dict(pairs)

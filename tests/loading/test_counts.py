@@ -1,0 +1,97 @@
+"""Files that hold far more tensors than any model: refused before a record is made of each."""
+
+import json
+import struct
+import time
+import zipfile
+
+import pytest
+import torch
+
+from llama_rt.errors import CheckpointError
+from llama_rt.loading.archive import read_entries
+from llama_rt.loading.checkpoint import MAX_ITEMS
+from llama_rt.loading.ggml import open_ggml
+from llama_rt.loading.gguf import read_gguf
+from llama_rt.loading.mapping import MappedFile
+from llama_rt.loading.pth import read_pth
+from llama_rt.loading.safetensors import read_safetensors
+
+ENTRY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+
+def safetensors(path, count):
+    header = json.dumps({f"t{i}": ENTRY for i in range(count)}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def gguf(path, count):
+    entry = struct.pack("<IQIQ", 1, 0, 0, 0)
+    table = b"".join(struct.pack("<Q", 8) + b"%08d" % i + entry for i in range(count))
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, count, 0) + table + bytes(32))
+
+
+def gguf_keys(path, count):
+    table = b"".join(struct.pack("<Q", 8) + b"%08d" % i + bytes([0] * 5) for i in range(count))
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, count) + table + bytes(32))
+
+
+def pickled(path, count):
+    one = torch.ones(1)
+    torch.save({str(i): one for i in range(count)}, path)  # the tensor itself is there once
+
+
+def pickled_legacy(path, count):
+    one = torch.ones(1)
+    torch.save({str(i): one for i in range(count)}, path, _use_new_zipfile_serialization=False)
+
+
+def archive(path, count):
+    with zipfile.ZipFile(path, "w") as file:
+        for i in range(count):
+            file.writestr(f"{i}", b"")
+
+
+def ggml(path, count):
+    header = struct.pack("<4s7i", b"lmgg", 1, 32, 32, 1, 1, 32, 0) + struct.pack("<I", 0)
+    tensors = b"".join(struct.pack("<4i8si", 1, 8, 0, 1, b"%08d" % i, 0) for i in range(count))
+    path.write_bytes(header + tensors)
+
+
+READERS = {
+    safetensors: read_safetensors,
+    gguf: read_gguf,
+    gguf_keys: read_gguf,
+    pickled: read_pth,
+    pickled_legacy: read_pth,
+    archive: lambda path: read_entries(MappedFile(path)),
+    ggml: open_ggml,
+}
+
+
+@pytest.mark.parametrize("write", READERS, ids=lambda write: write.__name__)
+def test_more_tensors_than_any_model_has(tmp_path, write):
+    write(tmp_path / "x", MAX_ITEMS + 1)
+    begin = time.monotonic()
+    with pytest.raises(CheckpointError, match=rf"x: {MAX_ITEMS + 1} .*; at most {MAX_ITEMS} are"):
+        READERS[write](tmp_path / "x")
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("write", READERS, ids=lambda write: write.__name__)
+def test_many_are_read(tmp_path, write):
+    write(tmp_path / "x", 3000)
+    if write is ggml:
+        with pytest.raises(CheckpointError, match="missing tensors: tok_embeddings"):
+            open_ggml(tmp_path / "x")
+    else:
+        READERS[write](tmp_path / "x")
+
+
+@pytest.mark.parametrize("count", [300_000, 600_000])
+def test_a_header_is_not_parsed_if_it_holds_too_much(tmp_path, count):
+    safetensors(tmp_path / "x", count)
+    begin = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"x: a header of .*(lists than|at most)"):
+        read_safetensors(tmp_path / "x")
+    assert time.monotonic() - begin < 1
