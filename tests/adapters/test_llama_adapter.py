@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llama_rt import Llama, _native
-from llama_rt.errors import CheckpointError, ConfigError
+from llama_rt.errors import CapacityError, CheckpointError, ConfigError
 from reference.model import Config, forward, random_weights, relative_error
 
 from .llama_adapter_files import adapted, save_v1, save_v2
@@ -117,6 +117,10 @@ def test_another_size_is_refused(tmp_path, deep, tiny_meta_folder):
         (lambda s: s.update({"other": torch.zeros(2)}), "'other'"),
         (lambda s: s.update({"adapter_query.weight": torch.zeros(31, 96)}), r"31.*length 10"),
         (lambda s: s.update({"adapter_query.weight": torch.zeros(50, 96)}), "5 layers"),
+        (lambda s: s.update({"adapter_query.weight": torch.zeros(30, 0)}), r"\[30, 0\]"),
+        (lambda s: s.update({f"layers.{'9' * 20}.attention.gate": torch.zeros(1)}), "no part"),
+        (lambda s: s.update({f"layers.{'9' * 5000}.attention.gate": torch.zeros(1)}), "5022 char"),
+        (lambda s: s.update({"layers.01.attention.gate": torch.zeros(1)}), r"layers\.01.* no part"),
         (lambda s: s.clear(), "no tensors"),
     ],
 )
@@ -128,6 +132,42 @@ def test_files_that_are_not_whole(tmp_path, deep, change, said):
     torch.save(state, path)
     with pytest.raises(CheckpointError, match=said):
         Llama.load(deep["meta"], adapters=[path])
+
+
+PROMPT = "base_model.model.model.layers.1.self_attn.adaption_prompt"
+GATE = "base_model.model.model.layers.1.self_attn.adaption_gate"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({PROMPT: torch.tensor(1.0)}, r"shape \[\], not \[1, length, dim\]"),
+        ({PROMPT: torch.zeros(1, 0, 64)}, r"shape \[1, 0, 64\]"),
+        ({PROMPT: torch.zeros(2, 5, 64)}, r"shape \[2, 5, 64\]"),
+        ({"x." + GATE: torch.zeros(1)}, "layer 1 has two of adaption_gate"),
+        ({PROMPT.replace("1", "9" * 5000): torch.zeros(1)}, "name of 50.. characters"),
+        ({PROMPT: None}, "layer 1 has only one"),
+    ],
+)
+def test_adaption_prompts_that_are_not_whole(tmp_path, tiny_hf_folder, change, said):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "ADAPTION_PROMPT"}')
+    state = {PROMPT: torch.zeros(1, 5, 64), GATE: torch.zeros(1)} | change
+    state = {name: value for name, value in state.items() if value is not None}
+    torch.save(state, tmp_path / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match=said) as caught:
+        Llama.load(tiny_hf_folder, adapters=[tmp_path])
+    assert str(tmp_path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_prefixes_of_too_many_positions_are_named(tmp_path, deep):
+    torch.save(
+        {"adapter_query.weight": torch.zeros(5000, 96),
+         **{f"layers.{i}.attention.gate": torch.zeros(1) for i in range(4)}},
+        tmp_path / "v1_len5000.pth",
+    )  # fmt: skip
+    with pytest.raises(CapacityError, match=r"v1_len5000\.pth: .*5000 positions"):
+        Llama.load(deep["meta"], adapters=[tmp_path / "v1_len5000.pth"])
 
 
 def test_options_and_other_files(tmp_path, deep):

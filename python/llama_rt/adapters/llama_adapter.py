@@ -7,6 +7,7 @@ the repository's demo does; its training code applies tanh, and so does this rea
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,11 +29,12 @@ __all__ = ["Gate", "open_adaption_prompt", "open_llama_adapter"]
 
 Gate = Literal["raw", "tanh"]
 
-_GATE = re.compile(r"layers\.(\d+)\.attention\.gate")
-_VECTOR = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(w[qkvo123])_(scale|bias)")
-_NORM = re.compile(r"layers\.(\d+)\.(attention_norm|ffn_norm)\.weight")
-_PROMPT = re.compile(r".*?layers\.(\d+)\.self_attn\.adaption_(prompt|gate)")
-_LENGTH = re.compile(r"len(\d+)")
+_LAYER = r"layers\.(0|[1-9]\d{0,5})\."
+_GATE = re.compile(_LAYER + r"attention\.gate")
+_VECTOR = re.compile(_LAYER + r"(?:attention|feed_forward)\.(w[qkvo123])_(scale|bias)")
+_NORM = re.compile(_LAYER + r"(attention_norm|ffn_norm)\.weight")
+_PROMPT = re.compile(r".*?" + _LAYER + r"self_attn\.adaption_(prompt|gate)")
+_LENGTH = re.compile(r"len(\d{1,6})")
 _DEFAULT_LENGTH = 10
 
 
@@ -96,7 +98,8 @@ def _prefixes(
     """The last `rows / length` layers get a prefix each, in order."""
     named = _LENGTH.search(path.name)
     length = int(named[1]) if named else _DEFAULT_LENGTH
-    if len(query.shape) != 2 or length < 1 or query.shape[0] % length or not gates:
+    whole = len(query.shape) == 2 and query.shape[1] > 0
+    if not whole or length < 1 or query.shape[0] % length or not gates:
         msg = (
             f"{path}: adapter_query.weight {list(query.shape)} with {len(gates)} gates does not "
             f"hold prefixes of length {length}"
@@ -123,7 +126,8 @@ def open_adaption_prompt(
     """A PEFT folder of type ADAPTION_PROMPT; its gates are raw.
 
     Raises:
-        CheckpointError: a layer has only one of prompt and gate, or there are other tensors.
+        CheckpointError: a layer has only one of prompt and gate, or of another shape than peft's,
+            or there are other tensors.
     """
     layers: dict[int, dict[str, TensorRecord]] = {}
     for name, record in records.items():
@@ -131,13 +135,20 @@ def open_adaption_prompt(
         if not match:
             msg = f"{folder}: tensor {name!r} is no part of an adaption prompt"
             raise CheckpointError(msg)
-        layers.setdefault(int(match[1]), {})[match[2]] = record
+        parts = layers.setdefault(int(match[1]), {})
+        if match[2] in parts:
+            msg = f"{folder}: layer {match[1]} has two of adaption_{match[2]}"
+            raise CheckpointError(msg)
+        parts[match[2]] = record
     patches: list[Patch] = []
     for layer, parts in sorted(layers.items()):
         if len(parts) != 2:
             msg = f"{folder}: layer {layer} has only one of adaption_prompt and adaption_gate"
             raise CheckpointError(msg)
         prompt = parts["prompt"]
-        length = prompt.shape[-2] if len(prompt.shape) >= 2 else 0
-        patches.append(Prefix(layer, prompt, 0, length, parts["gate"], gate == "tanh"))
+        shape = prompt.shape
+        if len(shape) < 2 or not all(shape) or math.prod(shape[:-2]) != 1:
+            msg = f"{folder}: tensor {prompt.name!r} has shape {list(shape)}, not [1, length, dim]"
+            raise CheckpointError(msg)
+        patches.append(Prefix(layer, prompt, 0, shape[-2], parts["gate"], gate == "tanh"))
     return AdapterFile(folder, "LLaMA-Adapter (PEFT adaption prompt)", None, tuple(patches))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from llama_rt import _native
 from llama_rt.config import ModelConfig
-from llama_rt.errors import CheckpointError, ShapeError
+from llama_rt.errors import CapacityError, CheckpointError, ShapeError
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
 from llama_rt.loading.computed import MakeRows, computed_record
 from llama_rt.loading.dtypes import STORED
@@ -186,7 +186,8 @@ def floats(record: TensorRecord) -> Floats:
         CheckpointError: they are no floating-point numbers, or not finite.
     """
     if record.dtype == "f64":
-        values = record.read().view("<f8").astype(np.float32)
+        with np.errstate(over="ignore"):  # seen below
+            values = record.read().view("<f8").astype(np.float32)
     elif STORED[record.dtype].runs:
         values = _native.decode(record.read().data, record.dtype, math.prod(record.shape))
     else:
@@ -211,6 +212,7 @@ def attach(
 
     Raises:
         CheckpointError: it was made for a model of other sizes; both shapes are named.
+        CapacityError: it holds more than a model takes, such as a prefix of too many positions.
     """
     check_pairing(file, config)
     adapter = _native.Adapter(model)
@@ -220,6 +222,9 @@ def attach(
         except ShapeError as error:
             msg = f"{file.path}: made for a model of other sizes: {error}"
             raise CheckpointError(msg) from None
+        except CapacityError as error:
+            msg = f"{file.path}: {error}"
+            raise CapacityError(msg) from None
     return adapter
 
 
