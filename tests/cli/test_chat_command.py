@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from llama_rt.cli import main
 
 
 @pytest.fixture
@@ -141,6 +144,19 @@ def test_a_message_too_long_alone_fails(call, tiny_hf_folder, template_file, opt
     assert done.err.count("\n") == 1
 
 
+def test_a_message_too_long_alone_is_no_end_for_a_person(
+    tiny_hf_folder, template_file, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    typed = io.StringIO(f"{LONG * 8}\nHi\n")
+    monkeypatch.setattr(typed, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", typed)
+    options = ("--template", str(template_file), "--max-tokens", "4", "--ctx", "64")
+    assert main(["chat", "-m", str(tiny_hf_folder), *options]) == 0
+    said = capsys.readouterr().err
+    assert "alone does not fit" in said
+    assert said.count("seed") == 1
+
+
 def test_a_model_without_template_names_the_choices_before_anything_is_typed(
     call, tiny_hf_folder
 ) -> None:
@@ -245,20 +261,6 @@ def test_asks_before_it_drops_turns(tiny_hf_folder, template_file) -> None:
     terminal.wait_for("[Y/n]")
     terminal.type("\n")
     terminal.wait_for("dropped 1 turn")
-    terminal.wait_for("seed")
-    terminal.prompted()
-    terminal.type("/quit\n")
-    assert terminal.code() == 0
-
-
-def test_a_message_too_long_alone_is_no_end_at_a_terminal(tiny_hf_folder, template_file) -> None:
-    words = ("--template", template_file, "--max-tokens", "4", "--ctx", "64")
-    terminal = Terminal("chat", "-m", tiny_hf_folder, *words)
-    terminal.prompted()
-    terminal.type(f"{LONG * 8}\n")
-    terminal.wait_for("alone does not fit")
-    terminal.prompted()
-    terminal.type("Hi\n")
     terminal.wait_for("seed")
     terminal.prompted()
     terminal.type("/quit\n")
