@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.archive import read_entries
@@ -95,3 +96,12 @@ def test_a_header_is_not_parsed_if_it_holds_too_much(tmp_path, count):
     with pytest.raises(CheckpointError, match=r"x: a header of .*(lists than|at most)"):
         read_safetensors(tmp_path / "x")
     assert time.monotonic() - begin < 1
+
+
+@pytest.mark.parametrize("save", [save_file, torch.save], ids=["safetensors", "pth"])
+def test_names_that_no_message_could_show(tmp_path, save):
+    save({"x" * 100_000: torch.ones(1)}, tmp_path / "x")
+    read = read_safetensors if save is save_file else read_pth
+    with pytest.raises(CheckpointError, match="x: a tensor name of 100000 characters") as caught:
+        read(tmp_path / "x")
+    assert len(str(caught.value)) < 1000

@@ -325,6 +325,7 @@ def test_streams_cut_anywhere_or_changed_are_refused(tmp_path, bases):
         ([["transformer", "ln_f", "kernel"], packed(5)], "no array"),
         ([["transformer", "ln_f", "kernel"], b"\xdd\xff\xff\xff\xff"], "4294967295 items"),
         ([["transformer", "ln_f", "kernel"], b"\x91" * 30], "deep"),
+        ([["transformer", "ln_f", "kernel"], b"\xdc\x04\x01" + bytes(1025)], "of 1025 items"),
         ([["transformer", "ln_f", "kernel"], packed({"chunks": 1})], "chunked"),
     ],
 )

@@ -33,6 +33,7 @@ __all__ = [
     "make_record",
 ]
 
+_LONGEST_NAME = 400
 MAX_ITEMS = 2**16  # tensors of a file; fifty times as many as the largest model has
 
 
@@ -202,8 +203,12 @@ def make_record(
     """A record whose byte count has been checked against its shape.
 
     Raises:
-        CheckpointError: the shape asks for another number of bytes than are there.
+        CheckpointError: the shape asks for another number of bytes than are there, or the name is
+            longer than any, so that no message about it could be read.
     """
+    if len(name) > _LONGEST_NAME:
+        msg = f"{file}: a tensor name of {len(name)} characters: {name[:80]!r}..."
+        raise CheckpointError(msg)
     expected = stored_bytes(dtype, shape, what=name, file=file)
     if expected != source.nbytes:
         msg = (

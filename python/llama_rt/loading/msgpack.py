@@ -14,8 +14,8 @@ from llama_rt.loading.mapping import MappedFile
 
 __all__ = ["Extent", "Item", "read_item"]
 
-_MOST_DEPTH = 8
-_MOST_ITEMS = 1 << 20
+_MOST_DEPTH = 4  # a pair; its map of an array in pieces; the pieces' map; one of them
+_MOST_ITEMS = 1 << 10
 _MOST_TEXT = 1 << 16
 
 
