@@ -1,12 +1,11 @@
-"""A checkpoint's own template, against transformers; and templates that mean harm."""
+"""A checkpoint's own template, against transformers."""
 
 import json
 import re
-import time
 
 import pytest
 
-from llama_rt.chat import checkpoint_templates, choose_template, sandbox
+from llama_rt.chat import checkpoint_templates, choose_template
 from llama_rt.errors import TemplateError
 from llama_rt.tokenizer import load_tokenizer
 
@@ -196,77 +195,6 @@ def test_variables_and_filters(tiny):
 def test_a_refusal_is_the_templates_own_words(tiny):
     with pytest.raises(TemplateError, match="must alternate user/assistant"):
         jinja(LLAMA2, tiny).render([*say("a"), *say("b")])
-
-
-GROW = "{% set ns = namespace(x=START) %}{% for i in range(99) %}{% set ns.x = NEXT %}{% endfor %}"
-HARMFUL = {
-    "access": "{{ ''.__class__.__mro__ }}",
-    "subclasses": "{{ [].__class__.__base__.__subclasses__() }}",
-    "mutation": "{{ messages.append(1) }}",
-    "include": "{% include '/etc/passwd' %}",
-    "multiply": "{{ 'a' * 1000000000 }}",
-    "multiply list": "{{ ([0] * 100000000) | length }}",
-    "multiply twice": "{{ ('a' * 10000) * 10000 }}",
-    "power": "{{ 10 ** 10000000 }}",
-    "large numbers": GROW.replace("START", "9").replace("NEXT", "ns.x * ns.x"),
-    "doubling": GROW.replace("START", "'ab'").replace("NEXT", "ns.x + ns.x"),
-    "joining": GROW.replace("START", "'ab'").replace("NEXT", "ns.x ~ ns.x"),
-    "blocks": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}"
-    "{% set b %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = b %}{% endfor %}",
-    "lists": GROW.replace("START", "[1]").replace("NEXT", "ns.x + ns.x"),
-    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "output": "{% for i in range(9999) %}{{ 'a' * 100000 }}{% endfor %}",
-    "keeping": "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}"
-    "{% set ns.x = ns.x + ['a' * 9000000] %}{% endfor %}",
-    "calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
-    "{{ f(99) }}",
-    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "range": "{% for i in range(1000000000) %}{% endfor %}",
-    "centre": "{{ 'a' | center(1000000000) }}",
-    "ljust": "{{ 'a'.ljust(1000000000) }}",
-    "zfill": "{{ 'a'.zfill(1000000000) }}",
-    "width": "{{ '%1000000000d' | format(1) }}",
-    "width by %": "{{ '%1000000000d' % 1 }}",
-    "width by star": "{{ '%*d' % (1000000000, 1) }}",
-    "width by method": "{{ '{:1000000000}'.format(1) }}",
-    "replace": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
-    "replace filter": "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
-    "join": "{{ ('a' * 99999).join('b' * 99999) }}",
-    "join filter": "{{ ('b' * 99999) | join('a' * 99999) }}",
-    "indent": "{{ ('\n' * 99999) | indent('a' * 9999) }}",
-    "lipsum": "{{ lipsum(n=100000) }}",
-    "syntax": "{% if %}",
-    "division": "{{ 1 / 0 }}",
-    "type": "{{ 1 + 'a' }}",
-    "missing": "{{ nothing.attribute }}",
-    "long": "{# " + "x" * 1100000 + " #}",
-    "deep": "{{ " + "(" * 5000 + ")" * 5000 + " }}",
-    "nested": "{% if 1 %}" * 300 + "{% endif %}" * 300,
-}
-
-
-@pytest.mark.parametrize("name", HARMFUL)
-def test_harmful_templates_fail_soon(tiny, name, monkeypatch):
-    monkeypatch.setattr(sandbox, "_MAX_SECONDS", 1.0)
-    start = time.monotonic()
-    with pytest.raises(TemplateError, match=r"tokenizer\.chat_template"):
-        jinja(HARMFUL[name], tiny).render(say("x"))
-    assert time.monotonic() - start < 10
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ raise_exception.__globals__ }}",
-        "{{ strftime_now.__code__ }}",
-        "{{ '{0.__class__}'.format(messages) }}",
-        "{{ messages | map(attribute='__class__') | list | length * 0 }}",
-        "{{ namespace.__init__ }}",
-        "{{ self._TemplateReference__context }}",
-    ],
-)
-def test_python_behind_the_values_is_out_of_reach(tiny, source):
-    assert jinja(source, tiny).render_text(say("x")) in ("", "0")
 
 
 def test_a_long_conversation_is_no_harm(tiny):

@@ -1,37 +1,37 @@
-"""Running a checkpoint's Jinja template without trusting it: no access, bounded time and size."""
+"""Running a checkpoint's Jinja template without trusting it: no access, bounded time and size.
+
+Three things together bound it. Every value is weighed when it comes into being (`budget.py`), only
+listed filters and methods exist, and what a call can make at most is known before it is made
+(`bounds.py`). Here is where Jinja is made to ask: at each operation a template has.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import json
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
 from jinja2 import nodes
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from llama_rt.chat.bounds import CHARACTER, FILTERS, METHODS, NUMERIC_TESTS, Bound, percent
+from llama_rt.chat.budget import MAX_TOTAL, Budget, Rounds, Steps, refuse
 from llama_rt.errors import TemplateError
 
-__all__ = ["render_sandboxed"]
+__all__ = ["check_sandboxed", "render_sandboxed"]
 
-_MAX_SOURCE = 1 << 20  # characters of a template
-_MAX_TEXT = 1 << 24  # characters of any text, elements of any list
-_MAX_TOTAL = 1 << 27  # the same, of everything that is made on the way
-_MAX_STEPS = 1_000_000  # loop rounds, calls and filters of one rendering
-_MAX_SECONDS = 5.0
-_MAX_NUMBER = 1 << 16  # as an argument: widths, repeat counts
-_MAX_INTEGER_BITS = 4096
-_WIDE = re.compile(r"\d{5,}|\*")  # a field width or precision in a format string
-_GROWING = {"center", "expandtabs", "format", "format_map", "join", "ljust", "replace", "rjust"}
-_GROWING |= {"zfill", "indent", "wordwrap", "translate"}
-_LEFT_OUT = ("urlize", "pprint", "filesizeformat", "xmlattr", "wordwrap", "random", "indent")
+_MAX_SOURCE = 1 << 17  # characters of a template; compiling cannot be interrupted
+_MAX_REASON = 1000  # characters of an error that a template words
+_MAX_POWER = 64
+_CONSUMING = ("groupby", "join", "list", "slice", "sort")  # filters that first collect all items
 
 
 class _Raised(Exception):  # noqa: N818 - not an error of ours: the template's own refusal
@@ -50,29 +50,54 @@ def render_sandboxed(source: str, variables: Mapping[str, object], name: str) ->
         TemplateError: The template is malformed, refuses the conversation (`raise_exception`), or
             goes beyond the limits of time and size.
     """
-    if len(source) > _MAX_SOURCE:
-        msg = f"{name}: the template has {len(source)} characters, at most {_MAX_SOURCE} are read"
-        raise TemplateError(msg)
-    try:
+    with _one_error(name):
         environment = _Environment()
-        template = environment.from_string(source)
-        text: str = environment.bounded(template.render(**variables))
+        template = environment.compiled(source)
+        for value in variables.values():
+            environment.budget.made(value)
+        text: str = template.render(**variables)
         return text
+
+
+def check_sandboxed(source: str, name: str) -> None:
+    """Compiles a chat template without rendering it.
+
+    Args:
+        source: The template.
+        name: Where the template comes from, for errors.
+
+    Raises:
+        TemplateError: The template is malformed; names the line.
+    """
+    with _one_error(name):
+        _Environment().compiled(source)
+
+
+@contextlib.contextmanager
+def _one_error(name: str) -> Iterator[None]:
+    """Turns whatever a template does wrong into one type."""
+    try:
+        yield
     except _Raised as error:
-        msg = f"{name}: the template refuses the conversation: {error}"
+        reason = f"the template refuses the conversation: {error}"
     except jinja2.exceptions.TemplateSyntaxError as error:
-        msg = f"{name}: line {error.lineno} of the template: {error.message}"
+        reason = f"line {error.lineno} of the template: {error.message}"
+    except jinja2.exceptions.SecurityError as error:
+        reason = f"the template is stopped: {error}"
     except RecursionError:
-        msg = f"{name}: the template recurses too deeply"
-    except Exception as error:  # whatever a template does wrong surfaces as one type
-        msg = f"{name}: the template failed: {type(error).__name__}: {error}"
+        reason = "the template recurses too deeply"
+    except Exception as error:
+        reason = f"the template failed: {type(error).__name__}: {error}"
+    else:
+        return
+    msg = f"{name}: {reason[:_MAX_REASON]}"
     raise TemplateError(msg)
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The sandbox plus a budget; one environment renders once."""
 
-    intercepted_binops = frozenset({"*", "**", "+", "%"})
+    intercepted_binops = frozenset(jinja2.sandbox.SandboxedEnvironment.default_binop_table)
 
     def __init__(self) -> None:
         super().__init__(
@@ -82,126 +107,223 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             extensions=[jinja2.ext.loopcontrols, _GenerationTag],
             finalize=self._printed,
         )
-        self._steps = 0
-        self._spent = 0
-        self._deadline = time.monotonic() + _MAX_SECONDS
-        self.globals.pop("lipsum", None)
-        self.globals.update(
-            raise_exception=_raise,
-            strftime_now=_strftime_now,
-            _counted=functools.partial(_Counted, self),
-            _concatenated=self._concatenated,
-        )
+        self.budget = Budget()
+        self.concat = self.concatenated  # type: ignore[method-assign]
+        self.globals = {
+            "cycler": self.globals["cycler"],
+            "joiner": self.globals["joiner"],
+            "range": self.globals["range"],
+            "dict": self._dict,
+            "namespace": self._namespace,
+            "raise_exception": _raise,
+            "strftime_now": _strftime_now,
+        }
         self.filters["tojson"] = _tojson
-        for left_out in _LEFT_OUT:
-            self.filters.pop(left_out, None)
-        self.filters["indent"] = _indent
-        self.filters = {key: self._watched(key, call) for key, call in self.filters.items()}
+        filters: dict[str, Any] = self.filters
+        self.filters = {
+            name: self._watched(filters[name], bound, collect=name in _CONSUMING)
+            for name, bound in FILTERS.items()
+        }
+        for hook in (self.rounds, self.made, self.compared, self.joined):
+            self.filters[hook.__name__] = hook
+        tests: dict[str, Any] = self.tests
+        self.tests = {
+            name: self._watched(test, NUMERIC_TESTS.get(name)) for name, test in tests.items()
+        }
 
-    def step(self) -> None:
-        """Counts one round, call or filter."""
-        self._steps += 1
-        if self._steps > _MAX_STEPS or (
-            self._steps % 64 == 0 and time.monotonic() > self._deadline
-        ):
-            msg = f"more than {_MAX_STEPS} steps or {_MAX_SECONDS:g} seconds"
-            raise jinja2.exceptions.SecurityError(msg)
+    def compiled(self, source: str) -> jinja2.Template:
+        """Compiles a template of reasonable length."""
+        if len(source) > _MAX_SOURCE:
+            refuse(f"it has {len(source)} characters, at most {_MAX_SOURCE} are read")
+        return self.from_string(source)
 
-    def bounded(self, value: Any) -> Any:  # noqa: ANN401 - any value of a template
-        """Returns `value` unless it, or everything so far, is far too large."""
-        if isinstance(value, (str, list, tuple, dict)):
-            _limit(len(value))
-            self._spent += len(value)
-            _limit(self._spent, _MAX_TOTAL)
-        return value
+    # What every operation passes through.
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Calls what a template calls, within the budget."""
-        self.step()
-        owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)
-        _check_growth(getattr(obj, "__name__", ""), (owner, *args, *kwargs.values()))
-        return self.bounded(super().call(context, obj, *args, **kwargs))
+        self.budget.step()
+        self.budget.weigh((args, kwargs))  # a macro makes lists of them
+        method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps `format`
+        owner = getattr(method, "__self__", None)
+        if isinstance(obj, LoopContext):
+            args = (self.rounds(args[0]), *args[1:])
+        bounds = _methods(owner)
+        if bounds:
+            args = tuple(map(self._collected, args))
+            self._check(bounds.get(method.__name__), (owner, *args), kwargs)
+        return self.budget.made(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
-        """Computes `*`, `**`, `+` and `%` within the budget."""
-        self.step()
+        """Computes with two values within the budget."""
+        self.budget.step()
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        if operator == "%" and isinstance(left, str):
-            _check_format(left)
-            _limit(len(left) + _size(right))
-        elif operator == "+":
-            _limit(0 if numbers else _size(left) + _size(right))
+        if operator == "%" and not numbers:
+            values = right if isinstance(right, tuple) else (right,)
+            self._check(percent, (left, *values), {})
         elif operator == "*" and not numbers:
-            _limit(_size(left) * _size(right))
-        elif operator == "**" and not (abs(left) < _MAX_NUMBER and abs(right) < 64):
-            msg = "a power of too large numbers"
-            raise jinja2.exceptions.SecurityError(msg)
-        value = super().call_binop(context, operator, left, right)
-        if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
-            msg = "a number of too many digits"
-            raise jinja2.exceptions.SecurityError(msg)
-        return self.bounded(value)
+            repeated, times = (right, left) if isinstance(left, int) else (left, right)
+            if isinstance(times, int):
+                text = isinstance(repeated, str)
+                size = CHARACTER * len(repeated) if text else self.budget.weigh(repeated)
+                self._limit(size * times)
+        elif operator == "**" and not (numbers and abs(right) <= _MAX_POWER):
+            refuse(f"a power above {_MAX_POWER}")
+        return self.budget.made(super().call_binop(context, operator, left, right))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:  # noqa: ANN401
+        """Reads an attribute or key."""
+        self.budget.step()
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:  # noqa: ANN401
+        """Reads a key or attribute."""
+        self.budget.step()
+        return super().getitem(obj, argument)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:  # noqa: ANN401
+        """Of Python's own types only what is listed may be reached."""
+        if type(obj).__module__ == "builtins" or isinstance(obj, str):
+            return attr in _methods(obj)
+        return super().is_safe_attribute(obj, attr, value)
+
+    def rounds(self, iterable: Iterable[object]) -> Rounds:
+        """Returns what a loop runs over, its rounds counted."""
+        return Rounds(self.budget, iterable)
+
+    def made(self, value: Any) -> Any:  # noqa: ANN401
+        """Returns a list, dict or slice that a template wrote."""
+        return self.budget.made(value)
+
+    def compared(self, value: Any) -> Any:  # noqa: ANN401
+        """Returns one side of a comparison."""
+        self.budget.step()
+        self.budget.weigh(value)
+        return value
+
+    def joined(self, *values: object) -> str:
+        """Computes the operator `~`."""
+        return self.concatenated(map(self._text, values))
+
+    def concatenated(self, texts: Iterable[str]) -> str:
+        """Joins what was printed, the size known before."""
+        parts = []
+        size = 0
+        for text in texts:
+            parts.append(text)
+            size += len(text)
+            self._limit(size)
+        joined: str = self.budget.made("".join(parts))
+        return joined
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         watched: nodes.Template = _Watch().visit(tree)
         return watched
 
-    def _printed(self, value: Any) -> Any:  # noqa: ANN401
+    def _printed(self, value: object) -> str:
         """Sees every printed value, also those within blocks and macros."""
-        self.step()
-        return self.bounded(value if isinstance(value, str) else str(value))
+        self.budget.step()
+        return self._text(value)
 
-    def _concatenated(self, *values: object) -> str:
-        texts = [str(value) for value in values]
-        _limit(sum(map(len, texts)))
-        return str(self.bounded("".join(texts)))
+    def _text(self, value: object) -> str:
+        self.budget.weigh(value)
+        text: str = value if isinstance(value, str) else self.budget.made(str(value))
+        return text
 
-    def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _dict(self, source: Any = (), /, **named: object) -> dict[object, object]:  # noqa: ANN401
+        """`dict`, a step for each key: some keys take long to tell apart."""
+        made: dict[object, object] = {}
+        pairs: Any = self.rounds(source.items() if isinstance(source, dict) else source)
+        for key, value in pairs:
+            made[key] = value
+        made.update(named)
+        return made
+
+    def _namespace(self, source: object = (), /, **named: object) -> Namespace:
+        return _Namespace(self._dict(source, **named))
+
+    def _collected(self, value: Any) -> Any:  # noqa: ANN401
+        return self.budget.made(list(value)) if isinstance(value, Steps) else value
+
+    def _check(
+        self, bound: Bound | None, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> None:
+        if bound is not None:
+            self._limit(bound(self.budget, *args, **kwargs))
+
+    def _limit(self, size: int) -> None:
+        if size > MAX_TOTAL:
+            refuse(f"up to {size} bytes of texts or lists, at most {MAX_TOTAL}")
+
+    def _watched(
+        self, call: Callable[..., Any], bound: Bound | None, *, collect: bool = False
+    ) -> Callable[..., Any]:
+        """Wraps a filter or test."""
+        hidden = int(hasattr(call, "jinja_pass_arg"))  # leading arguments that are Jinja's own
+
         @functools.wraps(call)
         def watched(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            self.step()
-            _check_growth(name, (*args, *kwargs.values()))
-            return self.bounded(call(*args, **kwargs))
+            self.budget.step()
+            own, given = args[:hidden], args[hidden:]
+            if collect:
+                given = tuple(map(self._collected, given))
+            self._check(bound, given, kwargs)
+            value = call(*own, *given, **kwargs)
+            if type(value).__module__ == "builtins" and hasattr(value, "__next__"):
+                return Steps(self.budget, value)
+            return self.budget.made(value)
 
         return watched
 
 
+class _Namespace(Namespace):
+    """Jinja's namespace. It alone can change, so what it holds is not printed."""
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
+
+
 class _Watch(NodeTransformer):
-    """Puts the budget where the sandbox has no hook: loops and the operator `~`."""
+    """Lets the environment see the operations for which Jinja's sandbox has no hook."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - Jinja's naming
         """Counts the rounds."""
         self.generic_visit(node)
-        node.iter = self._call("_counted", [node.iter], node.lineno)
+        node.iter = _through("rounds", node.iter)
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Call:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
         """Limits the length."""
         self.generic_visit(node)
-        return self._call("_concatenated", list(node.nodes), node.lineno)
+        return _through("joined", *node.nodes)
 
-    def _call(self, name: str, args: list[Any], lineno: int) -> nodes.Call:
-        function = nodes.Name(name, "load", lineno=lineno)
-        return nodes.Call(function, args, [], None, None, lineno=lineno)
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802
+        """Counts the comparisons."""
+        self.generic_visit(node)
+        node.expr = _through("compared", node.expr)
+        for operand in node.ops:
+            operand.expr = _through("compared", operand.expr)
+        return node
+
+    def _visit_call(self, node: nodes.Call) -> nodes.Call:
+        self.generic_visit(node)
+        if node.dyn_args is not None:
+            node.dyn_args = _through("rounds", node.dyn_args)
+        return node
+
+    def _visit_made(self, node: nodes.Expr) -> nodes.Expr:
+        self.generic_visit(node)
+        assigned = getattr(node, "ctx", "load") != "load"
+        index = isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Slice)
+        return node if assigned or index else _through("made", node)
+
+    visit_Call = visit_Filter = visit_Test = _visit_call  # noqa: N815
+    visit_List = visit_Dict = visit_Tuple = visit_Getitem = _visit_made  # noqa: N815
 
 
-class _Counted:
-    """An iterable whose rounds are counted."""
-
-    def __init__(self, environment: _Environment, inner: Iterable[object]) -> None:
-        self._environment = environment
-        self._inner = inner
-
-    def __iter__(self) -> Iterator[object]:
-        for item in self._inner:
-            self._environment.step()
-            yield item
-
-    def __len__(self) -> int:
-        if not isinstance(self._inner, Sized):
-            self._inner = list(self)
-        return len(self._inner)
+def _through(hook: str, first: Any, *others: nodes.Expr) -> nodes.Filter:  # noqa: ANN401
+    """Passes a value through one of the environment's hooks, as a filter: none can shadow it."""
+    return nodes.Filter(first, hook, list(others), [], None, None, lineno=first.lineno)
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -216,39 +338,8 @@ class _GenerationTag(jinja2.ext.Extension):
         return body
 
 
-def _limit(size: int, limit: int = _MAX_TEXT) -> None:
-    if size > limit:
-        msg = f"texts or lists of {size} elements, at most {limit}"
-        raise jinja2.exceptions.SecurityError(msg)
-
-
-def _size(value: object) -> int:
-    """Length of a text or list; the value of a number, as if it were a count."""
-    if isinstance(value, int):
-        return max(1, abs(value))
-    return max(1, len(value)) if isinstance(value, Sized) else 1
-
-
-def _check_growth(name: str, values: Iterable[object]) -> None:
-    """Refuses calls whose result may be far larger than what they are given."""
-    if name not in _GROWING:
-        return
-    size = 1
-    for index, value in enumerate(values):
-        if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-            msg = f"{name} with {value}"
-            raise jinja2.exceptions.SecurityError(msg)
-        if index == 0 and isinstance(value, str) and name in ("format", "format_map"):
-            _check_format(value)
-        size *= _size(value)
-    if name in ("join", "replace"):
-        _limit(size)
-
-
-def _check_format(text: str) -> None:
-    if _WIDE.search(text) and ("%" in text or "{" in text):
-        msg = f"format string {text[:40]!r}"
-        raise jinja2.exceptions.SecurityError(msg)
+def _methods(owner: object) -> Mapping[str, Bound | None]:
+    return next((names for kind, names in METHODS.items() if isinstance(owner, kind)), {})
 
 
 def _raise(message: object) -> NoReturn:
@@ -267,20 +358,6 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """The filter of transformers: plain JSON, nothing escaped for HTML."""
-    if indent is not None and not 0 <= indent <= 64:
-        msg = f"tojson with indent {indent}"
-        raise jinja2.exceptions.SecurityError(msg)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    """Jinja's filter, with a bounded width."""
-    margin = width if isinstance(width, str) else " " * min(width, 256)
-    _limit(len(text) + len(margin) * (text.count("\n") + 1))
-    lines = str(text).splitlines(keepends=True)
-    return "".join(
-        margin + line if (index or first) and (blank or line.strip()) else line
-        for index, line in enumerate(lines)
     )
