@@ -103,6 +103,7 @@ def test_quantizing_gives_what_converting_gives(tiny_hf_folder, tmp_path, format
         ({"adapters": ["nowhere"]}, CheckpointNotFoundError, "nowhere"),
         ({"chat_template": "no such template"}, TemplateError, "alpaca"),
         ({"tokenizer": "nowhere.model"}, TokenizerError, "nowhere.model"),
+        ({"tokenizer": 1}, TypeError, "tokenizer"),
         ({"isa": "avx9000"}, ConfigError, "avx9000"),
         ({"isa": ""}, ConfigError, "isa"),
         ({"isa": 1}, TypeError, "isa: expected a str or None, got int"),

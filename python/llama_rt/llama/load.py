@@ -163,12 +163,10 @@ def _open_tokenizer(
     """
     from llama_rt.tokenizer import load_tokenizer
 
-    given = None if override is None else Path(override)
+    source = checkpoint.tokenizer_source
     try:
-        return load_tokenizer(
-            checkpoint.tokenizer_source, checkpoint.metadata, checkpoint.kind, given
-        )
+        return load_tokenizer(source, checkpoint.metadata, checkpoint.kind, override)
     except (TokenizerError, MissingExtraError) as error:
-        if given is not None:
+        if override is not None:
             raise
         return error
