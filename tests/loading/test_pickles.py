@@ -123,6 +123,9 @@ BOMBS = {
     "deep lists": b"\x80\x02" + b"]" * 250_000 + b"a" * 249_999 + b".",
     "doubling": b"\x80\x02)" + b"2\x86" * 2000 + b".",
     "doubling as a key": b"\x80\x02}K\x01" + b"2\x86" * 200 + b"Ns.",
+    "many lists": b"\x80\x02" + b"]" * 4_000_000 + b".",
+    "many marks": b"\x80\x02" + b"(" * 4_000_000 + b".",
+    "many extensions": b"\x80\x02]" + b"(e" * 2_000_000 + b".",
     "declared length": b"\x80\x02X\xff\xff\xff\x7f.",
     "frame length": b"\x80\x04\x95" + b"\xff" * 8 + b"N.",
 }
@@ -134,7 +137,7 @@ def test_bombs_cost_little(tmp_path, name):
     began = time.monotonic()
     with pytest.raises(CheckpointError, match="refused"):
         read_pth(path)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 10
 
 
 def test_bombs_fit_in_little_memory(tmp_path):

@@ -15,6 +15,7 @@ __all__ = ["PickleError", "load_pickle"]
 _MARK = object()
 _STOP = ord(".")
 _MAX_INTEGER_BYTES = 64
+_MAX_OPCODES = 1 << 20  # each takes a microsecond
 
 Maker = Callable[[tuple[object, ...]], object]
 
@@ -151,7 +152,10 @@ class _Reader:
 
     def run(self) -> object:
         data = self.data
-        while self.position < len(data):
+        for _ in range(_MAX_OPCODES):
+            if self.position >= len(data):
+                msg = "the pickle has no end"
+                raise PickleError(msg)
             code = data[self.position]
             self.position += 1
             if code == _STOP:
@@ -161,7 +165,7 @@ class _Reader:
                 msg = f"opcode {bytes([code])!r} at byte {self.position - 1} is not allowed"
                 raise PickleError(msg)
             handler(self)
-        msg = "the pickle has no end"
+        msg = f"more than {_MAX_OPCODES} opcodes; a tensor takes some forty"
         raise PickleError(msg)
 
 
