@@ -54,6 +54,20 @@ def test_finish_line_ends_open_lines_only() -> None:
     assert out.getvalue() == "open\nclosed\n"
 
 
+def test_a_line_whose_writing_was_interrupted_is_ended() -> None:
+    class Interrupted(io.StringIO):
+        def flush(self) -> None:
+            if self.getvalue() == "open":
+                raise KeyboardInterrupt
+
+    out = Interrupted()
+    talking = console(out)
+    with pytest.raises(KeyboardInterrupt):
+        talking.write("open")
+    talking.finish_line()
+    assert out.getvalue() == "open\n"
+
+
 def test_progress_rewrites_a_terminal_and_spares_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     screen, log = Terminal(), io.StringIO()

@@ -53,9 +53,9 @@ class Console:
         if self.on_terminal:
             # A model may draw any character; a terminal must not take it for a command.
             text = _CONTROLS.sub("\ufffd", text)
+        self._column = 0 if text.endswith("\n") else 1  # first: Ctrl-C may end what follows
         self._put(self.styled(text, style) if style else text, "replace")
         self.out.flush()
-        self._column = 0 if text.endswith("\n") else 1
 
     def line(self, text: str = "") -> None:
         """One line of a report."""
