@@ -174,6 +174,51 @@ def test_nothing_is_guessed(tiny, tmp_path):
         choose_template(None, tiny, {}, tmp_path)
 
 
+def test_special_tokens_are_named_as_transformers_names_them(tiny, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    source = "{{ unk_token }}|{{ pad_token }}|{{ eos_token }}|{{ messages[0].content }}"
+    config = {"unk_token": "<unk>", "pad_token": "<unk>", "add_eos_token": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "</s>"}))
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": {"content": "</s>"}}')
+    tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    text = theirs.apply_chat_template(say("x<unk>"), chat_template=source, tokenize=False)
+    ours = choose_template(source, tiny, {}, tmp_path)
+    assert ours.render_text(say("x<unk>")) == text == "<unk>|</s>|</s>|x<unk>"
+    ids = ours.render(say("x<unk>"))
+    assert (ids.count(tiny.special_ids["<unk>"]), ids.count(tiny.special_ids["</s>"])) == (1, 2)
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({**config, "added_tokens_decoder": {"0": {"content": "<unk>"}}})
+    )
+    assert choose_template("{{ pad_token }}", tiny, {}, tmp_path).render_text(say("x")) == "<unk>"
+    gguf = {"tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.padding_token_id": 2}
+    assert choose_template(source, tiny, gguf).render_text(say("x")) == "<unk>|</s>|</s>|x"
+
+
+def test_a_file_that_cannot_be_read_is_named(tiny, tmp_path, monkeypatch):
+    for name in ("tokenizer_config.json", "chat_template.json", "chat_template.jinja", "t.jinja"):
+        file = tmp_path / name
+        file.mkdir()
+        with pytest.raises(TemplateError, match=rf"^{re.escape(str(file))}: is a folder"):
+            choose_template(file if name == "t.jinja" else None, tiny, {}, tmp_path)
+        file.rmdir()
+    (tmp_path / "chat_template.json").write_text('{"chat_template": "x"}')
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    for method in ("stat", "open"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"pathlib.Path.{method}", refuse)
+            with pytest.raises(TemplateError, match=r": cannot be read: Permission denied$"):
+                choose_template(None, tiny, {}, tmp_path)
+            with pytest.raises(TemplateError, match=r"template\.json: cannot be read: Permission"):
+                choose_template(tmp_path / "chat_template.json", tiny)
+    with pytest.raises(TemplateError, match=r"is neither a file nor one of"):
+        choose_template("x" * 300 + "/" + "y" * 300, tiny)
+
+
 def test_variables_and_filters(tiny):
     source = (
         "{{ tools | tojson }}|{{ messages[0].extra }}|{{ 'a\nb' | indent(2) }}"

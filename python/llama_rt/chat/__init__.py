@@ -1,6 +1,7 @@
 """Conversations to prompts: the family's formats by name, or a checkpoint's own Jinja template."""
 
-from llama_rt.chat.choose import Template, checkpoint_templates, choose_template, template_names
+from llama_rt.chat.checkpoint import checkpoint_templates
+from llama_rt.chat.choose import Template, choose_template, template_names
 from llama_rt.chat.jinja_template import JinjaTemplate
 from llama_rt.chat.named_template import NamedTemplate
 

@@ -39,6 +39,7 @@ class JinjaTemplate:
         *,
         name: str = "checkpoint",
         origin: str = "chat template",
+        tokens: Mapping[str, str] | None = None,
         add_bos: bool = True,
     ) -> None:
         """Binds a template.
@@ -48,10 +49,16 @@ class JinjaTemplate:
             tokenizer: The checkpoint's tokenizer.
             name: Name to show.
             origin: File or key, for errors.
+            tokens: Texts of special tokens by the names that templates have for them, such as
+                `unk_token`. Those that begin and end a text are always the tokenizer's own: JSON
+                files of 2023 name wrong ones.
             add_bos: Put the begin-of-text id first if the template does not write it.
         """
         self._source = source
         self._tokenizer = tokenizer
+        own = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+        pieces = {key: "" if id is None else tokenizer.piece(id) for key, id in own.items()}
+        self._tokens = {**(tokens or {}), **pieces}
         self._add_bos = add_bos
         self._specials = {text: id for text, id in tokenizer.special_ids.items() if len(text) > 1}
         longest = sorted(self._specials, key=len, reverse=True)
@@ -98,14 +105,13 @@ class JinjaTemplate:
         from llama_rt.chat.sandbox import render_sandboxed  # Jinja takes a while to import
 
         given = [_as_mapping(message) for message in check_messages(messages)]
-        marker = _unused_character([self._source, repr(given), repr(variables)])
-        piece = self._tokenizer.piece
-        names = {"bos_token": self._tokenizer.bos_id, "eos_token": self._tokenizer.eos_id}
+        fixed = [self._source, *self._tokens.values()]
+        marker = _unused_character([*fixed, repr(given), repr(variables)])
         context: dict[str, Any] = {
             "tools": None,
             "documents": None,
             "add_generation_prompt": True,
-            **{key: "" if id is None else piece(id) for key, id in names.items()},
+            **self._tokens,
             **{key: self._broken(value, marker) for key, value in variables.items()},
             "messages": self._broken(given, marker),
         }
