@@ -196,6 +196,26 @@ def test_special_tokens_are_named_as_transformers_names_them(tiny, tmp_path):
     assert choose_template(source, tiny, gguf).render_text(say("x")) == "<unk>|</s>|</s>|x"
 
 
+def test_a_given_template_is_compiled_before_it_is_used(tiny, tmp_path):
+    with pytest.raises(TemplateError, match=r"^chat_template: line 1 of the template: "):
+        choose_template("{% bad", tiny)
+    file = tmp_path / "t.jinja"
+    file.write_text("x\n{% bad")
+    with pytest.raises(TemplateError, match=rf"^{re.escape(str(file))}: line 2 of the template: "):
+        choose_template(file, tiny)
+    lazy = jinja("{% bad", tiny)
+    with pytest.raises(TemplateError, match=r"^tokenizer\.chat_template: line 1"):
+        lazy.render(say("x"))
+
+
+def test_a_template_file_may_lie_at_home(tiny, tmp_path, monkeypatch):
+    (tmp_path / "t.jinja").write_text("home{{ 1 }}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert choose_template("~/t.jinja", tiny).render_text(say("x")) == "home1"
+    with pytest.raises(TemplateError, match=r"'~nobody-here/t.jinja' is neither a file nor"):
+        choose_template("~nobody-here/t.jinja", tiny)
+
+
 def test_a_file_that_cannot_be_read_is_named(tiny, tmp_path, monkeypatch):
     for name in ("tokenizer_config.json", "chat_template.json", "chat_template.jinja", "t.jinja"):
         file = tmp_path / name

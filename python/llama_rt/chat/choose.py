@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -75,7 +76,7 @@ def choose_template(
 
     Raises:
         TemplateError: There is no such template, or none was asked for and the checkpoint brings
-            none; names the choices. Or a file cannot be read.
+            none; names the choices. Or a file cannot be read, or the source given is malformed.
     """
     own = checkpoint_templates(metadata, path)
 
@@ -101,12 +102,17 @@ def choose_template(
     key = ALIASES.get(key, key)
     if key in FORMATS:
         return NamedTemplate(FORMATS[key], tokenizer)
+    # Not `Path.expanduser`, which raises for an unknown user: there is nothing at such a path.
+    file = os.path.expanduser(text)  # noqa: PTH111
     if "{%" in text or "{{" in text:
-        return jinja(text, "checkpoint", "the given template")
-    if text and (read := read_template(Path(text))) is not None:
-        return jinja(read, text, text)
-    msg = f"chat template {text[:80]!r} is neither a file nor one of {_choices(own)}"
-    raise TemplateError(msg)
+        given = jinja(text, "checkpoint", "chat_template")
+    elif text and (read := read_template(Path(file))) is not None:
+        given = jinja(read, text, file)
+    else:
+        msg = f"chat_template {text[:80]!r} is neither a file nor one of {_choices(own)}"
+        raise TemplateError(msg)
+    given.check()
+    return given
 
 
 def _choices(own: Mapping[str, object]) -> str:

@@ -94,6 +94,16 @@ class JinjaTemplate:
         text, marker = self._render(messages, variables)
         return text.replace(marker, "")
 
+    def check(self) -> None:
+        """Compiles the template; otherwise its first use does.
+
+        Raises:
+            TemplateError: It is malformed; names the line.
+        """
+        from llama_rt.chat.sandbox import check_sandboxed  # Jinja takes a while to import
+
+        check_sandboxed(self._source, self.origin)
+
     def reply(self, text: str) -> str:
         """Returns a generated answer for the history: without white space around it."""
         return text.strip()
