@@ -35,6 +35,7 @@ _ARRAY_DTYPES = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: 
                  10: "<u8", 11: "<i8", 12: "<f8"}  # fmt: skip
 _SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MAX_SPLITS = 4096
+_MAX_ARRAYS = 1 << 22  # items of all of them; a list takes far more than the file
 _MAX_HEADER = 64 << 20  # keys and tensor table; vocabularies take some 10 MiB
 
 
@@ -116,7 +117,7 @@ class _Reader:
     """Walks one file's header; `position` never passes the end of the file."""
 
     def __init__(self, file: MappedFile) -> None:
-        self.file, self.position = file, 0
+        self.file, self.position, self.items = file, 0, 0
 
     def refuse(self, problem: str) -> NoReturn:
         msg = f"{self.file.path}: {problem}"
@@ -139,6 +140,14 @@ class _Reader:
         if value * item_bytes > left:
             self.refuse(f"{what} is {value}, which the remaining {left} bytes cannot hold")
         return value
+
+    def length(self, what: str, item_bytes: int) -> int:
+        """The length of an array, within what all arrays together may hold."""
+        count = self.count(f"the length of {what}", item_bytes)
+        self.items += count
+        if self.items > _MAX_ARRAYS:
+            self.refuse(f"more than {_MAX_ARRAYS} items in arrays, with the {count} of {what}")
+        return count
 
     def string(self, what: str) -> str:
         raw = self.take(self.count(f"the length of {what}", 1), what)
@@ -191,13 +200,13 @@ class _Reader:
     def _array(self, what: str) -> tuple[int, list[object]]:
         kind = int(self.scalar(4, what))
         if kind == _STRING:
-            count = self.count(f"the length of {what}", 8)
+            count = self.length(what, 8)
             texts, self.position = self.file.strings(self.position, count, what)
             return kind, list[object](texts)
         if kind not in _ARRAY_DTYPES:
             self.refuse(f"{what} is an array of the unknown or nested type {kind}")
         dtype = np.dtype(_ARRAY_DTYPES[kind])
-        count = self.count(f"the length of {what}", dtype.itemsize)
+        count = self.length(what, dtype.itemsize)
         items = np.frombuffer(self.take(count * dtype.itemsize, what), dtype)
         return kind, (items.astype(bool) if kind == 7 else items).tolist()
 

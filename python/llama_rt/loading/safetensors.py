@@ -59,8 +59,9 @@ def _parse_header(file: MappedFile, length: int) -> dict[str, object]:
         msg = f"{file.path}: a header of {length} bytes; at most {_MAX_HEADER} are read"
         raise CheckpointError(msg)
     raw = file.copy(8, length, "the header")
-    if raw.count(b"{") + raw.count(b"[") > 4 * MAX_ITEMS:  # three to a tensor
-        msg = f"{file.path}: a header of more objects and lists than {MAX_ITEMS} tensors have"
+    # Before it is parsed: every value follows one of these; the entry of a matrix has eight.
+    if sum(map(raw.count, (b",", b"[", b"{"))) > 10 * MAX_ITEMS:
+        msg = f"{file.path}: a header of more values than {MAX_ITEMS} tensors have"
         raise CheckpointError(msg)
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
