@@ -47,6 +47,7 @@ ORDINARY = [
     "{% for m in messages | selectattr('content') %}{{ loop.length }}{{ loop.last }}{% endfor %}"
     "{% if [] | map('upper') %}a generator{% endif %}{% for x in [] %}{% else %}E{% endfor %}",
     "{% for m in [[1, [2]], 3] recursive %}{{ m if m is number else loop(m) }}{% endfor %}",
+    "{% autoescape true %}{{ '<b>' }}{{ '<b>' | safe }}<i>{% endautoescape %}{{ '<b>' }}",
     "{% block b %}x{% endblock %}{{ self.b() }}{% set c = cycler('a', 'b') %}{{ c.next() }}",
 ]
 
@@ -140,6 +141,11 @@ HARMFUL = {
     "wide json": "{{ ([[]] * 99999) | tojson(indent=99999) }}",
     "macro's rest": "{% macro f(n) %}{% if n %}{{ f(n - 1, varargs, varargs) }}{% else %}"
     "{{ {varargs: 1} | length }}{% endif %}{% endmacro %}{{ f(60, 1) }}",
+    "escaped": LARGE.replace("'a '", "'<<'") + "{% autoescape true %}{% macro f() %}"
+    "{% for i in range(99) %}{{ x }}{% endfor %}{% endmacro %}{{ f() }}{% endautoescape %}",
+    "printed while compiling": "{{ 'a' | center(16000000) }}" * 99,
+    "lazy pairs": "{% set x = ['k', 'a' * 999999] %}"
+    "{{ (['y'] * 999) | map('int', x) | urlencode }}",
     "shadowed hook": "{% set rounds = ''.join %}{% set made = rounds %}{% for i in 'a' * 99999 %}"
     "{% for j in 'a' * 99999 %}{% endfor %}{% endfor %}",
     **{f"nested, {use}": NEST + use for use in USES},

@@ -15,10 +15,10 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
-__all__ = ["MAX_TOTAL", "Budget", "Rounds", "Steps", "refuse"]
+__all__ = ["MAX_BYTES", "MAX_TOTAL", "Budget", "Rounds", "Steps", "refuse"]
 
 MAX_TOTAL = 1 << 27  # bytes of everything that is made on the way
-_MAX_BYTES = 1 << 24  # of any value, with all that it holds
+MAX_BYTES = 1 << 24  # of any value, with all that it holds
 _MAX_DEPTH = 100  # of lists within lists
 _MAX_STEPS = 1_000_000  # loop rounds, calls, filters, attributes of one rendering
 _MAX_SECONDS = 5.0
@@ -43,6 +43,10 @@ class Budget:
         self._steps += 1
         if self._steps > _MAX_STEPS or time.monotonic() > self._deadline:
             refuse(f"more than {_MAX_STEPS} steps or {_MAX_SECONDS:g} seconds")
+
+    def forget(self) -> None:
+        """Lets go of every value, at the end."""
+        self._known.clear()
 
     def made(self, value: Any) -> Any:  # noqa: ANN401 - any value of a template
         """Returns `value`, a new one, unless it or everything so far is too large."""
@@ -71,10 +75,10 @@ class Budget:
             size += weight
             new += 0 if id(part) in self._known else weight
             depth = max(depth, below + 1)
-            if size > _MAX_BYTES or depth > _MAX_DEPTH:
+            if size > MAX_BYTES or depth > _MAX_DEPTH:
                 break
-        if size > _MAX_BYTES:
-            refuse(f"a text or list of more than {_MAX_BYTES} bytes")
+        if size > MAX_BYTES:
+            refuse(f"a text or list of more than {MAX_BYTES} bytes")
         if depth > _MAX_DEPTH:
             refuse(f"lists nested more than {_MAX_DEPTH} deep")
         if size >= _LARGE:

@@ -7,23 +7,23 @@ listed filters and methods exist, and what a call can make at most is known befo
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
+import markupsafe
 from jinja2 import nodes
 from jinja2.runtime import Context, LoopContext
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from llama_rt.chat.bounds import CHARACTER, FILTERS, METHODS, NUMERIC_TESTS, Bound, percent
-from llama_rt.chat.budget import MAX_TOTAL, Budget, Rounds, Steps, refuse
+from llama_rt.chat.budget import MAX_BYTES, MAX_TOTAL, Budget, Rounds, Steps, refuse
 from llama_rt.errors import TemplateError
 
 __all__ = ["check_sandboxed", "render_sandboxed"]
@@ -31,7 +31,7 @@ __all__ = ["check_sandboxed", "render_sandboxed"]
 _MAX_SOURCE = 1 << 17  # characters of a template; compiling cannot be interrupted
 _MAX_REASON = 1000  # characters of an error that a template words
 _MAX_POWER = 64
-_CONSUMING = ("groupby", "join", "list", "slice", "sort")  # filters that first collect all items
+_CONSUMING = ("groupby", "join", "list", "slice", "sort", "urlencode")  # filters of all items
 
 
 class _Raised(Exception):  # noqa: N818 - not an error of ours: the template's own refusal
@@ -50,13 +50,18 @@ def render_sandboxed(source: str, variables: Mapping[str, object], name: str) ->
         TemplateError: The template is malformed, refuses the conversation (`raise_exception`), or
             goes beyond the limits of time and size.
     """
-    with _one_error(name):
-        environment = _Environment()
+    environment = _Environment()
+    try:
         template = environment.compiled(source)
         for value in variables.values():
             environment.budget.made(value)
-        text: str = template.render(**variables)
-        return text
+        return template.render(**variables)
+    except Exception as error:
+        reason = _reason(error)
+    finally:
+        environment.budget.forget()
+    msg = f"{name}: {reason}"
+    raise TemplateError(msg)
 
 
 def check_sandboxed(source: str, name: str) -> None:
@@ -69,29 +74,29 @@ def check_sandboxed(source: str, name: str) -> None:
     Raises:
         TemplateError: The template is malformed; names the line.
     """
-    with _one_error(name):
-        _Environment().compiled(source)
-
-
-@contextlib.contextmanager
-def _one_error(name: str) -> Iterator[None]:
-    """Turns whatever a template does wrong into one type."""
     try:
-        yield
-    except _Raised as error:
-        reason = f"the template refuses the conversation: {error}"
-    except jinja2.exceptions.TemplateSyntaxError as error:
-        reason = f"line {error.lineno} of the template: {error.message}"
-    except jinja2.exceptions.SecurityError as error:
-        reason = f"the template is stopped: {error}"
-    except RecursionError:
-        reason = "the template recurses too deeply"
+        _Environment().compiled(source)
     except Exception as error:
-        reason = f"the template failed: {type(error).__name__}: {error}"
+        reason = _reason(error)
     else:
         return
-    msg = f"{name}: {reason[:_MAX_REASON]}"
+    msg = f"{name}: {reason}"
     raise TemplateError(msg)
+
+
+def _reason(error: Exception) -> str:
+    """Words whatever a template does wrong."""
+    if isinstance(error, _Raised):
+        reason = f"the template refuses the conversation: {error}"
+    elif isinstance(error, jinja2.exceptions.TemplateSyntaxError):
+        reason = f"line {error.lineno} of the template: {error.message}"
+    elif isinstance(error, jinja2.exceptions.SecurityError):
+        reason = f"the template is stopped: {error}"
+    elif isinstance(error, RecursionError):
+        reason = "the template recurses too deeply"
+    else:
+        reason = f"the template failed: {type(error).__name__}: {error}"
+    return reason[:_MAX_REASON]
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
@@ -123,6 +128,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.filters = {
             name: self._watched(filters[name], bound, collect=name in _CONSUMING)
             for name, bound in FILTERS.items()
+            if name in filters  # of this version of Jinja
         }
         for hook in (self.rounds, self.made, self.compared, self.joined):
             self.filters[hook.__name__] = hook
@@ -211,7 +217,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         for text in texts:
             parts.append(text)
             size += len(text)
-            self._limit(size)
+            self._limit(size, MAX_BYTES)
         joined: str = self.budget.made("".join(parts))
         return joined
 
@@ -220,10 +226,12 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         watched: nodes.Template = _Watch().visit(tree)
         return watched
 
-    def _printed(self, value: object) -> str:
+    @jinja2.pass_eval_context  # so that Jinja prints nothing while it compiles
+    def _printed(self, eval_context: nodes.EvalContext, value: object) -> str:
         """Sees every printed value, also those within blocks and macros."""
         self.budget.step()
-        return self._text(value)
+        text = self._text(value)
+        return self.budget.made(markupsafe.escape(text)) if eval_context.autoescape else text
 
     def _text(self, value: object) -> str:
         self.budget.weigh(value)
@@ -251,9 +259,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if bound is not None:
             self._limit(bound(self.budget, *args, **kwargs))
 
-    def _limit(self, size: int) -> None:
-        if size > MAX_TOTAL:
-            refuse(f"up to {size} bytes of texts or lists, at most {MAX_TOTAL}")
+    def _limit(self, size: int, limit: int = MAX_TOTAL) -> None:
+        if size > limit:
+            refuse(f"up to {size} bytes of texts or lists, at most {limit}")
 
     def _watched(
         self, call: Callable[..., Any], bound: Bound | None, *, collect: bool = False
