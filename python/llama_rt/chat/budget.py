@@ -68,7 +68,7 @@ class Budget:
         if known is not None:
             return known[1], known[2]
         parts = _parts(value)
-        size = new = _own_size(value)
+        size, new = _own_size(value), sys.getsizeof(value)
         depth = 0
         for part in parts:
             weight, below = self._weigh(part)
