@@ -48,6 +48,8 @@ ORDINARY = [
     "{% if [] | map('upper') %}a generator{% endif %}{% for x in [] %}{% else %}E{% endfor %}",
     "{% for m in [[1, [2]], 3] recursive %}{{ m if m is number else loop(m) }}{% endfor %}",
     "{% autoescape true %}{{ '<b>' }}{{ '<b>' | safe }}<i>{% endautoescape %}{{ '<b>' }}",
+    "{% for m in messages %}{% set x = m.content.split('\\n') %}{{ x | last }}{{ x[0].rstrip() }}"
+    "{% set y = '{:>4}'.format(x | length) %}{{ y }}{{ y.join(x) }}{% endfor %}",
     "{% block b %}x{% endblock %}{{ self.b() }}{% set c = cycler('a', 'b') %}{{ c.next() }}",
 ]
 

@@ -31,6 +31,7 @@ __all__ = ["check_sandboxed", "render_sandboxed"]
 _MAX_SOURCE = 1 << 17  # characters of a template; compiling cannot be interrupted
 _MAX_REASON = 1000  # characters of an error that a template words
 _MAX_POWER = 64
+_JINJAS = ("_loop_vars", "_block_vars")  # arguments that Jinja adds to calls for itself
 _CONSUMING = ("groupby", "join", "list", "slice", "sort", "urlencode")  # filters of all items
 
 
@@ -148,7 +149,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Calls what a template calls, within the budget."""
         self.budget.step()
-        self.budget.weigh((args, kwargs))  # a macro makes lists of them
+        named = {key: value for key, value in kwargs.items() if key not in _JINJAS}
+        self.budget.weigh((args, named))  # a macro makes lists of them
         method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps `format`
         owner = getattr(method, "__self__", None)
         if isinstance(obj, LoopContext):
@@ -156,7 +158,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         bounds = _methods(owner)
         if bounds:
             args = tuple(map(self._collected, args))
-            self._check(bounds.get(method.__name__), (owner, *args), kwargs)
+            self._check(bounds.get(method.__name__), (owner, *args), named)
         return self.budget.made(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
