@@ -205,6 +205,8 @@ def test_null_yarn_factor_is_the_ratio_of_lengths():
         ({"rms_norm_eps": -1.0}, ["norm_eps"]),
         ({"rms_norm_eps": 1e308}, ["norm_eps", "float32", "1e+308"]),
         ({"rope_theta": 1e308}, ["rope_theta", "float32"]),
+        ({"rope_theta": 1e-320}, ["rope_theta", "float32"]),
+        ({"rope_scaling": {"type": "linear", "factor": 1e-320}}, ["factor", "float32"]),
         ({"rope_scaling": {"type": "linear", "factor": 1e308}}, ["factor", "float32"]),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0, "attention_factor": 1e308}},
          ["attention_factor", "float32"]),
