@@ -236,6 +236,30 @@ def test_the_size_of_factors_does_not_matter(tmp_path, tiny_model, tiny_meta_fol
         assert not np.array_equal(llm.logits(IDS, adapter="x"), llm.logits(IDS, adapter=None))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "alpha", "said"),
+    [
+        ("x" * 100_000, 8.0, "for architecture 'xxx"),
+        ("llama", "x" * 100_000, "alpha must be a number, got 'xxx"),
+        ("llama", [1.0] * 100_000, "alpha must be a number, got a list of 100000"),
+        ("llama", 1e308, r"alpha must be a number, got 1e\+308"),
+    ],
+    ids=["architecture", "text", "list", "1e308"],
+)
+def test_gguf_keys_that_are_no_alpha(tmp_path, architecture, alpha, said):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    add = {str: writer.add_string, list: writer.add_array, float: writer.add_float64}[type(alpha)]
+    add("adapter.lora.alpha", alpha)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match=said) as caught:
+        open_adapter(tmp_path / "x.gguf")
+    assert len(str(caught.value)) < 1000
+
+
 def test_another_size_is_refused_with_both_shapes(tmp_path, tiny_model, tiny_hf_folder):
     config = replace(tiny_model[0], dim=96, head_dim=24, n_kv_heads=4)
     save_lora(tmp_path / "lora", config, random_weights(config))

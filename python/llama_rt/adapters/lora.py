@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llama_rt.adapters.patches import AdapterFile, Bias, Lora, Patch, transposed
 from llama_rt.adapters.patterns import values_by_module
+from llama_rt.config.keys import shown
 from llama_rt.config.model import MAX_NUMBER
 from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import TensorRecord
@@ -198,11 +199,11 @@ def open_gguf_lora(path: Path) -> AdapterFile:
         raise CheckpointError(msg)
     architecture = file.metadata.get("general.architecture")
     if architecture != "llama":
-        msg = f"{path}: an adapter for architecture {architecture!r}; llama is supported"
+        msg = f"{path}: an adapter for architecture {shown(architecture)}; llama is supported"
         raise CheckpointError(msg)
     alpha = file.metadata.get("adapter.lora.alpha", 0.0)
     if not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_NUMBER:
-        msg = f"{path}: adapter.lora.alpha must be a number, got {alpha!r}"
+        msg = f"{path}: adapter.lora.alpha must be a number, got {shown(alpha)}"
         raise CheckpointError(msg)
     pairs: dict[str, dict[str, TensorRecord]] = {}
     for name, record in file.tensors.items():
