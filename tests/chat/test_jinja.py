@@ -192,6 +192,7 @@ def test_special_tokens_are_named_as_transformers_names_them(tiny, tmp_path):
         json.dumps({**config, "added_tokens_decoder": {"0": {"content": "<unk>"}}})
     )
     assert choose_template("{{ pad_token }}", tiny, {}, tmp_path).render_text(say("x")) == "<unk>"
+    assert choose_template(source, tiny).render_text(say("x")) == "<unk>||</s>|x"
     gguf = {"tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.padding_token_id": 2}
     assert choose_template(source, tiny, gguf).render_text(say("x")) == "<unk>|</s>|</s>|x"
 

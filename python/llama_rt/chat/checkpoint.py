@@ -13,6 +13,7 @@ __all__ = ["adds_bos", "checkpoint_templates", "read_template", "token_texts"]
 
 _GGUF_KEY = "tokenizer.chat_template"
 _GGUF_TOKENS = {"unk_token": "unknown", "pad_token": "padding"}
+_UNKNOWN = "<unk>"
 _MAX_BYTES = 1 << 20
 
 
@@ -53,7 +54,8 @@ def token_texts(
     """Finds the texts of special tokens, as a template names them (`unk_token`, `pad_token`, ...).
 
     The JSON files count as they do for transformers, which reads `special_tokens_map.json` only
-    where `tokenizer_config.json` does not list its tokens.
+    where `tokenizer_config.json` does not list its tokens, and of which a tokenizer of this family
+    has `<unk>` without being told.
 
     Raises:
         TemplateError: A file cannot be read.
@@ -62,7 +64,7 @@ def token_texts(
     named = {} if folder is None else _json(folder / "tokenizer_config.json")
     if folder is not None and "added_tokens_decoder" not in named:
         named |= _json(folder / "special_tokens_map.json")
-    found = {}
+    found = {"unk_token": _UNKNOWN} if _UNKNOWN in tokenizer.special_ids else {}
     for name, value in named.items():
         text = value.get("content") if isinstance(value, dict) else value
         if name.endswith("_token") and isinstance(text, str):
