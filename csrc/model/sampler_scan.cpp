@@ -73,19 +73,11 @@ INLINE double sum_of(const Double16& v) {
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLargest = std::numeric_limits<float>::max();
 
-}  // namespace
-
-float clean(float score) {
-  if (std::isnan(score)) return kBarred;
-  return std::min(score, kLargest);
-}
-
-FOR_EVERY_WIDTH float copy_clean(std::span<const float> in, float* out) {
-  const auto n = static_cast<int64_t>(in.size());
+FOR_EVERY_WIDTH float copy_clean_wide(const float* in, int64_t n, float* out) {
   Float16 v, tops = Float16{} + kBarred;
   int64_t i = 0;
   for (; i + kWide <= n; i += kWide) {
-    std::memcpy(&v, in.data() + i, sizeof(v));
+    std::memcpy(&v, in + i, sizeof(v));
     v = v > kBarred ? v : Float16{} + kBarred;  // NaN too
     v = v < kLargest ? v : Float16{} + kLargest;
     tops = v > tops ? v : tops;
@@ -94,31 +86,14 @@ FOR_EVERY_WIDTH float copy_clean(std::span<const float> in, float* out) {
   float top = kBarred;
   for (int64_t lane = 0; lane < kWide; ++lane) top = std::max(top, tops[lane]);
   for (; i < n; ++i) {
-    out[i] = clean(in[static_cast<size_t>(i)]);
+    out[i] = clean(in[i]);
     top = std::max(top, out[i]);
   }
   std::fill(out + n, out + padded(n), kBarred);
   return top;
 }
 
-float maximum(const float* x, int64_t n) {
-  Float4 top = all(kBarred);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const Float4 v = load(x + i);
-    top = v > top ? v : top;
-  }
-  return largest(top);
-}
-
-int64_t first_equal(const float* x, int64_t n, float value) {
-  for (int64_t i = 0; i < n; i += kLanes) {
-    if (!any(load(x + i) == all(value))) continue;
-    return std::find(x + i, x + n, value) - x;
-  }
-  return n;
-}
-
-FOR_EVERY_WIDTH Mass exp_all(const float* x, int64_t n, float top, float scale, float* p) {
+FOR_EVERY_WIDTH Mass exp_all_wide(const float* x, int64_t n, float top, float scale, float* p) {
   const float factor = std::min(scale * kLog2E, kLargest);
   Double16 sum{}, sum_above[kLevels] = {};
   for (int64_t block = 0; block < n; block += kPad) {
@@ -138,7 +113,7 @@ FOR_EVERY_WIDTH Mass exp_all(const float* x, int64_t n, float top, float scale, 
   return mass;
 }
 
-FOR_EVERY_WIDTH double log_sum_exp(const float* x, int64_t n, float top) {
+FOR_EVERY_WIDTH double log_sum_exp_wide(const float* x, int64_t n, float top) {
   Double16 total{};
   for (int64_t block = 0; block < n; block += kPad) {
     Float16 v, part{};
@@ -149,6 +124,40 @@ FOR_EVERY_WIDTH double log_sum_exp(const float* x, int64_t n, float top) {
     total += __builtin_convertvector(part, Double16);
   }
   return std::log(sum_of(total));
+}
+
+}  // namespace
+
+float clean(float score) {
+  if (std::isnan(score)) return kBarred;
+  return std::min(score, kLargest);
+}
+
+float copy_clean(std::span<const float> in, float* out) {
+  return copy_clean_wide(in.data(), static_cast<int64_t>(in.size()), out);
+}
+
+Mass exp_all(const float* x, int64_t n, float top, float scale, float* p) {
+  return exp_all_wide(x, n, top, scale, p);
+}
+
+double log_sum_exp(const float* x, int64_t n, float top) { return log_sum_exp_wide(x, n, top); }
+
+float maximum(const float* x, int64_t n) {
+  Float4 top = all(kBarred);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Float4 v = load(x + i);
+    top = v > top ? v : top;
+  }
+  return largest(top);
+}
+
+int64_t first_equal(const float* x, int64_t n, float value) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    if (!any(load(x + i) == all(value))) continue;
+    return std::find(x + i, x + n, value) - x;
+  }
+  return n;
 }
 
 // The buffer holds values above a threshold that only rises: whenever it is full it is cut to its
