@@ -16,6 +16,7 @@ from llama_rt.chat import checkpoint_templates, template_names
 from llama_rt.errors import CheckpointError, LlamaRtError
 from llama_rt.loading import Checkpoint, open_checkpoint
 from llama_rt.loading.delta import looks_like_a_delta
+from llama_rt.loading.files import kind_of
 from llama_rt.loading.koala import is_koala, koala_width
 from llama_rt.tokenizer import load_tokenizer
 
@@ -94,7 +95,7 @@ def identify(path: str | Path) -> Identity:
     try:
         checkpoint = open_checkpoint(path)
     except CheckpointError as error:
-        if not place.exists():
+        if kind_of(place) == "nothing":
             raise
         try:
             adapter = open_adapter(path)
