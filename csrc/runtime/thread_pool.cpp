@@ -1,6 +1,7 @@
 #include "runtime/thread_pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <algorithm>
@@ -107,7 +108,21 @@ struct alignas(64) ThreadPool::Worker {
   std::atomic<uint32_t> signal{0};
   std::atomic<bool> parked{false};
   const int index;
+  pthread_t thread{};
+  int avoided = -1;  // CPU that it is kept from
 };
+
+// Keeps a parked worker from the CPU of the thread that is about to wake it. The system would put
+// it there while the other CPUs look busy for a moment, and leave it to wait behind its caller for
+// 5 to 10 ms: seen at the start of most requests, whose thread is a new one.
+void ThreadPool::make_way(Worker& worker) {
+  const int here = sched_getcpu();
+  cpu_set_t cpus;
+  if (here < 0 || here == worker.avoided) return;
+  if (sched_getaffinity(0, sizeof(cpus), &cpus) != 0 || CPU_COUNT(&cpus) < 2) return;
+  CPU_CLR(static_cast<size_t>(here), &cpus);
+  if (pthread_setaffinity_np(worker.thread, sizeof(cpus), &cpus) == 0) worker.avoided = here;
+}
 
 std::atomic<ThreadPool*> ThreadPool::instance_{nullptr};
 
@@ -212,12 +227,14 @@ void ThreadPool::open_job(int threads, int64_t chunks, int64_t grain, const Body
 void ThreadPool::run_job(int threads, int64_t chunks, int64_t grain, const Body& body) {
   grow(threads);
   const int participants = std::min(threads, static_cast<int>(workers_.size()) + 1);
-  spin_.store(may_spin(threads), std::memory_order_relaxed);
+  const bool has_cpus = may_spin(threads);
+  spin_.store(has_cpus, std::memory_order_relaxed);
   open_job(threads, chunks, grain, body);
   // Store then look at `parked`, against the worker's set `parked` then look at the signal:
   // sequential consistency lets no wake-up fall between.
   for (int i = 0; i < participants - 1; ++i) {
     Worker& worker = *workers_[static_cast<size_t>(i)];
+    if (has_cpus && worker.parked.load(std::memory_order_relaxed)) make_way(worker);
     worker.signal.fetch_add(1, std::memory_order_seq_cst);
     if (worker.parked.load(std::memory_order_seq_cst)) worker.signal.notify_one();
   }
@@ -287,7 +304,9 @@ void ThreadPool::grow(int threads) {
   while (static_cast<int>(workers_.size()) + 1 < threads) {
     auto worker = std::make_unique<Worker>(static_cast<int>(workers_.size()) + 1);
     try {
-      std::thread(&ThreadPool::work, this, std::ref(*worker)).detach();
+      std::thread thread(&ThreadPool::work, this, std::ref(*worker));
+      worker->thread = thread.native_handle();
+      thread.detach();
     } catch (const std::system_error&) {
       return;  // the system has no more threads to give
     }

@@ -89,6 +89,7 @@ class ThreadPool {
   void keep_error() noexcept;
   void wait_for_workers();
   void grow(int threads);
+  static void make_way(Worker& worker);
   void work(Worker& self);
   void wait_for_job(Worker& self, uint32_t seen);
   void begin_turn();

@@ -128,3 +128,23 @@ def test_workers_leave_signals_to_others():
             masks.append(int(status.split("SigBlk:")[1].split()[0], 16))
     assert masks
     assert all(mask & interrupt and not mask & fault for mask in masks)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU")
+def test_a_worker_that_slept_wakes_elsewhere_than_its_caller(run_python):
+    """Behind its caller it would wait for the system to notice, for milliseconds."""
+    script = """
+import os, time
+from pathlib import Path
+from llama_rt import _native
+first, second = sorted(os.sched_getaffinity(0))[:2]
+mains = {first, second}
+os.sched_setaffinity(0, mains)
+for _ in range(20):
+    time.sleep(0.02)  # longer than any worker spins
+    _native.pool_split(2, 64, repeats=3)
+tasks = [t for t in Path("/proc/self/task").iterdir() if "llama_rt-" in (t / "comm").read_text()]
+assert os.sched_getaffinity(0) == mains
+print([len(os.sched_getaffinity(int(t.name)) & mains) for t in tasks])
+"""
+    assert run_python(script, LLAMA_RT_THREADS="2") == "[1]"
