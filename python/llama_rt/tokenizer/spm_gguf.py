@@ -14,6 +14,7 @@ from llama_rt.tokenizer.spm_rebuild import encodable
 
 __all__ = ["gguf_flag", "gguf_id", "gguf_list", "gguf_texts", "spm_from_gguf"]
 
+_KINDS = frozenset(kind.value for kind in PieceKind)
 _PREFIX = "tokenizer.ggml."
 _NO_ID = 0xFFFFFFFF
 _ADDED_SCORE = -1000.0  # what llama.cpp's converter gives to added tokens
@@ -182,7 +183,7 @@ def _is_float32(value: float) -> bool:
 def _kind(value: float, name: str) -> int:
     if value == 0:  # "undefined" in llama.cpp, where such tokens encode like ordinary ones
         return PieceKind.NORMAL
-    if value in {kind.value for kind in PieceKind}:
+    if value in _KINDS:
         return int(value)
     msg = f"{name}: {_PREFIX}token_type: {value:g} is not one of 1 to 6"
     raise TokenizerError(msg)

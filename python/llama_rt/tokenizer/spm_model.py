@@ -14,6 +14,7 @@ __all__ = ["PieceKind", "SpmModel", "SpmModelError", "parse_model", "serialize_m
 
 _MAX_PIECES = 1 << 24
 _DEFAULT_UNK_SURFACE = " ⁇ "
+_BYTES = [bytes([value]) for value in range(0x80)]
 _BPE = 2
 
 
@@ -144,6 +145,8 @@ def serialize_model(model: SpmModel) -> bytes:
 
 
 def _varint(value: int) -> bytes:
+    if 0 <= value < 0x80:  # nearly all: tags, kinds, lengths of pieces
+        return _BYTES[value]
     value &= (1 << 64) - 1  # negative numbers take ten bytes, as protobuf does
     out = bytearray()
     while value > 0x7F:
