@@ -14,9 +14,9 @@ from typing import Literal
 from llama_rt.adapters import SIZES, AdapterFile, open_adapter, split_options
 from llama_rt.chat import checkpoint_templates, template_names
 from llama_rt.errors import CheckpointError, LlamaRtError
+from llama_rt.files import kind_of
 from llama_rt.loading import Checkpoint, open_checkpoint
 from llama_rt.loading.delta import looks_like_a_delta
-from llama_rt.loading.files import kind_of
 from llama_rt.loading.koala import is_koala, koala_width
 from llama_rt.tokenizer import load_tokenizer
 

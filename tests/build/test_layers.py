@@ -40,10 +40,11 @@ OUTSIDE_HEADERS = {
 
 PYTHON_ROOMS = {
     "errors": set(),
+    "files": {"errors"},
     "config": {"errors"},
-    "loading": {"_native", "config", "errors", "tokenizer"},
-    "adapters": {"_native", "loading", "config", "errors"},
-    "tokenizer": {"errors"},
+    "loading": {"_native", "config", "errors", "files", "tokenizer"},
+    "adapters": {"_native", "loading", "config", "errors", "files"},
+    "tokenizer": {"errors", "files"},
     "chat": {"tokenizer", "errors"},
     "sampling": {"_native", "errors"},
     "generation": {"_native", "sampling", "tokenizer", "config", "errors"},
@@ -52,7 +53,7 @@ PYTHON_ROOMS = {
         *("machine", "plan", "sampling", "tokenizer"),
     },
     "plan": {"_native", "config", "errors", "loading", "machine"},
-    "identify": {"adapters", "chat", "errors", "loading", "tokenizer"},
+    "identify": {"adapters", "chat", "errors", "files", "loading", "tokenizer"},
     "machine": {"_native", "errors"},
     "benchmark": {"_native", "config", "errors", "llama", "loading", "machine", "plan"},
     "evaluate": {"errors", "llama"},

@@ -11,8 +11,8 @@ import pytest
 from llama_rt import plan
 from llama_rt.adapters import open_adapter
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
+from llama_rt.files import kind_of, open_file
 from llama_rt.loading import open_checkpoint
-from llama_rt.loading.files import kind_of, open_file
 from loading.test_gguf import split
 from reference.checkpoints import write_gguf, write_hf, write_meta
 from reference.model import Config, random_weights

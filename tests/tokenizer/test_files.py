@@ -87,7 +87,7 @@ def test_other_things_in_a_folder_are_not_opened(folder, name):
     assert refusal(folder) == f"{file}: is not a regular file"
     file.unlink()
     file.symlink_to(file)
-    assert refusal(folder).startswith(f"{file}: cannot be read: ")
+    assert refusal(folder) == f"{file}: is not a regular file"  # links in a circle
 
 
 @NEEDS_PROC

@@ -13,7 +13,7 @@ from llama_rt.adapters.lora import open_gguf_lora, open_peft_lora, read_weights
 from llama_rt.adapters.merge import merge
 from llama_rt.adapters.patches import SIZES, AdapterFile, attach
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError, ConfigError
-from llama_rt.loading.files import kind_of, read_head
+from llama_rt.files import kind_of, read_head
 from llama_rt.loading.json_files import read_json
 from llama_rt.loading.pth import read_pth
 

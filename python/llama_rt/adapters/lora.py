@@ -17,8 +17,8 @@ from llama_rt.adapters.patterns import values_by_module
 from llama_rt.config.keys import shown
 from llama_rt.config.model import MAX_NUMBER
 from llama_rt.errors import CheckpointError
+from llama_rt.files import kind_of
 from llama_rt.loading.checkpoint import TensorRecord
-from llama_rt.loading.files import kind_of
 from llama_rt.loading.gguf import read_gguf
 from llama_rt.loading.names import from_gguf_name, from_hf_name
 from llama_rt.loading.pth import read_pth

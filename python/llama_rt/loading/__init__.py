@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from llama_rt.files import kind_of
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
-from llama_rt.loading.files import kind_of
 from llama_rt.loading.ggml import open_ggml
 from llama_rt.loading.gguf_model import open_gguf
 from llama_rt.loading.hf import open_hf, open_safetensors

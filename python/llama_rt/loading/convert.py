@@ -14,8 +14,8 @@ from pathlib import Path
 
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CheckpointError, ConfigError
+from llama_rt.files import kind_of
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
-from llama_rt.loading.files import kind_of
 from llama_rt.loading.gguf import read_gguf
 from llama_rt.loading.gguf_keys import model_keys, rotary_divisors
 from llama_rt.loading.gguf_writer import Value, string, unsigned, write_gguf_file

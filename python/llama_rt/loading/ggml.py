@@ -18,6 +18,7 @@ from pathlib import Path
 
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CheckpointError, ConfigError
+from llama_rt.files import kind_of
 from llama_rt.loading.assemble import rename, verify
 from llama_rt.loading.checkpoint import (
     Checkpoint,
@@ -30,7 +31,6 @@ from llama_rt.loading.checkpoint import (
     make_record,
 )
 from llama_rt.loading.dtypes import stored_bytes
-from llama_rt.loading.files import kind_of
 from llama_rt.loading.ggml_blocks import Layout, OldBlocks, layout_of, looks_like_rows
 from llama_rt.loading.ggml_vocabulary import tokenizer_keys
 from llama_rt.loading.mapping import MappedFile

@@ -15,9 +15,9 @@ from typing import NoReturn
 import numpy as np
 
 from llama_rt.errors import CheckpointError
+from llama_rt.files import kind_of
 from llama_rt.loading.checkpoint import Slice, TensorRecord, check_count, make_record
 from llama_rt.loading.dtypes import GGUF_NAMES, STORED, stored_bytes
-from llama_rt.loading.files import kind_of
 from llama_rt.loading.mapping import MappedFile
 
 __all__ = ["GgufFile", "read_gguf"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from llama_rt.config import ModelConfig, from_hf
 from llama_rt.errors import CheckpointError
+from llama_rt.files import kind_of, names_in
 from llama_rt.loading.assemble import rename, verify
 from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
-from llama_rt.loading.files import kind_of, names_in
 from llama_rt.loading.json_files import read_json
 from llama_rt.loading.names import from_hf_name, to_hf_name
 from llama_rt.loading.pth import read_pth

@@ -13,8 +13,8 @@ import numpy as np
 
 from llama_rt.config import ModelConfig, RopeScaling
 from llama_rt.errors import CheckpointError
+from llama_rt.files import kind_of
 from llama_rt.loading.checkpoint import Checkpoint
-from llama_rt.loading.files import kind_of
 from llama_rt.loading.gguf_keys import rotary_divisors
 from llama_rt.loading.names import DIVISORS, expected_tensors, to_hf_name
 from llama_rt.loading.output import new_file, require_parent

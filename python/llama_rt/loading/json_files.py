@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from llama_rt.errors import ConfigError
-from llama_rt.loading.files import read_head
+from llama_rt.files import read_head
 
 __all__ = ["read_json"]
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_rt.errors import CheckpointError
+from llama_rt.files import kind_of, read_head
 from llama_rt.loading.assemble import verify
 from llama_rt.loading.checkpoint import Checkpoint, Slice, Source, Stack, TensorRecord, make_record
-from llama_rt.loading.files import kind_of, read_head
 from llama_rt.loading.mapping import MappedFile
 from llama_rt.loading.msgpack import Extent, Item, read_item
 

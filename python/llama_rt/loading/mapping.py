@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_rt.errors import CheckpointError
-from llama_rt.loading.files import open_file
+from llama_rt.files import open_file
 
 __all__ = ["MappedFile"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llama_rt.errors import CheckpointError
-from llama_rt.loading.files import kind_of
+from llama_rt.files import kind_of
 
 __all__ = ["new_file", "require_parent"]
 

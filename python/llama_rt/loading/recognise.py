@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
-from llama_rt.loading.files import kind_of, names_in, read_head
+from llama_rt.files import kind_of, names_in, read_head
 from llama_rt.loading.ggml import MAGICS
 from llama_rt.loading.hf import hf_weights
 from llama_rt.loading.koala import is_koala

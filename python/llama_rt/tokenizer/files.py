@@ -1,23 +1,18 @@
-"""Reading a tokenizer's files: whatever goes wrong is a `TokenizerError` that names the path.
-
-Only regular files are opened: reading a pipe waits for a writer that may never come.
-"""
+"""Reading a tokenizer's files: whatever goes wrong is a `TokenizerError` that names the path."""
 
 from __future__ import annotations
 
-import errno
 import json
 import re
-import stat
 from pathlib import Path
 
+from llama_rt import files
 from llama_rt.errors import TokenizerError
 
 __all__ = ["is_file", "is_folder", "json_object", "read_bytes"]
 
 _MAX_BYTES = 256 << 20
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def is_folder(path: Path) -> bool:
@@ -26,7 +21,7 @@ def is_folder(path: Path) -> bool:
     Raises:
         TokenizerError: The system does not tell, for want of permission for example.
     """
-    return stat.S_ISDIR(_mode(path))
+    return files.kind_of(path, TokenizerError) == "folder"
 
 
 def is_file(path: Path) -> bool:
@@ -35,23 +30,7 @@ def is_file(path: Path) -> bool:
     Raises:
         TokenizerError: Something else lies there, or the system does not tell.
     """
-    mode = _mode(path)
-    if mode and not stat.S_ISREG(mode):
-        msg = f"{path}: is {'a folder, ' if stat.S_ISDIR(mode) else ''}not a regular file"
-        raise TokenizerError(msg)
-    return bool(mode)
-
-
-def _mode(path: Path) -> int:
-    """`st_mode` of what lies at `path`, 0 for nothing."""
-    try:
-        return path.stat().st_mode
-    except ValueError:  # a name that cannot be: one with a zero byte
-        return 0
-    except OSError as error:
-        if error.errno in _NOTHING:
-            return 0
-        raise _unreadable(path, error) from None
+    return files.is_file(path, TokenizerError)
 
 
 def read_bytes(path: Path, count: int | None = None) -> bytes:
@@ -60,18 +39,11 @@ def read_bytes(path: Path, count: int | None = None) -> bytes:
     Raises:
         TokenizerError: The file cannot be read or is far too large for a tokenizer.
     """
-    if not is_file(path):
-        msg = f"{path}: no such tokenizer file"
+    data = files.read_head(path, _MAX_BYTES + 1 if count is None else count, TokenizerError)
+    if len(data) > _MAX_BYTES:
+        msg = f"{path}: is too large for a tokenizer file (at most {_MAX_BYTES} bytes)"
         raise TokenizerError(msg)
-    try:
-        with path.open("rb") as stream:
-            size = path.stat().st_size
-            if count is not None or size <= _MAX_BYTES:
-                return stream.read(-1 if count is None else count)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    msg = f"{path}: {size} bytes is too large for a tokenizer file (at most {_MAX_BYTES})"
-    raise TokenizerError(msg)
+    return data
 
 
 def json_object(path: Path) -> dict[str, object]:
@@ -94,7 +66,3 @@ def json_object(path: Path) -> dict[str, object]:
         msg = f"{path}: expected a JSON object, got {type(value).__name__}"
         raise TokenizerError(msg)
     return value
-
-
-def _unreadable(path: Path, error: OSError) -> TokenizerError:
-    return TokenizerError(f"{path}: cannot be read: {error.strerror or error}")
