@@ -3,7 +3,6 @@
 import os
 import stat
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from llama_rt.errors import CheckpointError, CheckpointNotFoundError
 from llama_rt.files import kind_of, open_file
 from llama_rt.loading import open_checkpoint
 from loading.test_gguf import split
+from permissions import without_permission
 from reference.checkpoints import write_gguf, write_hf, write_meta
 from reference.model import Config, random_weights
 
@@ -133,21 +133,6 @@ def test_a_shard_name_that_is_too_long(tmp_path):
     with pytest.raises(CheckpointError, match=r"index.json: shard 's+' is missing") as caught:
         open_checkpoint(path)
     assert len(str(caught.value)) < 1000
-
-
-@contextmanager
-def without_permission(path, mode=0):
-    """Takes rights from a path, and root's from this process."""
-    path.chmod(mode)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        path.chmod(0o755)
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer import load_tokenizer
+from permissions import without_permission
 
 JSON_FILES = [
     "added_tokens.json",
@@ -31,22 +31,6 @@ def folder(tiny_tokenizer_file):
         path.chmod(0o755)
         shutil.copy(tiny_tokenizer_file, path / "tokenizer.model")
         yield path
-
-
-@contextmanager
-def without_permission(path):
-    """Takes all rights from a path, and root's from this process."""
-    mode = path.stat().st_mode
-    path.chmod(0)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        path.chmod(mode)
 
 
 def refusal(folder, override=None) -> str:
