@@ -67,6 +67,9 @@ def test_what_has_no_code_is_not_quantized(tiny_model, tmp_path, value, threads)
     folder = write_hf(tmp_path / "broken", config, broken)
     with pytest.raises(CheckpointError, match=rf"safetensors.*{name}.*NaN or infinite"):
         Llama.load(folder, quantize="q4_0", threads=threads)
+    with pytest.raises(CheckpointError, match=rf"safetensors.*{name}.*NaN or infinite"):
+        convert(folder, tmp_path / "made.gguf", "q4_0")
+    assert not (tmp_path / "made.gguf").exists()
 
 
 def test_quantizing_gives_what_a_quantized_file_gives(tiny_gguf_file, tiny_gguf_q8_0_file):

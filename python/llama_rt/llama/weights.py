@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_rt import _native
-from llama_rt.errors import CheckpointError
 from llama_rt.plan import target_dtype
 
 if TYPE_CHECKING:
@@ -76,12 +75,9 @@ def requantize(record: TensorRecord, dtype: str, threads: int) -> npt.NDArray[np
     Raises:
         CheckpointError: A weight is NaN or infinite and `dtype` is a quantized format.
     """
-    data = record.read().data
-    try:
-        return _native.recode(data, record.dtype, record.shape[1], dtype, threads=threads)
-    except CheckpointError as error:
-        msg = f"{record.file}: tensor {record.name!r} {error}"
-        raise CheckpointError(msg) from None
+    from llama_rt.loading.rewrite import recode
+
+    return recode(record, record.read(), record.shape[1], dtype, threads=threads)
 
 
 def native_options(config: ModelConfig) -> dict[str, Any]:

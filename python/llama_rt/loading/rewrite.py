@@ -15,7 +15,15 @@ from llama_rt.errors import CheckpointError
 from llama_rt.loading.checkpoint import TensorRecord
 from llama_rt.loading.dtypes import stored_bytes
 
-__all__ = ["Constant", "OutTensor", "Rewritten", "streamed", "to_halves", "to_interleaved"]
+__all__ = [
+    "Constant",
+    "OutTensor",
+    "Rewritten",
+    "recode",
+    "streamed",
+    "to_halves",
+    "to_interleaved",
+]
 
 Bytes = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.int64]
@@ -116,7 +124,7 @@ class Rewritten:
         from llama_rt import _native
 
         flat = data.reshape(-1)
-        new = _native.recode(flat.data, self.record.dtype, width, self.dtype, order=order)
+        new = recode(self.record, flat, width, self.dtype, order=order)
         if self.dtype == "f16" and (new.view(np.uint16) & 0x7FFF == _F16_INFINITY).any():
             self._check_range(_native.decode(flat.data, self.record.dtype, data.shape[0] * width))
         return new
@@ -129,6 +137,29 @@ class Rewritten:
                 f"{_F16_MAX:g}; use bf16 or f32"
             )
             raise CheckpointError(msg)
+
+
+def recode(
+    record: TensorRecord,
+    data: Bytes,
+    width: int,
+    dtype: str,
+    *,
+    order: Order | None = None,
+    threads: int = 0,
+) -> Bytes:
+    """Rows of a tensor in another type, as `_native.recode` makes them.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite and `dtype` is a quantized format.
+    """
+    from llama_rt import _native
+
+    try:
+        return _native.recode(data.data, record.dtype, width, dtype, order=order, threads=threads)
+    except CheckpointError as error:
+        msg = f"{record.file}: tensor {record.name!r} {error}"
+        raise CheckpointError(msg) from None
 
 
 @dataclass(frozen=True, slots=True)
