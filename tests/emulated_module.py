@@ -31,7 +31,7 @@ def _flags(source: Path) -> tuple[str, ...]:
 
 
 def _sources() -> list[Path]:
-    rooms = ("core", "runtime", "backend", "cpu", "model", "model/adapters", "cuda", "bindings")
+    rooms = ("core", "platform", "backend", "cpu", "model", "model/adapters", "cuda", "bindings")
     found = [p for room in rooms for p in sorted((SOURCES / room).glob("*.cpp"))]
     found += [*sorted((TIERS / "scalar").glob("*.cpp")), *sorted((TIERS / "generic").glob("*.cpp"))]
     found += sorted((SOURCES / "cuda" / "kernels").glob("*.cu"))

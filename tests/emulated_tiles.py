@@ -57,7 +57,7 @@ def _objects(source: Path) -> list[tuple[Path, tuple[str, ...]]]:
 @cache
 def package() -> Path:
     """The folder that holds `llama_rt` with the emulated tier."""
-    rooms = ("core", "runtime", "backend", "cpu", "cpu/tiers/*", "model", "model/adapters")
+    rooms = ("core", "platform", "backend", "cpu", "cpu/tiers/*", "model", "model/adapters")
     sources = [p for room in (*rooms, "bindings") for p in sorted(SOURCES.glob(f"{room}/*.cpp"))]
     sources = [p for p in sources if p.name != "cpu_info.cpp"]
     sources += [HERE / "machine.cpp", SOURCES / "cuda" / "absent.cpp"]

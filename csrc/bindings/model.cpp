@@ -13,7 +13,7 @@
 #include "bindings/tensor.h"
 #include "core/error.h"
 #include "model/runner.h"
-#include "runtime/cpu_info.h"
+#include "platform/cpu_info.h"
 
 namespace py = pybind11;
 

@@ -4,14 +4,14 @@
 #include "bindings/errors.h"
 #include "bindings/model.h"
 #include "bindings/ops.h"
-#include "bindings/runtime.h"
+#include "bindings/platform.h"
 #include "bindings/sampler.h"
 #include "bindings/tensor.h"
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Arithmetic and memory of llama_rt; python/llama_rt/_native.pyi describes it.";
   llama_rt::bind_errors(m);
-  llama_rt::bind_runtime(m);
+  llama_rt::bind_platform(m);
   llama_rt::bind_tensor(m);
   llama_rt::bind_sampler(m);
   llama_rt::bind_model(m);

@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "cpu/cpu_backend.h"
-#include "runtime/thread_pool.h"
+#include "platform/thread_pool.h"
 
 namespace llama_rt::cpu {
 namespace {

@@ -3,9 +3,9 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "runtime/cpu_info.h"
-#include "runtime/memory.h"
-#include "runtime/thread_pool.h"
+#include "platform/cpu_info.h"
+#include "platform/memory.h"
+#include "platform/thread_pool.h"
 
 namespace llama_rt::cpu {
 namespace {

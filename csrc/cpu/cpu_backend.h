@@ -9,7 +9,7 @@
 
 #include "backend/backend.h"
 #include "cpu/kernels.h"
-#include "runtime/memory.h"
+#include "platform/memory.h"
 
 namespace llama_rt::cpu {
 

@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "core/error.h"
-#include "runtime/cpu_info.h"
+#include "platform/cpu_info.h"
 
 namespace llama_rt::cpu {
 namespace {

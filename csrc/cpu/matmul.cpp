@@ -4,8 +4,8 @@
 #include <limits>
 
 #include "cpu/cpu_backend.h"
-#include "runtime/cpu_info.h"
-#include "runtime/thread_pool.h"
+#include "platform/cpu_info.h"
+#include "platform/thread_pool.h"
 
 namespace llama_rt::cpu {
 namespace {

@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "cpu/cpu_backend.h"
-#include "runtime/memory.h"
-#include "runtime/thread_pool.h"
+#include "platform/memory.h"
+#include "platform/thread_pool.h"
 
 namespace llama_rt::cpu {
 

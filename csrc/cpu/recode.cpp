@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "runtime/cpu_info.h"
-#include "runtime/thread_pool.h"
+#include "platform/cpu_info.h"
+#include "platform/thread_pool.h"
 
 namespace llama_rt::cpu {
 namespace {

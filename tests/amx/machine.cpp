@@ -1,6 +1,6 @@
 // cpu_info() of a machine that has tiles: whoever includes tiles.h has them.
 #define cpu_info detected_cpu_info
-#include "runtime/cpu_info.cpp"
+#include "platform/cpu_info.cpp"
 #undef cpu_info
 
 namespace llama_rt {

@@ -19,12 +19,12 @@ PACKAGE = ROOT / "python" / "llama_rt"
 
 CPP_ROOMS = {
     "core": set(),
-    "runtime": {"core"},
+    "platform": {"core"},
     "backend": {"core"},
-    "cpu": {"backend", "runtime", "core"},
+    "cpu": {"backend", "platform", "core"},
     "cuda": {"backend", "core"},
     "model": {"backend", "core"},
-    "bindings": {"core", "runtime", "backend", "cpu", "cuda", "model"},
+    "bindings": {"core", "platform", "backend", "cpu", "cuda", "model"},
 }
 # Headers from outside the project, by prefix, and the only rooms that may include them.
 OUTSIDE_HEADERS = {
@@ -32,7 +32,7 @@ OUTSIDE_HEADERS = {
     "Python.h": {"bindings"},
     "cuda": {"cuda"},
     "mma.h": {"cuda"},
-    "immintrin.h": {"cpu", "runtime"},
+    "immintrin.h": {"cpu", "platform"},
     "omp.h": set(),
     "cublas": set(),
     "cudnn": set(),

@@ -1,4 +1,4 @@
-#include "runtime/cgroup.h"
+#include "platform/cgroup.h"
 
 #include <algorithm>
 #include <charconv>

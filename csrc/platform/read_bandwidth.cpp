@@ -1,4 +1,4 @@
-#include "runtime/read_bandwidth.h"
+#include "platform/read_bandwidth.h"
 
 #include <algorithm>
 #include <atomic>
@@ -7,8 +7,8 @@
 #include <string>
 
 #include "core/error.h"
-#include "runtime/memory.h"
-#include "runtime/thread_pool.h"
+#include "platform/memory.h"
+#include "platform/thread_pool.h"
 
 namespace llama_rt {
 namespace {

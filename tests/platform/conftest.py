@@ -1,4 +1,4 @@
-"""What the tests of the machine room share."""
+"""What the tests of the platform share."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-// Exports what the runtime room knows about the machine.
-#include "bindings/runtime.h"
+// Exports what the platform room knows about the machine.
+#include "bindings/platform.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -12,11 +12,11 @@
 
 #include "core/error.h"
 #include "cuda/open.h"
-#include "runtime/cgroup.h"
-#include "runtime/cpu_info.h"
-#include "runtime/memory.h"
-#include "runtime/read_bandwidth.h"
-#include "runtime/thread_pool.h"
+#include "platform/cgroup.h"
+#include "platform/cpu_info.h"
+#include "platform/memory.h"
+#include "platform/read_bandwidth.h"
+#include "platform/thread_pool.h"
 
 namespace py = pybind11;
 
@@ -70,7 +70,7 @@ double interruptible_read_bandwidth(int threads, size_t buffer_bytes, double sec
 
 }  // namespace
 
-void bind_runtime(py::module_& m) {
+void bind_platform(py::module_& m) {
   py::class_<CpuInfo>(m, "CpuInfo", py::is_final())
       .def_property_readonly("tiers", &CpuInfo::tiers)
       .def_readonly("cores", &CpuInfo::cores)

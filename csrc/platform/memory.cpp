@@ -1,4 +1,4 @@
-#include "runtime/memory.h"
+#include "platform/memory.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 #include <string>
 #include <utility>
 
-#include "runtime/cgroup.h"
+#include "platform/cgroup.h"
 
 namespace llama_rt {
 namespace {

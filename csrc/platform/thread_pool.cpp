@@ -1,4 +1,4 @@
-#include "runtime/thread_pool.h"
+#include "platform/thread_pool.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -15,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-#include "runtime/cpu_info.h"
+#include "platform/cpu_info.h"
 
 namespace llama_rt {
 namespace {

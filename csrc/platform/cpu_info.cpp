@@ -1,4 +1,4 @@
-#include "runtime/cpu_info.h"
+#include "platform/cpu_info.h"
 
 #include <sched.h>
 #include <sys/syscall.h>
@@ -19,7 +19,7 @@
 #include <cpuid.h>
 #endif
 
-#include "runtime/cgroup.h"
+#include "platform/cgroup.h"
 
 namespace llama_rt {
 namespace {
