@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import emulated_device
-from emulated_device import DEVICE, PYTHON, ROOT, compiled
+from emulated_device import DEVICE, MACHINE, PYTHON, ROOT, compiled
 
 SOURCES = ROOT / "csrc"
 TIERS = SOURCES / "cpu" / "tiers"
@@ -35,7 +35,7 @@ def _sources() -> list[Path]:
     found = [p for room in rooms for p in sorted((SOURCES / room).glob("*.cpp"))]
     found += [*sorted((TIERS / "scalar").glob("*.cpp")), *sorted((TIERS / "generic").glob("*.cpp"))]
     found += sorted((SOURCES / "cuda" / "kernels").glob("*.cu"))
-    return [*DEVICE, *(p for p in found if p.name != "absent.cpp")]
+    return [*DEVICE, *MACHINE, *(p for p in found if p.name != "absent.cpp")]
 
 
 @cache

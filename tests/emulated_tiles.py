@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import emulated_device
-from emulated_device import PYTHON, ROOT, compiled
+from emulated_device import MACHINE, PYTHON, ROOT, compiled
 
 SOURCES = ROOT / "csrc"
 TIERS = SOURCES / "cpu" / "tiers"
@@ -60,7 +60,7 @@ def package() -> Path:
     rooms = ("core", "platform", "backend", "cpu", "cpu/tiers/*", "model", "model/adapters")
     sources = [p for room in (*rooms, "bindings") for p in sorted(SOURCES.glob(f"{room}/*.cpp"))]
     sources = [p for p in sources if p.name != "cpu_info.cpp"]
-    sources += [HERE / "machine.cpp", SOURCES / "cuda" / "absent.cpp"]
+    sources += [HERE / "machine.cpp", SOURCES / "cuda" / "absent.cpp", *MACHINE]
     wanted = [one for source in sources for one in _objects(source)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda one: compiled(one[0], *one[1]), wanted))

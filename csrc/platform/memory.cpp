@@ -6,12 +6,9 @@
 #include <algorithm>
 #include <limits>
 #include <new>
-#include <optional>
-#include <sstream>
-#include <string>
 #include <utility>
 
-#include "platform/cgroup.h"
+#include "platform/system.h"
 
 namespace llama_rt {
 namespace {
@@ -32,41 +29,8 @@ std::byte* map_huge(size_t bytes) {
   const size_t head = round_up(address, kPage) - address;
   if (head > 0) munmap(begin, head);
   munmap(begin + head + bytes, kPage - head);
-  madvise(begin + head, bytes, MADV_HUGEPAGE);  // a wish: without it the buffer is only slower
+  prefer_huge_pages(begin + head, bytes);
   return begin + head;
-}
-
-// Whether every byte of [begin, end) lies in shared mappings of files.
-// Lines of /proc/self/maps: `from-to perms offset device inode path`, by ascending address.
-bool is_shared_file(uintptr_t begin, uintptr_t end) {
-  std::istringstream lines(read_text_file("/proc/self/maps").value_or(""));
-  uintptr_t covered = begin;
-  for (std::string line; std::getline(lines, line) && covered < end;) {
-    std::istringstream fields(line);
-    uintptr_t from = 0, to = 0;
-    char dash = 0;
-    std::string permissions, offset, device;
-    uint64_t inode = 0;
-    if (!(fields >> std::hex >> from >> dash >> to >> permissions >> offset >> device >> std::dec >>
-          inode)) {
-      return false;
-    }
-    if (to <= covered) continue;
-    const bool shared = permissions.size() == 4 && permissions[3] == 's';
-    if (from > covered || !shared || inode == 0) return false;
-    covered = to;
-  }
-  return covered >= end;
-}
-
-std::optional<uint64_t> machine_available() {
-  std::istringstream in(read_text_file("/proc/meminfo").value_or(""));
-  std::string name, unit;
-  for (uint64_t kib = 0; in >> name >> kib;) {
-    if (name == "MemAvailable:") return kib * 1024;
-    std::getline(in, unit);
-  }
-  return std::nullopt;
 }
 
 }  // namespace
@@ -115,16 +79,7 @@ std::shared_ptr<std::byte> HostArena::take(size_t bytes) {
 }
 
 uint64_t available_memory() {
-  uint64_t available = std::numeric_limits<uint64_t>::max();
-  if (const auto machine = machine_available()) {
-    available = *machine;
-  } else {
-    const long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (pages > 0 && page > 0)
-      available = static_cast<uint64_t>(pages) * static_cast<uint64_t>(page);
-  }
-  const auto group = cgroup_available_memory("");
-  return group ? std::min(available, *group) : available;
+  return system_available_memory().value_or(std::numeric_limits<uint64_t>::max());
 }
 
 void advise_dontneed(const void* data, size_t bytes) {
@@ -132,8 +87,7 @@ void advise_dontneed(const void* data, size_t bytes) {
   const auto address = reinterpret_cast<uintptr_t>(data);
   const uintptr_t begin = round_up(address, page);  // whole pages only: neighbours keep theirs
   const uintptr_t end = (address + bytes) / page * page;
-  if (data == nullptr || begin >= end || !is_shared_file(begin, end)) return;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  if (data != nullptr && begin < end) drop_file_pages(begin, end);
 }
 
 }  // namespace llama_rt

@@ -1,7 +1,6 @@
 #include "platform/thread_pool.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 
 #include <algorithm>
@@ -11,11 +10,9 @@
 #include <thread>
 #include <utility>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "platform/cpu_info.h"
+#include "platform/processor.h"
+#include "platform/system.h"
 
 namespace llama_rt {
 namespace {
@@ -34,28 +31,6 @@ constexpr int kChecksPerClockRead = 64;
 constexpr int64_t kPiecesOfRest = 4;
 constexpr int kMaxThreads = 1024;
 
-void pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// Rounding mode, flush-to-zero and exception masks: workers compute under the caller's, so that a
-// result does not depend on who computed it. Sticky status flags (low six bits) stay per thread.
-#if defined(__x86_64__)
-constexpr uint32_t kStatusFlags = 0x3f;
-uint32_t fp_control() { return _mm_getcsr() & ~kStatusFlags; }
-void set_fp_control(uint32_t control) {
-  const uint32_t now = _mm_getcsr();
-  if ((now & ~kStatusFlags) != control) _mm_setcsr((now & kStatusFlags) | control);
-}
-#else
-uint32_t fp_control() { return 0; }
-void set_fp_control(uint32_t) {}
-#endif
-
 // What the current thread is to the pool: whose turn it holds, and whether it is inside a body.
 struct ThreadState {
   const ThreadPool* turn = nullptr;
@@ -70,7 +45,7 @@ bool spin_until(Ready ready, Limit limit) {
   for (;;) {
     for (int i = 0; i < kChecksPerClockRead; ++i) {
       if (ready()) return true;
-      pause();
+      spin_pause();
     }
     if (Clock::now() - start > limit()) return false;
   }
@@ -116,12 +91,9 @@ struct alignas(64) ThreadPool::Worker {
 // it there while the other CPUs look busy for a moment, and leave it to wait behind its caller for
 // 5 to 10 ms: seen at the start of most requests, whose thread is a new one.
 void ThreadPool::make_way(Worker& worker) {
-  const int here = sched_getcpu();
-  cpu_set_t cpus;
+  const int here = current_cpu();
   if (here < 0 || here == worker.avoided) return;
-  if (sched_getaffinity(0, sizeof(cpus), &cpus) != 0 || CPU_COUNT(&cpus) < 2) return;
-  CPU_CLR(static_cast<size_t>(here), &cpus);
-  if (pthread_setaffinity_np(worker.thread, sizeof(cpus), &cpus) == 0) worker.avoided = here;
+  if (keep_from_cpu(worker.thread, here)) worker.avoided = here;
 }
 
 std::atomic<ThreadPool*> ThreadPool::instance_{nullptr};
@@ -316,7 +288,7 @@ void ThreadPool::grow(int threads) {
 }
 
 void ThreadPool::work(Worker& self) {
-  pthread_setname_np(pthread_self(), ("llama_rt-" + std::to_string(self.index)).c_str());
+  name_thread(("llama_rt-" + std::to_string(self.index)).c_str());
   t_state.in_body = true;  // a parallel_for from inside a body runs inline
   for (uint32_t seen = 0;;) {
     wait_for_job(self, seen);

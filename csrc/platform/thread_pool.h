@@ -70,10 +70,10 @@ class ThreadPool {
   };
   struct Job {
     const Body* body = nullptr;
-    int64_t grain = 0;  // chunks of one piece; 0 where pieces shrink with what is left
-    int ranges = 0;     // one per thread asked for, or a single one that all take from
-    int threads = 0;    // workers of a higher index keep out
-    uint32_t fp_control = 0;
+    int64_t grain = 0;        // chunks of one piece; 0 where pieces shrink with what is left
+    int ranges = 0;           // one per thread asked for, or a single one that all take from
+    int threads = 0;          // workers of a higher index keep out
+    uint64_t fp_control = 0;  // the caller's: a result does not depend on who computed it
   };
 
   ThreadPool();

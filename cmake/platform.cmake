@@ -1,0 +1,22 @@
+# Which source says what the operating system and the processor have (csrc/platform/): nothing else
+# of the tree asks what it is compiled for.
+set(LLAMA_RT_PLATFORM AUTO CACHE STRING
+    "Services of the operating system: AUTO, linux or portable (what POSIX and C++ have)")
+
+function(llama_rt_add_platform module)
+  set(system ${LLAMA_RT_PLATFORM})
+  if(system STREQUAL "AUTO")
+    set(system portable)
+    if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+      set(system linux)
+    endif()
+  endif()
+  set(processor generic)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+    set(processor x86)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+    set(processor aarch64)
+  endif()
+  target_sources(${module} PRIVATE csrc/platform/system/${system}.cpp
+                                   csrc/platform/processor/${processor}.cpp)
+endfunction()

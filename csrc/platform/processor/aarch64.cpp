@@ -1,0 +1,22 @@
+// AArch64: FPCR, whose bits are control alone (sticky flags are in FPSR).
+#include "platform/processor.h"
+
+namespace llama_rt {
+
+void detect_isa(CpuInfo&) {}
+
+std::string processor_name() { return {}; }
+
+void spin_pause() { asm volatile("yield"); }
+
+uint64_t fp_control() {
+  uint64_t control = 0;
+  asm volatile("mrs %0, fpcr" : "=r"(control));
+  return control;
+}
+
+void set_fp_control(uint64_t control) {
+  if (fp_control() != control) asm volatile("msr fpcr, %0" : : "r"(control));
+}
+
+}  // namespace llama_rt
