@@ -20,7 +20,7 @@ ARCHITECTURES = ("-DLLAMA_RT_CUDA_SM90A", '-DLLAMA_RT_CUDA_ARCHITECTURES="80-rea
 SCALAR = ("-DLLAMA_RT_TIER=scalar", "-I", str(TIERS / "scalar"), "-I", str(TIERS))
 
 
-def _flags(source: Path) -> tuple[str, ...]:
+def flags(source: Path) -> tuple[str, ...]:
     """What a source needs besides the flags of device code; glue is compiled fast, not well."""
     room = source.relative_to(SOURCES).parts[0] if source.is_relative_to(SOURCES) else ""
     if room == "bindings":
@@ -30,12 +30,16 @@ def _flags(source: Path) -> tuple[str, ...]:
     return SCALAR if source.is_relative_to(TIERS) else ()
 
 
+def host_sources() -> list[Path]:
+    """What a build for this machine compiles besides the CUDA backend."""
+    folders = ("core", "platform", "backend", "cpu", "model", "model/adapters", "bindings")
+    folders += ("cpu/tiers/scalar", "cpu/tiers/generic")
+    return [*MACHINE, *(p for f in folders for p in sorted((SOURCES / f).glob("*.cpp")))]
+
+
 def _sources() -> list[Path]:
-    rooms = ("core", "platform", "backend", "cpu", "model", "model/adapters", "cuda", "bindings")
-    found = [p for room in rooms for p in sorted((SOURCES / room).glob("*.cpp"))]
-    found += [*sorted((TIERS / "scalar").glob("*.cpp")), *sorted((TIERS / "generic").glob("*.cpp"))]
-    found += sorted((SOURCES / "cuda" / "kernels").glob("*.cu"))
-    return [*DEVICE, *MACHINE, *(p for p in found if p.name != "absent.cpp")]
+    cuda = [p for p in sorted((SOURCES / "cuda").glob("*.cpp")) if p.name != "absent.cpp"]
+    return [*DEVICE, *host_sources(), *cuda, *sorted((SOURCES / "cuda" / "kernels").glob("*.cu"))]
 
 
 @cache
@@ -43,7 +47,7 @@ def package() -> Path:
     """The folder that holds `llama_rt` with the emulated device."""
     sources = _sources()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: compiled(source, *_flags(source)), sources))
+        objects = list(pool.map(lambda source: compiled(source, *flags(source)), sources))
     return emulated_device.package("package", objects)
 
 

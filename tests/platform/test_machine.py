@@ -28,6 +28,7 @@ def cpu_flags():
     return set()
 
 
+@pytest.mark.linux
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="tiers are those of x86-64")
 def test_tiers_are_those_of_the_kernels_flags():
     flags = cpu_flags()
@@ -57,6 +58,7 @@ def test_cores_are_those_of_the_mask(run_python):
     assert threads == max(1, min(physical, int(quota)) if quota else physical)
 
 
+@pytest.mark.linux
 def test_a_narrow_mask_means_one_thread(run_python):
     one = min(os.sched_getaffinity(0))
     narrow = f"import os; os.sched_setaffinity(0, {{{one}}})\n"
@@ -73,6 +75,7 @@ def test_nonsense_in_the_environment_is_ignored(run_python, text):
     assert run_python(PRINT_CPU, LLAMA_RT_THREADS=text) == run_python(PRINT_CPU)
 
 
+@pytest.mark.linux
 def test_model_is_the_brand_string():
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

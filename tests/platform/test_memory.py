@@ -33,6 +33,7 @@ def resident(path):
     return kib
 
 
+@pytest.mark.linux
 def test_pages_of_a_file_go_and_come_back(file):
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         view = np.frombuffer(data, np.uint8)

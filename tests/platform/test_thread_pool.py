@@ -118,6 +118,7 @@ def test_idle_workers_use_no_time():
     assert time.process_time() - before < 0.1
 
 
+@pytest.mark.linux
 def test_workers_leave_signals_to_others():
     _native.pool_split(2, 2)
     interrupt, fault = 1 << (2 - 1), 1 << (11 - 1)  # SIGINT, SIGSEGV
@@ -130,6 +131,7 @@ def test_workers_leave_signals_to_others():
     assert all(mask & interrupt and not mask & fault for mask in masks)
 
 
+@pytest.mark.linux
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU")
 def test_a_worker_that_slept_wakes_elsewhere_than_its_caller(run_python):
     """Behind its caller it would wait for the system to notice, for milliseconds."""
