@@ -2,7 +2,8 @@
 // attention by type of cache, beside what the unit gives with resident tiles. About a minute. Needs
 // a processor with tiles. Build and run from the project's folder:
 //   g++ -std=c++20 -O3 -march=sapphirerapids -DLLAMA_RT_TIER=amx -Icsrc -Icsrc/cpu/tiers
-//     benchmarks/tile_products.cpp csrc/cpu/tiers/amx/*.cpp -pthread -o tile_products
+//     benchmarks/tile_products.cpp csrc/cpu/register.cpp csrc/cpu/tiers/amx/*.cpp -pthread -o
+//     tile_products
 //   ./tile_products [threads] [rows] [k]
 // The sizes to tune are at the top of csrc/cpu/tiers/amx/sweep.h: try kStretch 8 with kSweepTokens
 // 512, and 16 and 32 with 256. What expanding the weights costs is the distance of a quantized
@@ -19,7 +20,8 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/tiers/amx/paint.h"
+#include "cpu/levels.h"
+#include "cpu/register.h"
 #include "cpu/tiers/amx/sweep.h"
 #include "cpu/tiers/generic/panel.h"
 
@@ -112,7 +114,8 @@ double peak(int threads) {
 
 double speed(const Format& format, int threads, int64_t rows, int64_t k, int64_t n) {
   Kernels kernels;
-  paint(kernels);
+  register_kernels(kernels, kTiledFloatMatmul);
+  register_kernels(kernels, kTiledQuantizedMatmul);
   const WideForm& wide = kernels.packed[static_cast<size_t>(format.dtype)].wide;
   const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(wide.activation)];
   const int64_t panels = rows / kPanelRows, panel_bytes = format.panel_bytes(k);
@@ -145,7 +148,7 @@ double speed(const Format& format, int threads, int64_t rows, int64_t k, int64_t
 // Of 32 heads of width 128: 512 queries behind `past` positions, causal.
 double attention_speed(KvType type, int64_t element_bytes, int threads, int64_t past) {
   Kernels kernels;
-  paint(kernels);
+  register_kernels(kernels, kTiledAttention);
   const WideAttention& wide = kernels.kv[static_cast<size_t>(type)].wide;
   constexpr int64_t kHeads = 32, kWidth = 128, kRows = 512, kUnits = kHeads * kRows / kWideVectors;
   const int64_t pages = (past + kRows) / kPageTokens;

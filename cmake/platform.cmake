@@ -3,7 +3,8 @@
 set(LLAMA_RT_PLATFORM AUTO CACHE STRING
     "Services of the operating system: AUTO, linux or portable (what POSIX and C++ have)")
 
-function(llama_rt_add_platform module)
+# Sets `result` to the sources, by absolute path.
+function(llama_rt_platform_sources result)
   set(system ${LLAMA_RT_PLATFORM})
   if(system STREQUAL "AUTO")
     set(system portable)
@@ -17,6 +18,6 @@ function(llama_rt_add_platform module)
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
     set(processor aarch64)
   endif()
-  target_sources(${module} PRIVATE csrc/platform/system/${system}.cpp
-                                   csrc/platform/processor/${processor}.cpp)
+  set(folder ${CMAKE_CURRENT_SOURCE_DIR}/csrc/platform)
+  set(${result} ${folder}/system/${system}.cpp ${folder}/processor/${processor}.cpp PARENT_SCOPE)
 endfunction()

@@ -1,8 +1,13 @@
-# One OBJECT library per CPU tier: csrc/cpu/tiers/<name>/ compiled with that tier's flags into
-# namespace llama_rt::cpu::<name>. A tier with a vec.h also compiles tiers/generic/ once more.
+# One OBJECT library per ISA level: csrc/cpu/tiers/<name>/ compiled with that level's flags into
+# namespace llama_rt::cpu::<name>. A level with a vec.h also compiles tiers/generic/ once more.
 set(llama_rt_tiers_dir ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/tiers)
+set(LLAMA_RT_ISA_LEVELS native CACHE STRING
+    "ISA levels to compile: native (those of this machine), all (as a wheel has), or names")
 
-function(llama_rt_add_tier module name)
+function(llama_rt_add_level module name)
+  if(NOT "all" IN_LIST llama_rt_levels AND NOT name IN_LIST llama_rt_levels)
+    return()
+  endif()
   file(GLOB sources CONFIGURE_DEPENDS ${llama_rt_tiers_dir}/${name}/*.cpp)
   if(EXISTS ${llama_rt_tiers_dir}/${name}/vec.h)
     file(GLOB generic CONFIGURE_DEPENDS ${llama_rt_tiers_dir}/generic/*.cpp)
@@ -17,23 +22,72 @@ function(llama_rt_add_tier module name)
   set_target_properties(llama_rt_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_link_libraries(llama_rt_${name} PRIVATE llama_rt_flags)
   target_sources(${module} PRIVATE $<TARGET_OBJECTS:llama_rt_${name}>)
-  add_custom_command(TARGET ${module} POST_BUILD COMMAND ${CMAKE_COMMAND}
-    -DNM=${CMAKE_NM} -DTIER=${name} "-DOBJECTS=$<TARGET_OBJECTS:llama_rt_${name}>"
-    -P ${CMAKE_CURRENT_SOURCE_DIR}/cmake/check_tiers.cmake VERBATIM)
+  set_property(SOURCE csrc/cpu/isa.cpp APPEND PROPERTY COMPILE_DEFINITIONS LLAMA_RT_ISA_${name})
+  set_property(TARGET ${module} APPEND PROPERTY LLAMA_RT_LEVELS ${name})
 endfunction()
 
-function(llama_rt_add_tiers module)
-  llama_rt_add_tier(${module} scalar)
-  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+# The levels of this machine, as the module itself detects them.
+function(llama_rt_native_levels result)
+  if(CMAKE_CROSSCOMPILING)
+    set(${result} all PARENT_SCOPE)
     return()
   endif()
-  set(avx2 -mavx2 -mfma -mf16c -mbmi2)
-  set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
-  target_compile_definitions(${module} PRIVATE LLAMA_RT_X86)
-  llama_rt_add_tier(${module} avx2 ${avx2})
-  llama_rt_add_tier(${module} avx2_vnni ${avx2} -mavxvnni)
-  llama_rt_add_tier(${module} avx512 ${avx512})
-  llama_rt_add_tier(${module} avx512_bf16 ${avx512} -mavx512bf16)
-  llama_rt_add_tier(${module} amx ${avx512} -mavx512bf16 -mavx512vbmi
-                    -mamx-tile -mamx-int8 -mamx-bf16)
+  llama_rt_platform_sources(platform_sources)
+  try_run(ran compiled ${CMAKE_CURRENT_BINARY_DIR}/native_levels
+    SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/cmake/native_levels.cpp ${platform_sources}
+            ${CMAKE_CURRENT_SOURCE_DIR}/csrc/platform/cgroup.cpp
+    CMAKE_FLAGS -DINCLUDE_DIRECTORIES=${CMAKE_CURRENT_SOURCE_DIR}/csrc -DCMAKE_BUILD_TYPE=Debug
+    CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON
+    COMPILE_OUTPUT_VARIABLE compiler_says RUN_OUTPUT_VARIABLE levels)
+  if(NOT compiled OR NOT ran EQUAL 0)
+    message(STATUS "ISA levels: this machine's are not known, compiling all\n${compiler_says}")
+    set(levels all)
+  endif()
+  set(${result} ${levels} PARENT_SCOPE)
+endfunction()
+
+# After every build: nothing compiled for a level can run before the level is chosen.
+function(llama_rt_audit_levels module)
+  find_program(LLAMA_RT_OBJDUMP NAMES objdump llvm-objdump HINTS ENV OBJDUMP
+               DOC "disassembler for the audit of ISA levels")
+  if(CMAKE_OBJDUMP)
+    set(LLAMA_RT_OBJDUMP ${CMAKE_OBJDUMP})
+  endif()
+  if(NOT CMAKE_NM OR NOT LLAMA_RT_OBJDUMP)
+    message(STATUS "The audit of ISA levels is left out: there is no nm or no objdump")
+    return()
+  endif()
+  get_target_property(levels ${module} LLAMA_RT_LEVELS)
+  set(objects "")
+  foreach(level IN LISTS levels)
+    string(APPEND objects "${level}\t$<JOIN:$<TARGET_OBJECTS:llama_rt_${level}>,\n${level}\t>\n")
+  endforeach()
+  string(APPEND objects "common\t$<JOIN:$<TARGET_OBJECTS:${module}>,\ncommon\t>\n")
+  set(list ${CMAKE_CURRENT_BINARY_DIR}/level_objects.txt)
+  file(GENERATE OUTPUT ${list} CONTENT "${objects}")
+  add_custom_command(TARGET ${module} POST_BUILD VERBATIM COMMAND ${Python_EXECUTABLE}
+    ${CMAKE_CURRENT_SOURCE_DIR}/cmake/check_levels.py --nm ${CMAKE_NM}
+    --objdump ${LLAMA_RT_OBJDUMP} ${list})
+endfunction()
+
+function(llama_rt_add_levels module)
+  set(llama_rt_levels ${LLAMA_RT_ISA_LEVELS})
+  if(LLAMA_RT_ISA_LEVELS STREQUAL "native")
+    llama_rt_native_levels(llama_rt_levels)
+  endif()
+  list(APPEND llama_rt_levels scalar)
+  list(REMOVE_DUPLICATES llama_rt_levels)
+  message(STATUS "ISA levels: ${llama_rt_levels}")
+  llama_rt_add_level(${module} scalar)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+    set(avx2 -mavx2 -mfma -mf16c -mbmi2)
+    set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
+    llama_rt_add_level(${module} avx2 ${avx2})
+    llama_rt_add_level(${module} avx2_vnni ${avx2} -mavxvnni)
+    llama_rt_add_level(${module} avx512 ${avx512})
+    llama_rt_add_level(${module} avx512_bf16 ${avx512} -mavx512bf16)
+    llama_rt_add_level(${module} amx ${avx512} -mavx512bf16 -mavx512vbmi
+                       -mamx-tile -mamx-int8 -mamx-bf16)
+  endif()
+  llama_rt_audit_levels(${module})
 endfunction()

@@ -42,9 +42,9 @@ def missing() -> str:
 def _objects(source: Path) -> list[tuple[Path, tuple[str, ...]]]:
     """A source and its flags, once for each tier that compiles it."""
     if source.parent.name == "bindings":
-        return [(source, ("-O0", "-g0", "-fvisibility=hidden", "-DLLAMA_RT_X86", *PYTHON))]
+        return [(source, ("-O0", "-g0", "-fvisibility=hidden", *PYTHON))]
     if source.parent.parent != TIERS:
-        return [(source, ("-DLLAMA_RT_X86",))]
+        return [(source, tuple(f"-DLLAMA_RT_ISA_{level}" for level in FLAGS))]
     own = source.parent.name
     tiers = [t for t in FLAGS if (TIERS / t / "vec.h").exists()] if own == "generic" else [own]
     include = ("-I", str(TIERS))

@@ -7,6 +7,7 @@
 #include "bindings/platform.h"
 #include "bindings/sampler.h"
 #include "bindings/tensor.h"
+#include "cpu/isa.h"
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Arithmetic and memory of llama_rt; python/llama_rt/_native.pyi describes it.";
@@ -16,4 +17,5 @@ PYBIND11_MODULE(_native, m) {
   llama_rt::bind_sampler(m);
   llama_rt::bind_model(m);
   llama_rt::bind_ops(m);
+  llama_rt::cpu::usable_levels();  // the self check: a wrong processor is known from here on
 }

@@ -6,11 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "cpu/isa.h"
 #include "cuda/open.h"
 #include "platform/cgroup.h"
 #include "platform/cpu_info.h"
@@ -72,7 +74,22 @@ double interruptible_read_bandwidth(int threads, size_t buffer_bytes, double sec
 
 void bind_platform(py::module_& m) {
   py::class_<CpuInfo>(m, "CpuInfo", py::is_final())
-      .def_property_readonly("tiers", &CpuInfo::tiers)
+      .def_property_readonly("tiers",
+                             [](const CpuInfo&) {
+                               std::vector<std::string> names;
+                               for (const cpu::Isa isa : cpu::usable_levels()) {
+                                 names.emplace_back(cpu::isa_name(isa));
+                               }
+                               return names;
+                             })
+      .def_property_readonly("unused_tiers",
+                             [](const CpuInfo&) {
+                               std::map<std::string, std::string> reasons;
+                               for (const cpu::UnusedLevel& level : cpu::unused_levels()) {
+                                 reasons.emplace(level.name, level.reason);
+                               }
+                               return reasons;
+                             })
       .def_readonly("cores", &CpuInfo::cores)
       .def_readonly("physical_cores", &CpuInfo::physical_cores)
       .def_readonly("quota", &CpuInfo::quota)
@@ -96,6 +113,7 @@ void bind_platform(py::module_& m) {
         return std::pair(std::move(found.devices), std::move(found.reason));
       },
       py::call_guard<py::gil_scoped_release>());
+  m.def("isa_names", &cpu::isa_names);
   m.def("cgroup_quota", &cgroup_quota, py::arg("root"));
   m.def("cgroup_memory_limit", &cgroup_memory_limit, py::arg("root"));
   m.def("cgroup_available_memory", &cgroup_available_memory, py::arg("root"));

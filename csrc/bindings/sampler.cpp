@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "cpu/isa.h"
 #include "model/sampler.h"
 
 namespace py = pybind11;
@@ -39,7 +40,8 @@ std::unique_ptr<Sampler> make_sampler(int vocab_size, float temperature, int64_t
                                       float min_p, float typical_p, float repetition_penalty,
                                       float presence_penalty, float frequency_penalty,
                                       const std::map<int, float>& logit_bias, uint64_t seed,
-                                      std::vector<int32_t> stop_ids, int logprobs) {
+                                      std::vector<int32_t> stop_ids, int logprobs,
+                                      const std::string& isa) {
   SamplerOptions options;
   options.temperature = temperature;
   options.top_k = static_cast<int>(std::clamp<int64_t>(top_k, 0, std::max(vocab_size, 0)));
@@ -53,7 +55,8 @@ std::unique_ptr<Sampler> make_sampler(int vocab_size, float temperature, int64_t
   options.seed = seed;
   options.stop_ids = std::move(stop_ids);
   options.logprobs = logprobs;
-  return std::make_unique<Sampler>(vocab_size, std::move(options));
+  return std::make_unique<Sampler>(vocab_size, std::move(options),
+                                   cpu::kernels_for(cpu::choose_isa(isa)).scan);
 }
 
 py::tuple draw(Sampler& sampler, const Array<float>& logits) {
@@ -74,7 +77,8 @@ void bind_sampler(py::module_& m) {
            py::arg("presence_penalty") = defaults.presence_penalty,
            py::arg("frequency_penalty") = defaults.frequency_penalty,
            py::arg("logit_bias") = std::map<int, float>{}, py::arg("seed") = defaults.seed,
-           py::arg("stop_ids") = defaults.stop_ids, py::arg("logprobs") = defaults.logprobs)
+           py::arg("stop_ids") = defaults.stop_ids, py::arg("logprobs") = defaults.logprobs,
+           py::arg("isa") = "")
       .def(
           "observe",
           [](Sampler& s, const Array<int32_t>& tokens) { s.observe(flat(tokens, "tokens")); },

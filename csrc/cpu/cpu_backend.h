@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "platform/memory.h"
 

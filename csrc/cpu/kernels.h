@@ -5,15 +5,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <string>
-#include <string_view>
-#include <vector>
 
 #include "backend/specs.h"
 #include "core/dtype.h"
+#include "core/scan.h"
 
 namespace llama_rt::cpu {
 
+// Instruction-set levels; isa.h says what each needs.
 enum class Isa : uint8_t { kScalar, kAvx2, kAvx2Vnni, kAvx512, kAvx512Bf16, kAmx };
 
 // Rows [first_row, last_row) of a stored matrix times n inputs, by decoding to float32.
@@ -169,6 +168,7 @@ struct KvFormat {
   WideAttention wide;
 };
 
+// A null slot of a level's partial table leaves what its parent has.
 struct Kernels {
   Isa isa = Isa::kScalar;
   std::array<void (*)(const StoredTask&) noexcept, kDTypes> stored{};
@@ -181,27 +181,7 @@ struct Kernels {
   void (*rms_norm)(const NormTask& task) noexcept = nullptr;
   void (*rope)(const RopeTask& task) noexcept = nullptr;
   void (*swiglu)(const SwigluTask& task) noexcept = nullptr;
+  ScanKernels scan;
 };
-
-// Each tier fills or replaces the slots it improves; a lower tier was painted before it.
-#define LLAMA_RT_DECLARE_TIER(tier) \
-  namespace tier {                  \
-  void paint(Kernels& kernels);     \
-  }
-LLAMA_RT_DECLARE_TIER(scalar)
-LLAMA_RT_DECLARE_TIER(avx2)
-LLAMA_RT_DECLARE_TIER(avx2_vnni)
-LLAMA_RT_DECLARE_TIER(avx512)
-LLAMA_RT_DECLARE_TIER(avx512_bf16)
-LLAMA_RT_DECLARE_TIER(amx)
-#undef LLAMA_RT_DECLARE_TIER
-
-std::string_view isa_name(Isa isa);
-// Tiers that this processor and kernel can run, lowest first; `scalar` is always there.
-std::vector<Isa> usable_tiers();
-// The best usable tier that is not above `name` (empty: above what LLAMA_RT_ISA says); throws
-// ConfigError for an unknown name.
-Isa choose_isa(const std::string& name);
-const Kernels& kernels_for(Isa isa);
 
 }  // namespace llama_rt::cpu

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "cpu/isa.h"
 #include "platform/cpu_info.h"
 #include "platform/thread_pool.h"
 

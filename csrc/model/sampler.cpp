@@ -79,14 +79,16 @@ void list_candidates(Scratch& s, int64_t count, const float* p) {
 }
 
 // Tokens with one of the k highest scores; only theirs are exponentiated.
-void list_top_k(Scratch& s, int64_t n, int top_k, float top, float scale) {
+void list_top_k(const ScanKernels& kernels, Scratch& s, int64_t n, int top_k, float top,
+                float scale) {
   const float kth = scan::kth_largest(s.scores.data(), n, top_k, s.largest);
   const float least = std::max(kth, std::numeric_limits<float>::lowest());
   const int64_t count = scan::at_least(s.scores.data(), n, least, s.ids.data());
   list_candidates(s, count, s.scores.data());
   auto& p = s.candidates.p;
   p.resize(static_cast<size_t>(scan::padded(count)), scan::kBarred);
-  scan::exp_all(p.data(), static_cast<int64_t>(p.size()), top, scale, p.data());
+  scan::Mass mass;
+  kernels.exp(p.data(), static_cast<int64_t>(p.size()), top, scale, p.data(), &mass);
   p.resize(static_cast<size_t>(count));
 }
 
@@ -113,16 +115,18 @@ int32_t pick(const Candidates& candidates, double u) {
 }
 
 // Draws from s.scores [n padded], whose largest is `top`. Order of the list: ascending ids.
-int32_t draw_filtered(Scratch& s, int64_t vocab, float top, const SamplerOptions& o, double u) {
+int32_t draw_filtered(const ScanKernels& kernels, Scratch& s, int64_t vocab, float top,
+                      const SamplerOptions& o, double u) {
   const int64_t n = scan::padded(vocab);
   const float scale = std::min(1.0f / o.temperature, std::numeric_limits<float>::max());
   const bool typical = o.typical_p < 1, nucleus = o.top_p < 1;
   double total;
   if (o.top_k > 0 && o.top_k < vocab) {
-    list_top_k(s, n, o.top_k, top, scale);
+    list_top_k(kernels, s, n, o.top_k, top, scale);
     total = s.candidates.mass();
   } else {
-    const scan::Mass mass = scan::exp_all(s.scores.data(), n, top, scale, s.p.data());
+    scan::Mass mass;
+    kernels.exp(s.scores.data(), n, top, scale, s.p.data(), &mass);
     total = mass.total;
     if (!typical && !nucleus && o.min_p <= 0) {
       return static_cast<int32_t>(scan::find_sum(s.p.data(), n, u * total));
@@ -144,7 +148,8 @@ int32_t draw_filtered(Scratch& s, int64_t vocab, float top, const SamplerOptions
 
 }  // namespace
 
-Sampler::Sampler(int vocab, SamplerOptions options) : vocab_(vocab), options_(std::move(options)) {
+Sampler::Sampler(int vocab, SamplerOptions options, const ScanKernels& scan)
+    : scan_(&scan), vocab_(vocab), options_(std::move(options)) {
   check_options(vocab, options_);
   const auto size = static_cast<size_t>(vocab);
   if (options_.repetition_penalty != 1.0f) seen_.resize(size);
@@ -197,7 +202,7 @@ Drawn Sampler::draw(std::span<const float> logits) {
   }
   Scratch& s = scratch_for(vocab_);
   const int64_t n = scan::padded(vocab_);
-  float top = scan::copy_clean(logits, s.scores.data());
+  float top = scan_->copy_clean(logits.data(), vocab_, s.scores.data());
   if (edit(s.scores.data())) top = scan::maximum(s.scores.data(), n);
   if (top == scan::kBarred) refuse_all();
   Drawn drawn;
@@ -205,7 +210,7 @@ Drawn Sampler::draw(std::span<const float> logits) {
     drawn.token = static_cast<int32_t>(scan::first_equal(s.scores.data(), n, top));
   } else {
     const double u = uniform_double(philox(options_.seed, draws_));
-    drawn.token = draw_filtered(s, vocab_, top, options_, u);
+    drawn.token = draw_filtered(*scan_, s, vocab_, top, options_, u);
   }
   drawn.stop = stops(drawn.token);
   if (options_.logprobs >= 0) report(logits, drawn);
@@ -238,8 +243,8 @@ void Sampler::report(std::span<const float> logits, Drawn& drawn) const {
   Scratch& s = scratch_for(vocab_);
   const int64_t n = scan::padded(vocab_);
   const float* scores = s.scores.data();
-  const float top = scan::copy_clean(logits, s.scores.data());
-  const double log_total = static_cast<double>(top) + scan::log_sum_exp(scores, n, top);
+  const float top = scan_->copy_clean(logits.data(), vocab_, s.scores.data());
+  const double log_total = static_cast<double>(top) + std::log(scan_->sum_exp(scores, n, top));
   const auto logprob = [&](int32_t id) {
     return static_cast<float>(static_cast<double>(scores[id]) - log_total);
   };

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/specs.h"
+#include "core/scan.h"
 
 namespace llama_rt {
 
@@ -60,8 +61,8 @@ struct Drawn {
 // text, so a draw depends on its own logits and place only. NaN logits count as -inf.
 class Sampler {
  public:
-  // Throws ConfigError naming the option that is out of range.
-  Sampler(int vocab, SamplerOptions options);
+  // `scan` outlives the sampler. Throws ConfigError naming the option that is out of range.
+  Sampler(int vocab, SamplerOptions options, const ScanKernels& scan);
 
   // Adds prompt tokens to the history of the repetition penalty. Throws ConfigError, and adds
   // none, if one is outside the vocabulary.
@@ -87,6 +88,7 @@ class Sampler {
   bool stops(int32_t token) const;
   void report(std::span<const float> logits, Drawn& drawn) const;
 
+  const ScanKernels* scan_;
   int vocab_;
   SamplerOptions options_;
   uint64_t draws_ = 0;

@@ -1,46 +1,20 @@
-// Passes over a whole vocabulary, a few floats at a time: what makes a draw cheap.
-// Owns the arithmetic; the sampling rules belong to sampler.
+// Passes over the scores of a whole vocabulary in plain four-lane vectors. The costly ones are
+// kernels of the ISA level (core/scan.h); the sampling rules belong to sampler.
 #pragma once
 
 #include <cstdint>
-#include <limits>
-#include <span>
 #include <vector>
 
+#include "core/scan.h"
+
 namespace llama_rt::scan {
-
-// Arrays that the passes run over are padded with kBarred to a multiple of kPad.
-constexpr int64_t kPad = 128;
-constexpr int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
-
-// The score of a token that cannot be drawn.
-constexpr float kBarred = -std::numeric_limits<float>::infinity();
 
 // NaN becomes kBarred and +infinity the largest float, so that differences stay meaningful.
 float clean(float score);
 
-// out[i] = clean(in[i]), padding included; returns the largest. out holds padded(in.size()).
-float copy_clean(std::span<const float> in, float* out);
-
 // Largest of padded scores, and the first index that holds `value` (n if there is none).
 float maximum(const float* x, int64_t n);
 int64_t first_equal(const float* x, int64_t n, float value);
-
-// Levels below the largest probability at which exp_all adds up what lies above.
-constexpr int kLevels = 2;
-constexpr float kLevel[kLevels] = {0x1p-7f, 0x1p-12f};
-
-struct Mass {
-  double total = 0;
-  double above[kLevels] = {};  // sum of the p >= kLevel[j]
-};
-
-// p[i] = exp((x[i] - top) * scale) for x <= top, n padded; 1e-7 relative, besides the rounding of
-// the exponent, and 0 below 2^-126. p may be x.
-Mass exp_all(const float* x, int64_t n, float top, float scale, float* p);
-
-// log(sum of exp(x[i] - top)), without storing anything; n padded.
-double log_sum_exp(const float* x, int64_t n, float top);
 
 // Value of the k-th largest of n padded scores, 1 <= k <= n. `buffer` is scratch that keeps its
 // capacity; expected time is one pass, whatever the order of the scores.

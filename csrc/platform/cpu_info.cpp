@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 #include "platform/processor.h"
 #include "platform/system.h"
@@ -33,16 +34,6 @@ CpuInfo detect() {
 }
 
 }  // namespace
-
-std::vector<std::string> CpuInfo::tiers() const {
-  std::vector<std::string> names{"scalar"};
-  if (avx2) names.emplace_back("avx2");
-  if (avx2_vnni) names.emplace_back("avx2_vnni");
-  if (avx512) names.emplace_back("avx512");
-  if (avx512_bf16) names.emplace_back("avx512_bf16");
-  if (amx) names.emplace_back("amx");
-  return names;
-}
 
 const CpuInfo& cpu_info() {
   static const CpuInfo info = detect();

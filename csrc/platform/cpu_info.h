@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 namespace llama_rt {
 
@@ -21,9 +20,6 @@ struct CpuInfo {
   int physical_cores = 1;    // those, counting SMT siblings once
   double quota = 0;          // CPUs' worth of time the control group allows; 0: no limit
   int default_threads = 1;   // LLAMA_RT_THREADS, else min(physical_cores, floor(quota)), at least 1
-
-  // Names of the usable tiers, lowest first: "scalar", "avx2", ...
-  std::vector<std::string> tiers() const;
 };
 
 // Detected once, at the first call; the affinity mask is that of the thread that calls first.

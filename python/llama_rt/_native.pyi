@@ -57,7 +57,10 @@ class CpuInfo:
 
     @property
     def tiers(self) -> list[str]:
-        """Usable instruction-set tiers, lowest first."""
+        """Usable ISA levels, lowest first: in this build, supported, computing what scalar does."""
+    @property
+    def unused_tiers(self) -> dict[str, str]:
+        """Levels that the processor has and that are not used, with the reason."""
     @property
     def cores(self) -> int:
         """CPUs in the affinity mask."""
@@ -74,6 +77,9 @@ class CpuInfo:
         """The processor's brand string."""
 
 def cpu_info() -> CpuInfo: ...
+def isa_names() -> list[str]:
+    """Every ISA level of this architecture, lowest first, in this build or not."""
+
 def cgroup_quota(root: str) -> float:
     """CPUs' worth of time by the control groups under the file tree `root` (`""`: the system's).
 
@@ -330,8 +336,12 @@ class Sampler:
         seed: int = ...,
         stop_ids: Sequence[int] = ...,
         logprobs: int = ...,
+        isa: str = ...,
     ) -> None:
-        """`logprobs`: -1 none, 0 the chosen token's, n the n most likely besides."""
+        """`logprobs`: -1 none, 0 the chosen token's, n the n most likely besides.
+
+        `isa`: highest ISA level of its passes over the vocabulary; the tokens are the same on all.
+        """
     def observe(self, tokens: npt.NDArray[np.int32]) -> None:
         """Adds prompt tokens to the history that the repetition penalty looks at."""
     def draw(

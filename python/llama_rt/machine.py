@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llama_rt import _native
@@ -20,6 +21,7 @@ __all__ = [
     "free_memory",
     "gpu_of",
     "inspect",
+    "isa_names",
     "open_backend",
     "read_bandwidth",
 ]
@@ -57,8 +59,9 @@ class Machine:
 
     Attributes:
         processor: the brand string.
-        isa: the instruction-set tier that is used when none is asked for.
-        tiers: every usable tier, lowest first.
+        isa: the ISA level that is used when none is asked for.
+        tiers: every usable ISA level, lowest first.
+        unused_tiers: levels that the processor has and that are not used, with the reason.
         cores: CPUs in the affinity mask.
         quota: CPUs' worth of time a container may use; None without a limit.
         threads: threads that are used when no number is asked for.
@@ -71,6 +74,7 @@ class Machine:
     processor: str
     isa: str
     tiers: tuple[str, ...]
+    unused_tiers: Mapping[str, str]
     cores: int
     quota: float | None
     threads: int
@@ -116,6 +120,11 @@ def open_backend(
     return _native.open_backend(device, isa=isa, threads=count, reproducible=reproducible)
 
 
+def isa_names() -> tuple[str, ...]:
+    """Every ISA level of this architecture, lowest first, usable here or not."""
+    return tuple(_native.isa_names())
+
+
 def inspect() -> Machine:
     """Looks at the processor, the container's limits, the memory and the devices."""
     cpu = _native.cpu_info()
@@ -126,6 +135,7 @@ def inspect() -> Machine:
         processor=cpu.model,
         isa=backend.isa,
         tiers=tuple(cpu.tiers),
+        unused_tiers=cpu.unused_tiers,
         cores=cpu.cores,
         quota=cpu.quota or None,
         threads=backend.threads,

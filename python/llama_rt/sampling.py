@@ -150,6 +150,7 @@ def make_sampler(
     stop_ids: Collection[int],
     barred: Collection[int],
     logprobs: int,
+    isa: str = "",
 ) -> _native.Sampler:
     """Makes the native state that draws one request's tokens.
 
@@ -160,6 +161,7 @@ def make_sampler(
         stop_ids: Ids that end the text.
         barred: Ids that are never drawn, whatever the bias says.
         logprobs: Log-probabilities to report besides the chosen token's; 0 reports none at all.
+        isa: Highest ISA level to use; empty is the best.
 
     Raises:
         ConfigError: An id of `logit_bias` or `stop` is not in the vocabulary, or all of them are
@@ -191,6 +193,7 @@ def make_sampler(
         seed=seed,
         stop_ids=sorted(stop_ids),
         logprobs=logprobs if logprobs > 0 else -1,
+        isa=isa,
     )
 
 

@@ -2,13 +2,8 @@
 #include <cstdlib>
 #include <memory>
 
-#include "cpu/kernels.h"
-#include "cpu/tiers/amx/paint.h"
-
-namespace llama_rt::cpu::avx2 {
-void paint_float_packing(Kernels& kernels);
-void paint_quantized_packing(Kernels& kernels);
-}  // namespace llama_rt::cpu::avx2
+#include "cpu/levels.h"
+#include "cpu/register.h"
 
 namespace {
 
@@ -37,9 +32,10 @@ extern "C" __attribute__((visibility("default"))) bool product(
     int dtype, const std::byte* rows, int64_t row_bytes, int64_t count, int64_t k, const float* x,
     int64_t n, const float* bias, bool accumulate, int64_t parts, float* out, int64_t out_stride) {
   Kernels kernels;
-  avx2::paint_float_packing(kernels);
-  avx2::paint_quantized_packing(kernels);
-  amx::paint(kernels);
+  register_kernels(kernels, avx2::kFloatPacking);
+  register_kernels(kernels, avx2::kQuantizedPacking);
+  register_kernels(kernels, amx::kTiledFloatMatmul);
+  register_kernels(kernels, amx::kTiledQuantizedMatmul);
   const PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
   const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(format.wide.activation)];
 

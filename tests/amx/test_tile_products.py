@@ -59,7 +59,7 @@ def library(tmp_path_factory):
     build("avx2", [TIERS / "avx2" / f"pack_{kind}.cpp" for kind in ("float", "quantized")], [])
     tile_sources = sorted((TIERS / "amx").glob("*.cpp"))
     emulation = [*AVX512, "-O3", "-fno-math-errno", "-include", str(HERE / "tiles.h")]
-    build("amx", [*tile_sources, HERE / "product.cpp"], emulation)
+    build("amx", [*tile_sources, CSRC / "cpu" / "register.cpp", HERE / "product.cpp"], emulation)
     built = folder / "amx.so"
     subprocess.run(
         [*common, "-shared", "-o", str(built), *map(str, sorted(folder.glob("*.o")))], check=True

@@ -208,7 +208,7 @@ def test_the_error_of_a_single_token_is_null(call, tiny_hf_folder, text_file) ->
 def test_doctor(process) -> None:
     report = process("doctor", "--json").object
     assert set(report) == {
-        *("processor", "isa", "tiers", "threads", "cores", "quota", "memory_bytes"),
+        *("processor", "isa", "tiers", "unused_tiers", "threads", "cores", "quota", "memory_bytes"),
         *("memory_available_bytes", "read_gb_s", "cuda", "versions", "system"),
     }
     assert report["isa"] in report["tiers"]
@@ -224,7 +224,7 @@ def test_doctor(process) -> None:
 def test_doctor_for_people(call) -> None:
     done = call("doctor", "--threads", "1")
     assert done.code == 0
-    for word in ("processor", "tier", "threads", "bandwidth", "1.0 GB/s", "GPU", "numpy"):
+    for word in ("processor", "ISA level", "threads", "bandwidth", "1.0 GB/s", "GPU", "numpy"):
         assert word in done.out
 
 

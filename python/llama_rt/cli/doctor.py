@@ -13,13 +13,15 @@ from llama_rt.cli.options import add_shared
 
 NAME = "doctor"
 USAGE = "[options]"
-SUMMARY = "show CPU tier, threads, bandwidth, GPU, versions"
+SUMMARY = "show ISA level, threads, bandwidth, GPU, versions"
 EXAMPLES = """\
   llama-rt doctor
   llama-rt doctor --threads 1
   llama-rt doctor --json
 """
 
+# What the native module says of a level that was left out of this build.
+_NOT_BUILT = "not in this build"
 # What each optional package is for; a missing one is a fact, not a fault.
 _PACKAGES = {
     "numpy": "arrays",
@@ -51,7 +53,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     ]
     rows = {
         "processor": found.processor,
-        "tier": f"{found.isa} (usable: {', '.join(found.tiers)})",
+        "ISA level": _isa_words(found),
         "threads": f"{threads} of {plural(found.cores, 'usable CPU')}; {quota}",
         "memory": f"{size(found.memory_available)} available of {size(found.memory_total)}",
         "bandwidth": f"{bandwidth / 1e9:.1f} GB/s read by {plural(threads, 'thread')}",
@@ -63,6 +65,14 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     }
     console.table(rows)
     return 0
+
+
+def _isa_words(found: machine.Machine) -> str:
+    lines = [f"{found.isa} (usable: {', '.join(found.tiers)})"]
+    lines += [f"{name} is not used: {reason}" for name, reason in found.unused_tiers.items()]
+    if any(reason == _NOT_BUILT for reason in found.unused_tiers.values()):
+        lines.append("install from source on this machine, or a wheel, to have them all")
+    return "\n".join(lines)
 
 
 def _gpu_words(found: machine.Machine) -> str:
@@ -93,6 +103,7 @@ def _object(found: machine.Machine, threads: int, bandwidth: float) -> dict[str,
         "processor": found.processor,
         "isa": found.isa,
         "tiers": list(found.tiers),
+        "unused_tiers": dict(found.unused_tiers),
         "threads": threads,
         "cores": found.cores,
         "quota": found.quota,

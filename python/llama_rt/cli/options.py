@@ -15,6 +15,7 @@ from llama_rt import Llama, SamplingParams
 from llama_rt.cli.console import Console
 from llama_rt.cli.parser import UsageError
 from llama_rt.loading.mixes import formats
+from llama_rt.machine import isa_names
 from llama_rt.plan.needs import KV_DTYPES
 
 __all__ = [
@@ -89,8 +90,8 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "threads": {"type": whole(1, 4096), "metavar": "N", "help": "threads to compute with"},
     "isa": {
-        "choices": ("scalar", "avx2", "avx2_vnni", "avx512", "avx512_bf16", "amx"),
-        "metavar": "TIER",
+        "choices": isa_names(),
+        "metavar": "LEVEL",
         "help": "highest instruction set to use, such as avx2",
     },
     "repack": {

@@ -60,6 +60,7 @@ class Settings:
         n_ctx: int,
         cache_tokens: int,
         streaming: bool,
+        isa: str,
     ) -> Request:
         """Makes the request of one prompt.
 
@@ -70,6 +71,7 @@ class Settings:
             n_ctx: Context in tokens.
             cache_tokens: Tokens that the cache can hold.
             streaming: The caller wants chunks.
+            isa: Highest ISA level that sampling uses; empty is the best.
 
         Raises:
             CapacityError: The prompt does not fit.
@@ -84,6 +86,7 @@ class Settings:
             stop_ids=tokenizer.stop_ids | self.stop_ids,
             barred={*tokenizer.unsampled_ids, *range(tokenizer.vocab_size, vocab_size)},
             logprobs=self.logprobs,
+            isa=isa,
         )
         sampler.observe(np.array(prompt, dtype=np.int32))
         transcript = Transcript(tokenizer, prompt, self.stop, logprobs=self.logprobs > 0)

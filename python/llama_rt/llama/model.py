@@ -461,6 +461,7 @@ class Llama:
             n_ctx=self.n_ctx,
             cache_tokens=loaded.cache_tokens,
             streaming=streaming,
+            isa=self.isa if self.device == "cpu" else "",
         )
 
     def _chat_request(

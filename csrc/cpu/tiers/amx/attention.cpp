@@ -3,7 +3,7 @@
 // products; what is f16 in the cache is multiplied in two parts, so that its precision stays.
 #include "cpu/tiers/generic/attention.h"
 
-#include "cpu/tiers/amx/paint.h"
+#include "cpu/levels.h"
 #include "cpu/tiers/amx/tiles.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
@@ -315,7 +315,7 @@ void attend_tiles(const AttentionTask& task) noexcept {
 }
 
 template <class Kv, int kParts>
-void slot(Kernels& kernels, KvType type) {
+constexpr void add(Kernels& kernels, KvType type) {
   kernels.kv[static_cast<size_t>(type)].wide = {
       attend_tiles<Kv, kParts>, kMinRows,
       [](int64_t vectors, int64_t e) noexcept { return Layout<kParts>(vectors, e).end; }};
@@ -323,10 +323,12 @@ void slot(Kernels& kernels, KvType type) {
 
 }  // namespace
 
-void paint_attention_tiles(Kernels& kernels) {
-  slot<KvF16, 2>(kernels, KvType::kF16);
-  slot<KvBF16, 1>(kernels, KvType::kBF16);
-  slot<KvQ8, 1>(kernels, KvType::kQ8);
-}
+constinit const Kernels kTiledAttention = [] {
+  Kernels kernels;
+  add<KvF16, 2>(kernels, KvType::kF16);
+  add<KvBF16, 1>(kernels, KvType::kBF16);
+  add<KvQ8, 1>(kernels, KvType::kQ8);
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -2,7 +2,7 @@
 // panels are weight tiles as they are. f16 and f32 are multiplied as sums of two bf16, and so are
 // their inputs: of each factor 16 bits count (an f16 has 11). What a product is off by, 2^-16 of it
 // at most, averages out over many k to the size of what sums in float32 are off by.
-#include "cpu/tiers/amx/paint.h"
+#include "cpu/levels.h"
 #include "cpu/tiers/amx/sweep.h"
 #include "cpu/tiers/generic/panel.h"
 
@@ -94,23 +94,26 @@ int64_t row_bytes(int64_t k) noexcept {
 }
 
 template <class Expanded>
-void slot(Kernels& kernels, DType dtype, Activation activation, int64_t min_tokens, int64_t min_k) {
+constexpr void add(Kernels& kernels, DType dtype, Activation activation, int64_t min_tokens,
+                   int64_t min_k) {
   kernels.packed[static_cast<size_t>(dtype)].wide = {
       Expanded::multiply, activation, min_tokens, min_k, kSweepScratch, kSweepPanels};
 }
 
 }  // namespace
 
-void paint_float_tiles(Kernels& kernels) {
+constinit const Kernels kTiledFloatMatmul = [] {
+  Kernels kernels;
   kernels.activations[static_cast<size_t>(Activation::kTiles)] = {row_bytes<1>, convert<1>,
                                                                   kTileTokens};
   kernels.activations[static_cast<size_t>(Activation::kSplitTiles)] = {row_bytes<2>, convert<2>,
                                                                        kTileTokens};
-  slot<Bf16Expansion>(kernels, DType::kBF16, Activation::kTiles, kMinTokens, 0);
-  slot<SplitExpansion<PairsF16>>(kernels, DType::kF16, Activation::kSplitTiles, kMinSplitTokens,
-                                 kMinSplitK);
-  slot<SplitExpansion<PairsF32>>(kernels, DType::kF32, Activation::kSplitTiles, kMinSplitTokens,
-                                 kMinSplitK);
-}
+  add<Bf16Expansion>(kernels, DType::kBF16, Activation::kTiles, kMinTokens, 0);
+  add<SplitExpansion<PairsF16>>(kernels, DType::kF16, Activation::kSplitTiles, kMinSplitTokens,
+                                kMinSplitK);
+  add<SplitExpansion<PairsF32>>(kernels, DType::kF32, Activation::kSplitTiles, kMinSplitTokens,
+                                kMinSplitK);
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,6 +1,6 @@
 // Products of many inputs with quantized panels.
+#include "cpu/levels.h"
 #include "cpu/tiers/amx/expand.h"
-#include "cpu/tiers/amx/paint.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kMinTokens = 16;
 
 template <class Format>
-void slot(Kernels& kernels, DType dtype) {
+constexpr void add(Kernels& kernels, DType dtype) {
   kernels.packed[static_cast<size_t>(dtype)].wide = {QuantizedExpansion<Format>::multiply,
                                                      Activation::kTiles,
                                                      kMinTokens,
@@ -20,17 +20,19 @@ void slot(Kernels& kernels, DType dtype) {
 
 }  // namespace
 
-void paint_quantized_tiles(Kernels& kernels) {
-  slot<FormatQ4_0>(kernels, DType::kQ4_0);
-  slot<FormatQ4_1>(kernels, DType::kQ4_1);
-  slot<FormatQ5_0>(kernels, DType::kQ5_0);
-  slot<FormatQ5_1>(kernels, DType::kQ5_1);
-  slot<FormatQ8_0>(kernels, DType::kQ8_0);
-  slot<FormatQ2_K>(kernels, DType::kQ2_K);
-  slot<FormatQ3_K>(kernels, DType::kQ3_K);
-  slot<FormatQ4_K>(kernels, DType::kQ4_K);
-  slot<FormatQ5_K>(kernels, DType::kQ5_K);
-  slot<FormatQ6_K>(kernels, DType::kQ6_K);
-}
+constinit const Kernels kTiledQuantizedMatmul = [] {
+  Kernels kernels;
+  add<FormatQ4_0>(kernels, DType::kQ4_0);
+  add<FormatQ4_1>(kernels, DType::kQ4_1);
+  add<FormatQ5_0>(kernels, DType::kQ5_0);
+  add<FormatQ5_1>(kernels, DType::kQ5_1);
+  add<FormatQ8_0>(kernels, DType::kQ8_0);
+  add<FormatQ2_K>(kernels, DType::kQ2_K);
+  add<FormatQ3_K>(kernels, DType::kQ3_K);
+  add<FormatQ4_K>(kernels, DType::kQ4_K);
+  add<FormatQ5_K>(kernels, DType::kQ5_K);
+  add<FormatQ6_K>(kernels, DType::kQ6_K);
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

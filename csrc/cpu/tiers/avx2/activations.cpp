@@ -3,8 +3,7 @@
 
 #include <cstring>
 
-#include "cpu/kernels.h"
-#include "cpu/tiers/avx2/paint.h"
+#include "cpu/levels.h"
 #include "cpu/tiers/generic/panel.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
@@ -87,13 +86,15 @@ void convert_bf16(const float* x, int64_t k, std::byte* out) noexcept {
 
 }  // namespace
 
-void paint_activations(Kernels& kernels) {
+constinit const Kernels kActivationFormats = [] {
+  Kernels kernels;
   kernels.activations[static_cast<size_t>(Activation::kF32)] = {
       [](int64_t k) noexcept { return f32_row_bytes(k); }, convert_f32};
   kernels.activations[static_cast<size_t>(Activation::kBF16)] = {
       [](int64_t k) noexcept { return bf16_row_bytes(k); }, convert_bf16};
   kernels.activations[static_cast<size_t>(Activation::kQ8)] = {
       [](int64_t k) noexcept { return q8_row_bytes(k); }, convert_q8};
-}
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,14 +1,16 @@
-// Products with float panels.
-#include "cpu/tiers/avx2/lanes.h"  // first: the generic headers are written over it
-#include "cpu/tiers/avx2/paint.h"
+// GEMM and GEMV over float panels.
+#include "cpu/levels.h"
+#include "cpu/tiers/avx2/lanes.h"  // before the generic headers, which are written over it
 #include "cpu/tiers/generic/packed_float.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
-void paint_float_products(Kernels& kernels) {
-  paint_float<LinesF32>(kernels, DType::kF32);
-  paint_float<LinesF16>(kernels, DType::kF16);
-  paint_float<LinesBF16>(kernels, DType::kBF16);
-}
+constinit const Kernels kFloatMatmul = [] {
+  Kernels kernels;
+  add_float_matmul<LinesF32>(kernels, DType::kF32);
+  add_float_matmul<LinesF16>(kernels, DType::kF16);
+  add_float_matmul<LinesBF16>(kernels, DType::kBF16);
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -2,8 +2,7 @@
 // tiers read the same panels and inherit these slots.
 #include <cstring>
 
-#include "cpu/kernels.h"
-#include "cpu/tiers/avx2/paint.h"
+#include "cpu/levels.h"
 #include "cpu/tiers/generic/panel.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
@@ -61,8 +60,8 @@ void pack_bf16(const std::byte* rows, int64_t row_bytes, int count, int64_t k,
   }
 }
 
-void slot(Kernels& kernels, DType dtype, int64_t (*panel_bytes)(int64_t) noexcept,
-          void (*pack)(const std::byte*, int64_t, int, int64_t, std::byte*) noexcept) {
+constexpr void add(Kernels& kernels, DType dtype, int64_t (*panel_bytes)(int64_t) noexcept,
+                   void (*pack)(const std::byte*, int64_t, int, int64_t, std::byte*) noexcept) {
   PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
   format.panel_bytes = panel_bytes;
   format.pack = pack;
@@ -70,10 +69,12 @@ void slot(Kernels& kernels, DType dtype, int64_t (*panel_bytes)(int64_t) noexcep
 
 }  // namespace
 
-void paint_float_packing(Kernels& kernels) {
-  slot(kernels, DType::kF32, single_bytes, pack_f32);
-  slot(kernels, DType::kF16, half_bytes, pack_f16);
-  slot(kernels, DType::kBF16, half_bytes, pack_bf16);
-}
+constinit const Kernels kFloatPacking = [] {
+  Kernels kernels;
+  add(kernels, DType::kF32, single_bytes, pack_f32);
+  add(kernels, DType::kF16, half_bytes, pack_f16);
+  add(kernels, DType::kBF16, half_bytes, pack_bf16);
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -5,8 +5,7 @@
 #include <cstring>
 
 #include "core/blocks.h"
-#include "cpu/kernels.h"
-#include "cpu/tiers/avx2/paint.h"
+#include "cpu/levels.h"
 #include "cpu/tiers/generic/panel.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
@@ -242,8 +241,8 @@ void pack_super_blocks(const std::byte* rows, int64_t row_bytes, int count, int6
 }
 
 template <class Shape>
-void slot(Kernels& kernels, DType dtype,
-          void (*pack)(const std::byte*, int64_t, int, int64_t, std::byte*) noexcept) {
+constexpr void add(Kernels& kernels, DType dtype,
+                   void (*pack)(const std::byte*, int64_t, int, int64_t, std::byte*) noexcept) {
   PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
   format.panel_bytes = [](int64_t k) noexcept { return Shape::bytes(k); };
   format.pack = pack;
@@ -251,17 +250,19 @@ void slot(Kernels& kernels, DType dtype,
 
 }  // namespace
 
-void paint_quantized_packing(Kernels& kernels) {
-  slot<ShapeQ4_0>(kernels, DType::kQ4_0, pack_blocks<BlockQ4_0, ShapeQ4_0, 4>);
-  slot<ShapeQ4_1>(kernels, DType::kQ4_1, pack_blocks<BlockQ4_1, ShapeQ4_1, 4>);
-  slot<ShapeQ5_0>(kernels, DType::kQ5_0, pack_blocks<BlockQ5_0, ShapeQ5_0, 5>);
-  slot<ShapeQ5_1>(kernels, DType::kQ5_1, pack_blocks<BlockQ5_1, ShapeQ5_1, 5>);
-  slot<ShapeQ8_0>(kernels, DType::kQ8_0, pack_blocks<BlockQ8_0, ShapeQ8_0, 8>);
-  slot<ShapeQ2_K>(kernels, DType::kQ2_K, pack_super_blocks<BlockQ2_K, ShapeQ2_K, 2>);
-  slot<ShapeQ3_K>(kernels, DType::kQ3_K, pack_super_blocks<BlockQ3_K, ShapeQ3_K, 3>);
-  slot<ShapeQ4_K>(kernels, DType::kQ4_K, pack_super_blocks<BlockQ4_K, ShapeQ4_K, 4>);
-  slot<ShapeQ5_K>(kernels, DType::kQ5_K, pack_super_blocks<BlockQ5_K, ShapeQ5_K, 5>);
-  slot<ShapeQ6_K>(kernels, DType::kQ6_K, pack_super_blocks<BlockQ6_K, ShapeQ6_K, 6>);
-}
+constinit const Kernels kQuantizedPacking = [] {
+  Kernels kernels;
+  add<ShapeQ4_0>(kernels, DType::kQ4_0, pack_blocks<BlockQ4_0, ShapeQ4_0, 4>);
+  add<ShapeQ4_1>(kernels, DType::kQ4_1, pack_blocks<BlockQ4_1, ShapeQ4_1, 4>);
+  add<ShapeQ5_0>(kernels, DType::kQ5_0, pack_blocks<BlockQ5_0, ShapeQ5_0, 5>);
+  add<ShapeQ5_1>(kernels, DType::kQ5_1, pack_blocks<BlockQ5_1, ShapeQ5_1, 5>);
+  add<ShapeQ8_0>(kernels, DType::kQ8_0, pack_blocks<BlockQ8_0, ShapeQ8_0, 8>);
+  add<ShapeQ2_K>(kernels, DType::kQ2_K, pack_super_blocks<BlockQ2_K, ShapeQ2_K, 2>);
+  add<ShapeQ3_K>(kernels, DType::kQ3_K, pack_super_blocks<BlockQ3_K, ShapeQ3_K, 3>);
+  add<ShapeQ4_K>(kernels, DType::kQ4_K, pack_super_blocks<BlockQ4_K, ShapeQ4_K, 4>);
+  add<ShapeQ5_K>(kernels, DType::kQ5_K, pack_super_blocks<BlockQ5_K, ShapeQ5_K, 5>);
+  add<ShapeQ6_K>(kernels, DType::kQ6_K, pack_super_blocks<BlockQ6_K, ShapeQ6_K, 6>);
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,10 +1,10 @@
-// Products with quantized panels.
-#include "cpu/tiers/avx2/lanes.h"  // first: the generic headers are written over it
-#include "cpu/tiers/avx2/paint.h"
+// GEMM and GEMV over quantized panels.
+#include "cpu/levels.h"
+#include "cpu/tiers/avx2/lanes.h"  // before the generic headers, which are written over it
 #include "cpu/tiers/generic/packed_quantized.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
-void paint_quantized_products(Kernels& kernels) { paint_all_quantized(kernels); }
+constinit const Kernels kQuantizedMatmul = quantized_matmul();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "cpu/tiers/avx512_bf16/paint.h"
+#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
@@ -151,8 +151,10 @@ class PairProducts {
 
 }  // namespace
 
-void paint_attention(Kernels& kernels) {
+constinit const Kernels kAttention = [] {
+  Kernels kernels;
   kernels.kv[static_cast<size_t>(KvType::kBF16)].attend = attend<PairProducts>;
-}
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

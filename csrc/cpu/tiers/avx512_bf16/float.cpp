@@ -1,6 +1,6 @@
 // Products with bf16 panels by the pair dot product; inputs are rounded to bf16.
-#include "cpu/tiers/avx512/lanes.h"  // first: the generic headers are written over it
-#include "cpu/tiers/avx512_bf16/paint.h"
+#include "cpu/levels.h"
+#include "cpu/tiers/avx512/lanes.h"  // before the generic headers, which are written over it
 #include "cpu/tiers/generic/packed_float.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
@@ -36,6 +36,10 @@ struct LinesBF16Pairs {
 
 }  // namespace
 
-void paint_float_products(Kernels& kernels) { paint_float<LinesBF16Pairs>(kernels, DType::kBF16); }
+constinit const Kernels kFloatMatmul = [] {
+  Kernels kernels;
+  add_float_matmul<LinesBF16Pairs>(kernels, DType::kBF16);
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

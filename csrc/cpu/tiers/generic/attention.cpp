@@ -1,7 +1,7 @@
 // The products of attention in float32, for every type of the cache.
 #include "cpu/tiers/generic/attention.h"
 
-#include "generic/kernels.h"
+#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
@@ -150,7 +150,7 @@ class PageProducts {
 };
 
 template <class Kv>
-KvFormat format() {
+constexpr KvFormat format() {
   return {[](int64_t e) noexcept { return (Kv::head_bytes(e) + 63) / 64 * 64; },
           [](const StoreKvTask& t) noexcept { Kv::put(t); },
           attend<PageProducts<Kv>>,
@@ -159,11 +159,13 @@ KvFormat format() {
 
 }  // namespace
 
-void paint_kv(Kernels& kernels) {
+constinit const Kernels kAttention = [] {
+  Kernels kernels;
   kernels.kv[static_cast<size_t>(KvType::kF32)] = format<KvF32>();
   kernels.kv[static_cast<size_t>(KvType::kF16)] = format<KvF16>();
   kernels.kv[static_cast<size_t>(KvType::kBF16)] = format<KvBF16>();
   kernels.kv[static_cast<size_t>(KvType::kQ8)] = format<KvQ8>();
-}
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

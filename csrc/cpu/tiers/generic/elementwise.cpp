@@ -1,14 +1,11 @@
 // Norm, rotary, SwiGLU: one token at a time, no cross-token state.
-#include "cpu/kernels.h"
-#include "generic/kernels.h"
+#include "cpu/levels.h"
 #include "generic/math.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
 
 inline float inverse_sqrt(float a) { return 1.0f / __builtin_sqrtf(a); }
-
-}  // namespace
 
 // y = x / sqrt(mean(x^2) + eps) * gain, in float32 (llama_family: RMSNorm).
 void rms_norm(const NormTask& t) noexcept {
@@ -61,5 +58,15 @@ void swiglu(const SwigluTask& t) noexcept {
     store_partial(t.out + whole, act(gate, load_partial(t.up + whole, rest)), rest);
   }
 }
+
+}  // namespace
+
+constinit const Kernels kElementwise = [] {
+  Kernels kernels;
+  kernels.rms_norm = rms_norm;
+  kernels.rope = rope;
+  kernels.swiglu = swiglu;
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

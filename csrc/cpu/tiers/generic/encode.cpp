@@ -2,8 +2,7 @@
 // formats of fewer bits search for the scale of least error.
 #include "generic/encode.h"
 
-#include "cpu/kernels.h"
-#include "generic/kernels.h"
+#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
@@ -105,7 +104,8 @@ void encode_q8_0(const float* x, int64_t count, std::byte* out) noexcept {
 
 }  // namespace
 
-void paint_encode(Kernels& kernels) {
+constinit const Kernels kEncode = [] {
+  Kernels kernels;
   const auto slot = [&](DType dtype) -> auto& {
     return kernels.encode[static_cast<size_t>(dtype)];
   };
@@ -117,7 +117,7 @@ void paint_encode(Kernels& kernels) {
   slot(DType::kQ5_0) = encode_symmetric<BlockQ5_0, 16>;
   slot(DType::kQ5_1) = encode_affine<BlockQ5_1, 31>;
   slot(DType::kQ8_0) = encode_q8_0;
-  paint_encode_k(kernels);
-}
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

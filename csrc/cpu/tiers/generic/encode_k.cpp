@@ -1,9 +1,8 @@
 // Floats -> K blocks. A K block keeps few-bit scales per group: each group is fitted alone, the
 // scales are rounded to multiples of the block's own, their neighbours tried, and the block's scale
 // fitted again to what was chosen.
-#include "cpu/kernels.h"
+#include "cpu/levels.h"
 #include "generic/encode.h"
-#include "generic/kernels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 namespace {
@@ -322,7 +321,8 @@ void encode_q6_k(const float* x, int64_t count, std::byte* out) noexcept {
 
 }  // namespace
 
-void paint_encode_k(Kernels& kernels) {
+constinit const Kernels kEncodeK = [] {
+  Kernels kernels;
   const auto slot = [&](DType dtype) -> auto& {
     return kernels.encode[static_cast<size_t>(dtype)];
   };
@@ -331,6 +331,7 @@ void paint_encode_k(Kernels& kernels) {
   slot(DType::kQ4_K) = encode_q4_k;
   slot(DType::kQ5_K) = encode_q5_k;
   slot(DType::kQ6_K) = encode_q6_k;
-}
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -120,7 +120,7 @@ struct FloatKernel {
 };
 
 template <class Lines>
-inline void paint_float(Kernels& kernels, DType dtype) {
+constexpr void add_float_matmul(Kernels& kernels, DType dtype) {
   PackedFormat& slot = kernels.packed[static_cast<size_t>(dtype)];
   slot.multiply = FloatKernel<Lines>::multiply;
   slot.activation = Lines::kActivation;

@@ -48,23 +48,25 @@ struct QuantizedKernel {
 };
 
 template <class Format>
-inline void paint_quantized(Kernels& kernels, DType dtype) {
-  PackedFormat& slot = kernels.packed[static_cast<size_t>(dtype)];
-  slot.multiply = QuantizedKernel<Format>::multiply;
-  slot.activation = Activation::kQ8;
+constexpr void add_quantized_matmul(Kernels& kernels, DType dtype) {
+  PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
+  format.multiply = QuantizedKernel<Format>::multiply;
+  format.activation = Activation::kQ8;
 }
 
-inline void paint_all_quantized(Kernels& kernels) {
-  paint_quantized<FormatQ4_0>(kernels, DType::kQ4_0);
-  paint_quantized<FormatQ4_1>(kernels, DType::kQ4_1);
-  paint_quantized<FormatQ5_0>(kernels, DType::kQ5_0);
-  paint_quantized<FormatQ5_1>(kernels, DType::kQ5_1);
-  paint_quantized<FormatQ8_0>(kernels, DType::kQ8_0);
-  paint_quantized<FormatQ2_K>(kernels, DType::kQ2_K);
-  paint_quantized<FormatQ3_K>(kernels, DType::kQ3_K);
-  paint_quantized<FormatQ4_K>(kernels, DType::kQ4_K);
-  paint_quantized<FormatQ5_K>(kernels, DType::kQ5_K);
-  paint_quantized<FormatQ6_K>(kernels, DType::kQ6_K);
+constexpr Kernels quantized_matmul() {
+  Kernels kernels;
+  add_quantized_matmul<FormatQ4_0>(kernels, DType::kQ4_0);
+  add_quantized_matmul<FormatQ4_1>(kernels, DType::kQ4_1);
+  add_quantized_matmul<FormatQ5_0>(kernels, DType::kQ5_0);
+  add_quantized_matmul<FormatQ5_1>(kernels, DType::kQ5_1);
+  add_quantized_matmul<FormatQ8_0>(kernels, DType::kQ8_0);
+  add_quantized_matmul<FormatQ2_K>(kernels, DType::kQ2_K);
+  add_quantized_matmul<FormatQ3_K>(kernels, DType::kQ3_K);
+  add_quantized_matmul<FormatQ4_K>(kernels, DType::kQ4_K);
+  add_quantized_matmul<FormatQ5_K>(kernels, DType::kQ5_K);
+  add_quantized_matmul<FormatQ6_K>(kernels, DType::kQ6_K);
+  return kernels;
 }
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,7 +1,6 @@
 // Products of matrices as they are stored: a few rows are decoded to float32 and multiplied with
 // every input. From the dtype table alone this is there for every format on every tier.
-#include "cpu/kernels.h"
-#include "generic/kernels.h"
+#include "cpu/levels.h"
 #include "generic/math.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
@@ -86,13 +85,15 @@ void decode_stored(const std::byte* row, int64_t k, float* out) noexcept {
 
 }  // namespace
 
-void paint_stored(Kernels& kernels) {
+constinit const Kernels kDequantizedMatmul = [] {
+  Kernels kernels;
 #define LLAMA_RT_SLOT(id, name, block, elements, ...)                                 \
   kernels.decode[static_cast<size_t>(DType::k##id)] = decode_stored<block, elements>; \
   kernels.stored[static_cast<size_t>(DType::k##id)] =                                 \
       multiply_stored<decode_stored<block, elements>>;
   LLAMA_RT_DTYPES(LLAMA_RT_SLOT)
 #undef LLAMA_RT_SLOT
-}
+  return kernels;
+}();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,0 +1,29 @@
+// The partial kernel tables that the ISA levels export. They are data, initialised by the compiler
+// (constinit): no function that was compiled with a level's instructions runs before that level is
+// chosen. isa.cpp lists which tables make up a level, and cmake/check_levels.py audits the objects.
+#pragma once
+
+#include "cpu/kernels.h"
+
+namespace llama_rt::cpu {
+
+#define LLAMA_RT_DECLARE_TABLES(level, ...) \
+  namespace level {                         \
+  extern const Kernels __VA_ARGS__;         \
+  }
+// What tiers/generic compiles for every level that has a vec.h.
+#define LLAMA_RT_GENERIC_TABLES \
+  kElementwise, kDequantizedMatmul, kAttention, kEncode, kEncodeK, kScan
+
+LLAMA_RT_DECLARE_TABLES(scalar, LLAMA_RT_GENERIC_TABLES)
+LLAMA_RT_DECLARE_TABLES(avx2, LLAMA_RT_GENERIC_TABLES, kActivationFormats, kFloatPacking,
+                        kQuantizedPacking, kFloatMatmul, kQuantizedMatmul)
+LLAMA_RT_DECLARE_TABLES(avx2_vnni, kQuantizedMatmul)
+LLAMA_RT_DECLARE_TABLES(avx512, LLAMA_RT_GENERIC_TABLES, kFloatMatmul, kQuantizedMatmul)
+LLAMA_RT_DECLARE_TABLES(avx512_bf16, kFloatMatmul, kAttention)
+LLAMA_RT_DECLARE_TABLES(amx, kTiledAttention, kTiledFloatMatmul, kTiledQuantizedMatmul)
+
+#undef LLAMA_RT_GENERIC_TABLES
+#undef LLAMA_RT_DECLARE_TABLES
+
+}  // namespace llama_rt::cpu
