@@ -16,6 +16,28 @@ from reference.vocabulary import train_tokenizer
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--levels",
+        metavar="FILE",
+        type=Path,
+        help="add a line to FILE for each ISA level that tests emulate; .ci/levels.py prints it",
+    )
+
+
+@pytest.fixture
+def record_level(request):
+    """`record_level(architecture, level, how, result)` adds a line to the file of `--levels`."""
+    path = request.config.getoption("--levels")
+
+    def record(*fields):
+        if path is not None:
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\t".join(fields) + "\n")
+
+    return record
+
+
 @pytest.fixture(scope="session")
 def tiny_model():
     """`(Config, weights)` under canonical names: 2 layers of width 64, 512 tokens, context 256."""
