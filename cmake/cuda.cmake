@@ -1,9 +1,10 @@
-# The CUDA room, or absent.cpp in its place. LLAMA_RT_CUDA=AUTO takes it where an nvcc that works
-# is found (12.8 or newer), and says in a line why it does not; ON insists, OFF leaves it out. The
-# runtime is linked in, so that the module needs no CUDA library and imports without a driver.
+# The CUDA backend, or absent.cpp in its place. LLAMA_RT_CUDA=AUTO compiles it where a GPU that it
+# can use and an nvcc that works (12.8 or newer) are found, and says in a line why it does not; ON
+# insists, with or without a GPU, OFF leaves it out. The runtime is linked in, so that the module
+# needs no CUDA library and imports without a driver.
 set(LLAMA_RT_CUDA AUTO CACHE STRING "CUDA backend: AUTO, ON or OFF")
-set(LLAMA_RT_CUDA_ARCHITECTURES "" CACHE STRING
-    "Architectures as CMake lists them, e.g. 90a-real; empty: of the GPU here, else all")
+set(LLAMA_RT_CUDA_ARCHITECTURES "" CACHE STRING "Architectures as CMake lists them, e.g. 90a-real, \
+or all (as a wheel has); empty: of the GPU here, else all")
 
 # Machine code for every generation since Ampere; PTX for later ones. 90a is for *wgmma* alone.
 set(llama_rt_cuda_all 80-real 86-real 89-real 90-real 90-virtual 90a-real)
@@ -25,10 +26,7 @@ endfunction()
 # Why CUDA code cannot be compiled here; empty if it can. A small source is compiled and linked,
 # since an nvcc that answers may lack a host compiler that it accepts, headers or libraries.
 function(llama_rt_cuda_problem result nvcc)
-  if(CMAKE_VERSION VERSION_LESS 3.25)
-    set(${result} "CMake ${CMAKE_VERSION} is too old, 3.25 or newer is needed" PARENT_SCOPE)
-    return()
-  elseif(NOT nvcc)
+  if(NOT nvcc)
     set(${result} "nvcc was not found" PARENT_SCOPE)
     return()
   endif()
@@ -62,22 +60,29 @@ function(llama_rt_cuda_problem result nvcc)
   endif()
 endfunction()
 
-# The architecture of this machine's first device ("90a-real"); empty without one, or where that is
-# not among those that every nvcc we take knows: a build for all has PTX for what is newer.
+# The architecture of this machine's first device ("90a-real"); PTX ("90-virtual") for one that is
+# newer than every nvcc that is accepted knows; empty without a device of 8.0 or newer.
 function(llama_rt_cuda_native result)
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
                   OUTPUT_VARIABLE text ERROR_QUIET RESULT_VARIABLE failed)
-  if(NOT failed AND text MATCHES "^(8\\.0|8\\.6|8\\.7|8\\.9|9\\.0)")
+  if(failed)
+    return()
+  elseif(text MATCHES "^(8\\.0|8\\.6|8\\.7|8\\.9|9\\.0)")
     string(REPLACE "." "" number ${CMAKE_MATCH_1})
     string(REPLACE "90" "90a" number ${number})
     set(${result} ${number}-real PARENT_SCOPE)
+  elseif(text MATCHES "^[1-9][0-9]\\.[0-9]")
+    set(${result} 90-virtual PARENT_SCOPE)
   endif()
 endfunction()
 
 # A macro: enable_language must be seen by the caller.
 macro(llama_rt_add_cuda module)
   set(llama_rt_cuda_reason "it is switched off")
-  if(NOT LLAMA_RT_CUDA STREQUAL "OFF")
+  llama_rt_cuda_native(llama_rt_cuda_device)
+  if(LLAMA_RT_CUDA STREQUAL "AUTO" AND NOT llama_rt_cuda_device)
+    set(llama_rt_cuda_reason "there is no GPU that it could use (LLAMA_RT_CUDA=ON compiles it)")
+  elseif(NOT LLAMA_RT_CUDA STREQUAL "OFF")
     set(llama_rt_cuda_reason "")
     llama_rt_find_nvcc(llama_rt_nvcc_found)
     llama_rt_cuda_problem(llama_rt_cuda_reason "${llama_rt_nvcc_found}")
@@ -97,9 +102,9 @@ endmacro()
 macro(llama_rt_cuda_room module)
   set(llama_rt_cuda_list ${LLAMA_RT_CUDA_ARCHITECTURES})
   if(NOT llama_rt_cuda_list)
-    llama_rt_cuda_native(llama_rt_cuda_list)
+    set(llama_rt_cuda_list ${llama_rt_cuda_device})
   endif()
-  if(NOT llama_rt_cuda_list)
+  if(NOT llama_rt_cuda_list OR llama_rt_cuda_list STREQUAL "all")
     set(llama_rt_cuda_list ${llama_rt_cuda_all})
   endif()
   message(STATUS "With CUDA for ${llama_rt_cuda_list}")

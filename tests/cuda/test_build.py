@@ -62,7 +62,7 @@ def test_no_compiler_is_a_reason(tmp_path):
 
 @pytest.mark.parametrize(
     ("capability", "architecture"),
-    [("9.0", "90a-real"), ("8.6", "86-real"), ("7.5", ""), ("12.0", ""), ("N/A", "")],
+    [("9.0", "90a-real"), ("8.6", "86-real"), ("7.5", ""), ("12.0", "90-virtual"), ("N/A", "")],
 )
 def test_a_device_names_its_architecture(tmp_path, monkeypatch, capability, architecture):
     tool = tmp_path / "nvidia-smi"
@@ -71,6 +71,28 @@ def test_a_device_names_its_architecture(tmp_path, monkeypatch, capability, arch
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     _, text = cmake(tmp_path, "llama_rt_cuda_native(found)", 'message("[${found}]")')
     assert f"[{architecture}]" in text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "said"),
+    [
+        ("AUTO", "", "Without CUDA: there is no GPU"),
+        ("AUTO", "8.6", "Without CUDA: nvcc was not found"),
+        ("OFF", "8.6", "Without CUDA: it is switched off"),
+        ("ON", "", "LLAMA_RT_CUDA=ON: nvcc was not found"),
+    ],
+)
+def test_it_is_built_for_a_gpu_or_when_asked(tmp_path, monkeypatch, wanted, device, said):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho {device}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    lines = [
+        "function(llama_rt_find_nvcc result)\nendfunction()",
+        "function(target_sources)\nendfunction()",
+        f"set(LLAMA_RT_CUDA {wanted})",
+        "llama_rt_add_cuda(module)",
+    ]
+    assert said in cmake(tmp_path, *lines)[1]
 
 
 def test_one_ptx_serves_ampere_and_ada(tmp_path):
