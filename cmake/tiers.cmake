@@ -4,7 +4,7 @@ set(llama_rt_tiers_dir ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/tiers)
 set(LLAMA_RT_ISA_LEVELS native CACHE STRING
     "ISA levels to compile: native (those of this machine), all (as a wheel has), or names")
 
-function(llama_rt_add_level module name)
+function(llama_rt_add_level module name)  # further arguments: the level's flags
   if(NOT "all" IN_LIST llama_rt_levels AND NOT name IN_LIST llama_rt_levels)
     return()
   endif()
@@ -16,8 +16,13 @@ function(llama_rt_add_level module name)
   target_include_directories(llama_rt_${name} PRIVATE
     ${CMAKE_CURRENT_SOURCE_DIR}/csrc ${llama_rt_tiers_dir}/${name} ${llama_rt_tiers_dir})
   target_compile_definitions(llama_rt_${name} PRIVATE LLAMA_RT_TIER=${name})
+  # scalar has nothing that -O3 would unroll to gain: half the time of compiling it.
+  set(optimize -O3)
+  if(name STREQUAL "scalar")
+    set(optimize -O2 -ftree-vectorize)
+  endif()
   # GCC 12's own AVX-512 headers trip its uninitialized-value warnings.
-  target_compile_options(llama_rt_${name} PRIVATE -O3 ${ARGN}
+  target_compile_options(llama_rt_${name} PRIVATE ${optimize} ${ARGN}
     $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized>)
   set_target_properties(llama_rt_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_link_libraries(llama_rt_${name} PRIVATE llama_rt_flags)
@@ -62,7 +67,7 @@ function(llama_rt_audit_levels module)
   foreach(level IN LISTS levels)
     string(APPEND objects "${level}\t$<JOIN:$<TARGET_OBJECTS:llama_rt_${level}>,\n${level}\t>\n")
   endforeach()
-  foreach(target IN ITEMS ${module} llama_rt_common)
+  foreach(target IN ITEMS ${module} llama_rt_common llama_rt_bindings)
     string(APPEND objects "common\t$<JOIN:$<TARGET_OBJECTS:${target}>,\ncommon\t>\n")
   endforeach()
   set(list ${CMAKE_CURRENT_BINARY_DIR}/level_objects.txt)

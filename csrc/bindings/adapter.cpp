@@ -1,12 +1,11 @@
 // Adapters as Python builds them: patch by patch, arrays already in the base's rotary order.
-#include "bindings/adapter.h"
+#include "model/adapters/adapter.h"
 
 #include <span>
 #include <string>
 
-#include "bindings/tensor.h"
+#include "bindings/bindings.h"
 #include "core/error.h"
-#include "model/adapters/adapter.h"
 
 namespace py = pybind11;
 

@@ -1,8 +1,7 @@
 // C++ exceptions arrive in Python as the classes of llama_rt.errors.
-#include "bindings/errors.h"
-
 #include <exception>
 
+#include "bindings/bindings.h"
 #include "core/error.h"
 
 namespace py = pybind11;

@@ -1,6 +1,4 @@
 // Backend, Model and Runner as Python sees them; the GIL is released around all long work.
-#include "bindings/model.h"
-
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -8,9 +6,8 @@
 #include <optional>
 #include <thread>
 
-#include "bindings/adapter.h"
+#include "bindings/bindings.h"
 #include "bindings/registry.h"
-#include "bindings/tensor.h"
 #include "core/error.h"
 #include "model/runner.h"
 #include "platform/cpu_info.h"

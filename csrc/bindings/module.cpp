@@ -1,12 +1,7 @@
 // The native module: composes the rooms and exports them.
 #include <pybind11/pybind11.h>
 
-#include "bindings/errors.h"
-#include "bindings/model.h"
-#include "bindings/ops.h"
-#include "bindings/platform.h"
-#include "bindings/sampler.h"
-#include "bindings/tensor.h"
+#include "bindings/bindings.h"
 #include "cpu/isa.h"
 
 PYBIND11_MODULE(_native, m) {

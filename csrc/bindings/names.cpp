@@ -2,7 +2,7 @@
 #include <string>
 #include <utility>
 
-#include "bindings/model.h"
+#include "bindings/bindings.h"
 #include "core/error.h"
 
 namespace llama_rt {

@@ -1,6 +1,4 @@
 // Shows every op to the tests: numpy in, numpy out, on any backend and tier.
-#include "bindings/ops.h"
-
 #include <pybind11/stl.h>
 
 #include <cmath>
@@ -9,8 +7,7 @@
 
 #include "backend/backend.h"
 #include "backend/staging.h"
-#include "bindings/model.h"
-#include "bindings/tensor.h"
+#include "bindings/bindings.h"
 #include "core/error.h"
 
 namespace py = pybind11;

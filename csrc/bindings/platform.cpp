@@ -1,6 +1,4 @@
 // Exports what the platform room knows about the machine.
-#include "bindings/platform.h"
-
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/bindings.h"
 #include "core/error.h"
 #include "cpu/isa.h"
 #include "cuda/open.h"

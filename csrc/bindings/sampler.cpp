@@ -1,5 +1,5 @@
 // Exports the sampler. Python may draw from it directly; the runner draws from it without the GIL.
-#include "bindings/sampler.h"
+#include "model/sampler.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -15,20 +15,21 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/bindings.h"
 #include "core/error.h"
 #include "cpu/isa.h"
-#include "model/sampler.h"
 
 namespace py = pybind11;
 
 namespace llama_rt {
 namespace {
 
+// Of the element type, or one that it holds exactly: no float becomes a token.
 template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
+using ExactArray = py::array_t<T, py::array::c_style>;
 
 template <typename T>
-std::span<const T> flat(const Array<T>& array, const char* name) {
+std::span<const T> flat(const ExactArray<T>& array, const char* name) {
   if (array.ndim() != 1) {
     throw ShapeError(std::string("sampler: expected ") + name + " with 1 dimension, got " +
                      std::to_string(array.ndim()));
@@ -59,7 +60,7 @@ std::unique_ptr<Sampler> make_sampler(int vocab_size, float temperature, int64_t
                                    cpu::kernels_for(cpu::choose_isa(isa)).scan);
 }
 
-py::tuple draw(Sampler& sampler, const Array<float>& logits) {
+py::tuple draw(Sampler& sampler, const ExactArray<float>& logits) {
   Drawn drawn = sampler.draw(flat(logits, "logits"));
   return py::make_tuple(drawn.token, drawn.stop, drawn.logprob, std::move(drawn.top));
 }
@@ -81,7 +82,7 @@ void bind_sampler(py::module_& m) {
            py::arg("isa") = "")
       .def(
           "observe",
-          [](Sampler& s, const Array<int32_t>& tokens) { s.observe(flat(tokens, "tokens")); },
+          [](Sampler& s, const ExactArray<int32_t>& tokens) { s.observe(flat(tokens, "tokens")); },
           py::arg("tokens"))
       .def("draw", &draw, py::arg("logits"));
 }
