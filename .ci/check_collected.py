@@ -26,7 +26,7 @@ def main() -> int:
         sys.stderr.write(f"{path}: pytest collects no test from it\n")
     for path in sorted(collected - known):
         sys.stderr.write(f"{path}: pytest collects it, git does not know it\n")
-    print(f"{len(collected)} test files collected, {len(known)} in git")  # noqa: T201
+    print(f"{len(collected)} test files collected, {len(known)} in git")
     return 1 if known != collected or not known else 0
 
 
