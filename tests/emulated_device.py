@@ -69,7 +69,12 @@ def compiled(source: Path, *flags: str) -> Path:
 def library(name: str, *sources: str) -> ctypes.CDLL:
     """Loads `sources` (relative to the repository) with the emulated device as one library."""
     objects = [compiled(path) for path in (*DEVICE, *(ROOT / s for s in sources))]
-    return ctypes.CDLL(str(_linked(FOLDER / f"lib{name}.so", objects)))
+    return ctypes.CDLL(str(linked(name, objects)))
+
+
+def linked(name: str, objects: list[Path]) -> Path:
+    """The shared library of these objects, for ctypes."""
+    return _link(FOLDER / f"lib{name}.so", objects)
 
 
 def package(name: str, objects: list[Path]) -> Path:
@@ -83,12 +88,11 @@ def package(name: str, objects: list[Path]) -> Path:
         if not entry.name.startswith(("_native.cpython", "__pycache__", ".")):
             (folder / entry.name).symlink_to(entry)
     (folder.parent / "sitecustomize.py").write_text(CUSTOMIZE)
-    _linked(folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}", objects)
+    _link(folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}", objects)
     return folder.parent
 
 
-def _linked(made: Path, objects: list[Path]) -> Path:
-    """The shared library of these objects."""
+def _link(made: Path, objects: list[Path]) -> Path:
     if not made.is_file() or any(o.stat().st_mtime > made.stat().st_mtime for o in objects):
         new = made.with_suffix(f".{os.getpid()}")
         command = [COMPILER, "-shared", "-pthread", "-Wl,-Bsymbolic", "-o", str(new)]

@@ -1,4 +1,4 @@
-// cpu_info() of a machine that has tiles: whoever includes tiles.h has them.
+// cpu_info() of a processor that has every ISA level.
 #define cpu_info detected_cpu_info
 #include "platform/cpu_info.cpp"
 #undef cpu_info
@@ -7,9 +7,9 @@ namespace llama_rt {
 
 const CpuInfo& cpu_info() {
   static const CpuInfo info = [] {
-    CpuInfo with_tiles = detected_cpu_info();
-    with_tiles.amx = true;
-    return with_tiles;
+    CpuInfo all = detected_cpu_info();
+    all.avx2_vnni = all.avx512 = all.avx512_bf16 = all.amx = true;
+    return all;
   }();
   return info;
 }

@@ -1,19 +1,14 @@
-"""The amx tier's products, with the matrix unit's instructions done by `tiles.h`.
-
-The tier's own sources are compiled with the compiler at hand; the processor must have the rest of
-what they use (AVX-512 with bfloat16).
-"""
+"""The matmul kernels of the amx level, with the matrix unit's instructions done by `tiles.h`."""
 
 import ctypes
-import os
-import shutil
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from emulated_device import linked
+from emulated_levels import compile_all, compile_level, missing
 from llama_rt import _native
 from reference.blocks import FORMATS, decode, random_bytes
 from reference.bounds import dot, matmul
@@ -29,42 +24,18 @@ WIDTHS = {  # k: one tile or less, an odd number of tiles, several stretches
     32: [32, 224, 1056, 2080],
     256: [256, 1280, 2304],
 }
-AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-AVX512 = [f"-mavx512{name}" for name in ("f", "bw", "dq", "vl", "vnni", "bf16", "vbmi")]
-
-
-def compiler():
-    found = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    path = next((p for p in map(shutil.which, filter(None, found)) if p), None)
-    if path is None:
-        pytest.skip("no C++ compiler on this machine")
-    return path
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    flags = Path("/proc/cpuinfo")
-    has_bytes = flags.exists() and "avx512vbmi " in flags.read_text(encoding="utf-8")
-    if not has_bytes or "avx512_bf16" not in _native.cpu_info().tiers:
-        pytest.skip("the processor has no AVX-512 with bfloat16 and permutations of bytes")
-    folder = tmp_path_factory.mktemp("amx")
-    common = [compiler(), "-std=c++20", "-O2", "-fPIC", "-ffp-contract=off", f"-I{CSRC}", *AVX2]
-    # For sanitizers, say.
-    common += os.environ.get("LLAMA_RT_TEST_FLAGS", "").split()
-
-    def build(tier, sources, flags):
-        command = [*common, f"-I{TIERS / tier}", f"-I{TIERS}", f"-DLLAMA_RT_TIER={tier}", *flags]
-        subprocess.run([*command, "-c", *map(str, sources)], check=True, cwd=folder)
-
-    build("avx2", [TIERS / "avx2" / f"pack_{kind}.cpp" for kind in ("float", "quantized")], [])
-    tile_sources = sorted((TIERS / "amx").glob("*.cpp"))
-    emulation = [*AVX512, "-O3", "-fno-math-errno", "-include", str(HERE / "tiles.h")]
-    build("amx", [*tile_sources, CSRC / "cpu" / "register.cpp", HERE / "product.cpp"], emulation)
-    built = folder / "amx.so"
-    subprocess.run(
-        [*common, "-shared", "-o", str(built), *map(str, sorted(folder.glob("*.o")))], check=True
-    )
-    return ctypes.CDLL(str(built))
+def library():
+    if missing():
+        pytest.skip(missing())
+    packing = [TIERS / "avx2" / f"pack_{kind}.cpp" for kind in ("float", "quantized")]
+    tiles = [*sorted((TIERS / "amx").glob("*.cpp")), HERE / "product.cpp"]
+    sources = [compile_level("avx2", source) for source in packing]
+    sources += [compile_level("amx", source) for source in tiles]
+    sources.append((CSRC / "cpu" / "register.cpp", ()))
+    return ctypes.CDLL(str(linked("products", compile_all(sources))))
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""Levels that this processor lacks, in plain C++: tests of ops and golden cases of each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emulated_levels import NEEDS, emulated, missing, package
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = ("tests/ops", "tests/golden/test_shared.py", "tests/golden/test_greedy.py")
+
+
+@pytest.mark.parametrize("level", NEEDS)
+def test_tests_pass_on_an_emulated_level(level, record_level):
+    if level not in emulated():
+        pytest.skip(f"the processor has {level}")
+    if missing():
+        record_level("x86-64", level, "not run", missing())
+        pytest.skip(missing())
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-k", f"{level}] or {level}-", *PATHS),
+        ],
+        env=os.environ | {"PYTHONPATH": f"{package()}{os.pathsep}{ROOT / 'tests'}"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    counted = done.stdout.splitlines()[-1]
+    record_level("x86-64", level, "emulated", counted)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " passed" in counted
