@@ -1,6 +1,8 @@
 # One OBJECT library per ISA level: csrc/cpu/tiers/<name>/ compiled with that level's flags into
 # namespace llama_rt::cpu::<name>. A level with a vec.h also compiles tiers/generic/ once more.
 set(llama_rt_tiers_dir ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/tiers)
+# Levels that compile tiers/panels/, how weights and inputs are packed; their children inherit it.
+set(llama_rt_panel_levels avx2)
 set(LLAMA_RT_ISA_LEVELS native CACHE STRING
     "ISA levels to compile: native (those of this machine), all (as a wheel has), or names")
 
@@ -12,7 +14,10 @@ function(llama_rt_add_level module name)  # further arguments: the level's flags
   if(EXISTS ${llama_rt_tiers_dir}/${name}/vec.h)
     file(GLOB generic CONFIGURE_DEPENDS ${llama_rt_tiers_dir}/generic/*.cpp)
   endif()
-  add_library(llama_rt_${name} OBJECT ${sources} ${generic})
+  if(name IN_LIST llama_rt_panel_levels)
+    file(GLOB panels CONFIGURE_DEPENDS ${llama_rt_tiers_dir}/panels/*.cpp)
+  endif()
+  add_library(llama_rt_${name} OBJECT ${sources} ${generic} ${panels})
   target_include_directories(llama_rt_${name} PRIVATE
     ${CMAKE_CURRENT_SOURCE_DIR}/csrc ${llama_rt_tiers_dir}/${name} ${llama_rt_tiers_dir})
   target_compile_definitions(llama_rt_${name} PRIVATE LLAMA_RT_TIER=${name})

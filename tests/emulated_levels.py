@@ -103,6 +103,8 @@ def _objects(source: Path) -> list[tuple[Path, tuple[str, ...]]]:
         return [(source, ())]
     if own == "generic":
         levels = [level for level in levels if (TIERS / level / "vec.h").exists()]
+    elif own == "panels":
+        levels = ["avx2"]
     else:
         levels = [own] if own in levels else []  # others are of another architecture
     return [compile_level(level, source) for level in levels]

@@ -68,6 +68,17 @@ inline void store_bf16(uint16_t* p, F32x16 a) {
 }
 // Nearest whole number, ties to even, for |a| < 2^22.
 inline F32x16 round_nearest(F32x16 a) { LLAMA_RT_LANES((a.lane[i] + 12582912.0f) - 12582912.0f); }
+// Those of |a| < 127.5.
+inline void store_i8(int8_t* p, F32x16 a) {
+  a = round_nearest(a);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.lane[i]);
+}
+inline bool any_nan(F32x16 a) {
+  for (float x : a.lane) {
+    if (x != x) return true;
+  }
+  return false;
+}
 // 2^a for whole a in [-126, 127]
 inline F32x16 exp2_whole(F32x16 a) {
   LLAMA_RT_LANES(bits_to_float(static_cast<uint32_t>(static_cast<int32_t>(a.lane[i]) + 127) << 23));

@@ -1,7 +1,5 @@
 // Stored quantized rows -> panels (layouts: generic/panel.h). Codes and scales are moved, never
 // rounded. Higher tiers read the same panels and inherit these slots.
-#include <immintrin.h>
-
 #include <cstring>
 
 #include "core/blocks.h"
