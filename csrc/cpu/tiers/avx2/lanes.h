@@ -14,8 +14,11 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 inline constexpr int kLanes = 8;   // rows of a register
 inline constexpr int kParts = 2;   // registers of a panel's rows
 inline constexpr int kTokens = 3;  // inputs of a tile of quantized weights
+constexpr int parts_of_tile(int /*tokens*/) { return kParts; }
 inline constexpr int kFloatTokens = 6;
 inline constexpr int kPairTokens = 4;  // of bf16 weights, two of which are held at a time
+// Panels side by side in a tile of float weights: few tokens make few chains of sums.
+constexpr int panels_of_tile(int tokens) { return tokens <= 2 ? 2 : 1; }
 
 using F = __m256;
 using I = __m256i;
@@ -31,11 +34,16 @@ LLAMA_RT_INLINE F f_of(I a) { return _mm256_cvtepi32_ps(a); }
 LLAMA_RT_INLINE F f_half(const std::byte* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+// Part kPart of the bytes of 16 rows.
+template <int kPart>
 LLAMA_RT_INLINE F f_u8(const std::byte* p) {
-  return f_of(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  const auto* part = reinterpret_cast<const __m128i*>(p + kLanes * kPart);
+  return f_of(_mm256_cvtepu8_epi32(_mm_loadl_epi64(part)));
 }
+template <int kPart>
 LLAMA_RT_INLINE F f_i8(const std::byte* p) {
-  return f_of(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  const auto* part = reinterpret_cast<const __m128i*>(p + kLanes * kPart);
+  return f_of(_mm256_cvtepi8_epi32(_mm_loadl_epi64(part)));
 }
 // The even and the odd k of a vector of bf16 pairs.
 LLAMA_RT_INLINE F f_bf16_even(I a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
@@ -65,6 +73,11 @@ LLAMA_RT_INLINE I i_move(I a) {
     return a;
   }
 }
+// Bits [kAt, kAt + kCount) of each byte.
+template <int kAt, int kCount>
+LLAMA_RT_INLINE I i_bits(I a) {
+  return i_bytes_and(i_move<-kAt>(a), (1 << kCount) - 1);
+}
 template <int kBits>
 LLAMA_RT_INLINE I i_times(I a) {  // a * 2^kBits, exact
   if constexpr (kBits >= 0) {
@@ -80,17 +93,27 @@ LLAMA_RT_INLINE I i_pairs(I low, I high) {
 }
 LLAMA_RT_INLINE I i_multiply_add(I a, I b) { return _mm256_madd_epi16(a, b); }
 
-// Sums of products run over sections of quads: open, step for each quad, close.
+// The whole-number sums of a group, and what they are summed in within sections of quads: open,
+// step for each quad with its four inputs, close.
+using Sum = I;
+using Section = I;
+LLAMA_RT_INLINE Sum sum_from(I start) { return start; }
+LLAMA_RT_INLINE I sum_of(Sum sum) { return sum; }
+LLAMA_RT_INLINE I quad_of(const int8_t* q) {
+  int32_t quad;
+  __builtin_memcpy(&quad, q, sizeof(quad));
+  return i_set(quad);
+}
 #ifdef __AVXVNNI__
 inline constexpr bool kSignedBytes = false;
 template <int kBits>
 inline constexpr int kSection = 8;
-LLAMA_RT_INLINE I dot_open(I total) { return total; }
-template <int kBits>
-LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
-  return _mm256_dpbusd_avx_epi32(sum, codes, _mm256_set1_epi32(x));
+LLAMA_RT_INLINE Section dot_open(Sum total) { return total; }
+template <int kBits, int kQuad>
+LLAMA_RT_INLINE Section dot_step(Section sum, I codes, const int8_t* q) {
+  return _mm256_dpbusd_avx_epi32(sum, codes, quad_of(q + 4 * kQuad));
 }
-LLAMA_RT_INLINE I dot_close(I, I sum) { return sum; }
+LLAMA_RT_INLINE Sum dot_close(Sum, Section section) { return section; }
 #else
 // A step adds two products of |x| <= 127 in 16 bits: at most 254 * (2^kBits - 1), so that as many
 // steps as fit below 2^15 make a section. 8-bit codes are multiplied as sign and magnitude (at most
@@ -106,10 +129,10 @@ LLAMA_RT_INLINE I in_order(I a) {
   asm("" : "+x"(a));
   return a;
 }
-LLAMA_RT_INLINE I dot_open(I) { return _mm256_setzero_si256(); }
-template <int kBits>
-LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
-  const I quad = _mm256_set1_epi32(x);
+LLAMA_RT_INLINE Section dot_open(Sum) { return i_zero(); }
+template <int kBits, int kQuad>
+LLAMA_RT_INLINE Section dot_step(Section sum, I codes, const int8_t* q) {
+  const I quad = quad_of(q + 4 * kQuad);
   if constexpr (kBits == 8) {
     const I weight = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
     return _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(quad, weight));
@@ -117,8 +140,8 @@ LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
     return in_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad)));
   }
 }
-LLAMA_RT_INLINE I dot_close(I total, I sum) {
-  return in_order(_mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1))));
+LLAMA_RT_INLINE Sum dot_close(Sum total, Section section) {
+  return in_order(_mm256_add_epi32(total, _mm256_madd_epi16(section, _mm256_set1_epi16(1))));
 }
 #endif
 

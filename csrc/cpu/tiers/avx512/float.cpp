@@ -1,6 +1,5 @@
 // GEMM and GEMV over float panels.
 #include "cpu/levels.h"
-#include "cpu/tiers/avx512/lanes.h"  // before the generic headers, which are written over it
 #include "cpu/tiers/generic/packed_float.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {

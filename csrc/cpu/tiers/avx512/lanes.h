@@ -14,8 +14,11 @@ namespace llama_rt::cpu::LLAMA_RT_TIER {
 inline constexpr int kLanes = 16;  // rows of a register
 inline constexpr int kParts = 1;   // registers of a panel's rows
 inline constexpr int kTokens = 8;  // inputs of a tile of quantized weights
+constexpr int parts_of_tile(int /*tokens*/) { return kParts; }
 inline constexpr int kFloatTokens = 8;
 inline constexpr int kPairTokens = 8;
+// Panels side by side in a tile of float weights: few tokens make few chains of sums.
+constexpr int panels_of_tile(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 2 : 1; }
 inline constexpr bool kSignedBytes = false;  // whether 8-bit codes are multiplied as signed
 
 using F = __m512;
@@ -32,9 +35,11 @@ LLAMA_RT_INLINE F f_of(I a) { return _mm512_cvtepi32_ps(a); }
 LLAMA_RT_INLINE F f_half(const std::byte* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+template <int kPart>  // of the bytes of 16 rows, which are one part
 LLAMA_RT_INLINE F f_u8(const std::byte* p) {
   return f_of(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
+template <int kPart>
 LLAMA_RT_INLINE F f_i8(const std::byte* p) {
   return f_of(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
@@ -66,6 +71,11 @@ LLAMA_RT_INLINE I i_move(I a) {
     return a;
   }
 }
+// Bits [kAt, kAt + kCount) of each byte.
+template <int kAt, int kCount>
+LLAMA_RT_INLINE I i_bits(I a) {
+  return i_bytes_and(i_move<-kAt>(a), (1 << kCount) - 1);
+}
 template <int kBits>
 LLAMA_RT_INLINE I i_times(I a) {  // a * 2^kBits, exact
   if constexpr (kBits >= 0) {
@@ -81,14 +91,24 @@ LLAMA_RT_INLINE I i_pairs(I low, I high) {
 }
 LLAMA_RT_INLINE I i_multiply_add(I a, I b) { return _mm512_madd_epi16(a, b); }
 
-// Sums of products run over sections of quads: open, step for each quad, close.
+// The whole-number sums of a group, and what they are summed in within sections of quads: open,
+// step for each quad with its four inputs, close.
+using Sum = I;
+using Section = I;
+LLAMA_RT_INLINE Sum sum_from(I start) { return start; }
+LLAMA_RT_INLINE I sum_of(Sum sum) { return sum; }
+LLAMA_RT_INLINE I quad_of(const int8_t* q) {
+  int32_t quad;
+  __builtin_memcpy(&quad, q, sizeof(quad));
+  return i_set(quad);
+}
 template <int kBits>
 inline constexpr int kSection = 8;
-LLAMA_RT_INLINE I dot_open(I total) { return total; }
-template <int kBits>
-LLAMA_RT_INLINE I dot_step(I sum, I codes, int32_t x) {
-  return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x));
+LLAMA_RT_INLINE Section dot_open(Sum total) { return total; }
+template <int kBits, int kQuad>
+LLAMA_RT_INLINE Section dot_step(Section sum, I codes, const int8_t* q) {
+  return _mm512_dpbusd_epi32(sum, codes, quad_of(q + 4 * kQuad));
 }
-LLAMA_RT_INLINE I dot_close(I, I sum) { return sum; }
+LLAMA_RT_INLINE Sum dot_close(Sum, Section section) { return section; }
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -1,10 +1,9 @@
 // GEMM and GEMV over quantized panels.
 #include "cpu/levels.h"
-#include "cpu/tiers/avx512/lanes.h"  // before the generic headers, which are written over it
 #include "cpu/tiers/generic/packed_quantized.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 
-constinit const Kernels kQuantizedMatmul = quantized_matmul();
+constinit const Kernels kQuantizedMatmul = quantized_matmul<>();
 
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER

@@ -76,7 +76,7 @@ struct FloatKernel {
     for (int64_t line = chunk.begin; line < chunk.end; ++line) {
 #pragma GCC unroll 4
       for (int p = 0; p < kCount; ++p) {
-        _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_bytes + ahead), _MM_HINT_T1);
+        __builtin_prefetch(w + p * panel_bytes + ahead, 0, 2);
       }
       step<0, T, P>(w, panel_bytes, x, stride, sum);
       if constexpr (Lines::kSteps == 2) step<1, T, P>(w, panel_bytes, x, stride, sum);
@@ -93,14 +93,14 @@ struct FloatKernel {
   static LLAMA_RT_INLINE void step(const std::byte* w, int64_t panel_bytes, const std::byte* x,
                                    int64_t stride, F (&sum)[P][T]) {
     typename Lines::Weight weight[P];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
       weight[p] = Lines::template weight<kStep>(w + p / kParts * panel_bytes, p % kParts);
     }
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       const typename Lines::Input input = Lines::template input<kStep>(x + t * stride);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int p = 0; p < P; ++p) sum[p][t] = Lines::multiply(weight[p], input, sum[p][t]);
     }
   }
@@ -109,7 +109,7 @@ struct FloatKernel {
   template <int T>
   static void tile(const PackedTask& task, const Chunk& chunk, int64_t panel, int64_t panels,
                    int64_t token) noexcept {
-    constexpr int kAtOnce = T == 1 ? 4 / kParts : T == 2 ? 2 : 1;
+    constexpr int kAtOnce = panels_of_tile(T);
     int64_t p = 0;
     for (; p + kAtOnce <= panels; p += kAtOnce) run<T, kAtOnce>(task, chunk, panel + p, token);
     if constexpr (kAtOnce > 1) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/tiers/generic/lanes.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
 

@@ -32,40 +32,41 @@ struct QuantizedKernel {
       put(task, chunk, panel, kFirst + i / T, token + i % T, tile.sum[i / T][i % T]);
     }
   }
+  template <int T, int P, int kFirst>
+  static LLAMA_RT_INLINE void all_parts(const PackedTask& task, const Chunk& chunk, int64_t panel,
+                                        int64_t token) {
+    parts<T, P, kFirst>(task, chunk, panel, token);
+    if constexpr (kFirst + P < kParts) all_parts<T, P, kFirst + P>(task, chunk, panel, token);
+  }
   template <int T>
   static void tile(const PackedTask& task, const Chunk& chunk, int64_t panel, int64_t,
                    int64_t token) noexcept {
-    if constexpr (kParts == 1) {
-      parts<T, 1, 0>(task, chunk, panel, token);
-    } else if constexpr (T <= 3) {
-      parts<T, 2, 0>(task, chunk, panel, token);
-    } else {
-      parts<T, 1, 0>(task, chunk, panel, token);
-      parts<T, 1, 1>(task, chunk, panel, token);
-    }
+    all_parts<T, parts_of_tile(T), 0>(task, chunk, panel, token);
   }
   static void multiply(const PackedTask& task) noexcept { multiply_panels<QuantizedKernel>(task); }
 };
 
-template <class Format>
+template <class Kernel>
 constexpr void add_quantized_matmul(Kernels& kernels, DType dtype) {
   PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
-  format.multiply = QuantizedKernel<Format>::multiply;
+  format.multiply = Kernel::multiply;
   format.activation = Activation::kQ8;
 }
 
+// Kernel<Format>: GEMM and GEMV of a format.
+template <template <class> class Kernel = QuantizedKernel>
 constexpr Kernels quantized_matmul() {
   Kernels kernels;
-  add_quantized_matmul<FormatQ4_0>(kernels, DType::kQ4_0);
-  add_quantized_matmul<FormatQ4_1>(kernels, DType::kQ4_1);
-  add_quantized_matmul<FormatQ5_0>(kernels, DType::kQ5_0);
-  add_quantized_matmul<FormatQ5_1>(kernels, DType::kQ5_1);
-  add_quantized_matmul<FormatQ8_0>(kernels, DType::kQ8_0);
-  add_quantized_matmul<FormatQ2_K>(kernels, DType::kQ2_K);
-  add_quantized_matmul<FormatQ3_K>(kernels, DType::kQ3_K);
-  add_quantized_matmul<FormatQ4_K>(kernels, DType::kQ4_K);
-  add_quantized_matmul<FormatQ5_K>(kernels, DType::kQ5_K);
-  add_quantized_matmul<FormatQ6_K>(kernels, DType::kQ6_K);
+  add_quantized_matmul<Kernel<FormatQ4_0>>(kernels, DType::kQ4_0);
+  add_quantized_matmul<Kernel<FormatQ4_1>>(kernels, DType::kQ4_1);
+  add_quantized_matmul<Kernel<FormatQ5_0>>(kernels, DType::kQ5_0);
+  add_quantized_matmul<Kernel<FormatQ5_1>>(kernels, DType::kQ5_1);
+  add_quantized_matmul<Kernel<FormatQ8_0>>(kernels, DType::kQ8_0);
+  add_quantized_matmul<Kernel<FormatQ2_K>>(kernels, DType::kQ2_K);
+  add_quantized_matmul<Kernel<FormatQ3_K>>(kernels, DType::kQ3_K);
+  add_quantized_matmul<Kernel<FormatQ4_K>>(kernels, DType::kQ4_K);
+  add_quantized_matmul<Kernel<FormatQ5_K>>(kernels, DType::kQ5_K);
+  add_quantized_matmul<Kernel<FormatQ6_K>>(kernels, DType::kQ6_K);
   return kernels;
 }
 

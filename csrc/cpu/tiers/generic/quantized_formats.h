@@ -2,6 +2,7 @@
 // a tier's lanes.h.
 #pragma once
 
+#include "cpu/tiers/generic/lanes.h"
 #include "cpu/tiers/generic/panel.h"
 
 namespace llama_rt::cpu::LLAMA_RT_TIER {
@@ -12,7 +13,7 @@ struct NibbleCodes {
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
     const I bytes = i_load(group + kLine * (kQuad % 4) + 4 * kLanes * kPart);
-    return i_bytes_and(i_move<(kQuad < 4 ? 0 : -4)>(bytes), 15);
+    return i_bits<(kQuad < 4 ? 0 : 4), 4>(bytes);
   }
 };
 struct FiveBitCodes {
@@ -23,23 +24,20 @@ struct FiveBitCodes {
     return i_merge(NibbleCodes::quad<kQuad, kPart>(group + kLine), i_move<4 - kQuad>(bits), 16);
   }
 };
-template <int kQuad, int kPart, int kAt>  // two bits of a quad, moved to bit kAt of dirty bytes
-LLAMA_RT_INLINE I two_bits(const std::byte* line) {
-  return i_move<kAt - 2 * (kQuad % 4)>(i_load(line + 4 * kLanes * kPart));
-}
 struct SixBitCodes {
   static constexpr int kBits = 6;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
+    const I bits = i_load(group + 5 * kLine * (kQuad / 4) + 4 * kLanes * kPart);
     return i_merge(NibbleCodes::quad<kQuad, kPart>(group + kLine),
-                   two_bits<kQuad, kPart, 4>(group + 5 * kLine * (kQuad / 4)), 48);
+                   i_move<4 - 2 * (kQuad % 4)>(bits), 48);
   }
 };
 struct TwoBitCodes {
   static constexpr int kBits = 2;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_bytes_and(two_bits<kQuad, kPart, 0>(group + kLine * (kQuad / 4)), 3);
+    return i_bits<2 * (kQuad % 4), 2>(i_load(group + kLine * (kQuad / 4) + 4 * kLanes * kPart));
   }
 };
 struct ThreeBitCodes {
@@ -108,8 +106,8 @@ struct SixthScalesMins : SuperScaleMin {
   static constexpr bool kMins = true;
   template <int kInUnit, int kHalf, int kPart>
   static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F* min) {
-    *scale = f_mul(header.d, f_u8(line + 32 * kInUnit + kLanes * kPart));
-    *min = f_mul(header.negative_dmin, f_u8(line + 32 * kInUnit + 16 + kLanes * kPart));
+    *scale = f_mul(header.d, f_u8<kPart>(line + 32 * kInUnit));
+    *min = f_mul(header.negative_dmin, f_u8<kPart>(line + 32 * kInUnit + 16));
   }
 };
 struct SixteenScales : SuperScale {
@@ -118,7 +116,7 @@ struct SixteenScales : SuperScale {
   static constexpr bool kMins = false;
   template <int kInUnit, int kHalf, int kPart>
   static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F*) {
-    *scale = f_mul(header.d, f_i8(line + 32 * kInUnit + 16 * kHalf + kLanes * kPart));
+    *scale = f_mul(header.d, f_i8<kPart>(line + 32 * kInUnit + 16 * kHalf));
   }
 };
 // Whole-number scales of both halves of a group as 16-bit pairs, so that one multiply-add applies
