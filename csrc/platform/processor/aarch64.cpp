@@ -1,11 +1,8 @@
-// AArch64: FPCR, whose bits are control alone (sticky flags are in FPSR).
+// AArch64, on any system: FPCR, whose bits are control alone (sticky flags are in FPSR). What a
+// processor has only its system can tell: aarch64_<system>.cpp.
 #include "platform/processor.h"
 
 namespace llama_rt {
-
-void detect_isa(CpuInfo&) {}
-
-std::string processor_name() { return {}; }
 
 void spin_pause() { asm volatile("yield"); }
 
