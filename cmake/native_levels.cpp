@@ -13,4 +13,7 @@ int main() {
   if (cpu.avx512) std::fputs(";avx512", stdout);
   if (cpu.avx512_bf16) std::fputs(";avx512_bf16", stdout);
   if (cpu.amx) std::fputs(";amx", stdout);
+  if (cpu.neon) std::fputs(";neon", stdout);
+  if (cpu.neon_dotprod) std::fputs(";neon_dotprod", stdout);
+  if (cpu.neon_i8mm) std::fputs(";neon_i8mm", stdout);
 }

@@ -2,7 +2,7 @@
 # namespace llama_rt::cpu::<name>. A level with a vec.h also compiles tiers/generic/ once more.
 set(llama_rt_tiers_dir ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/tiers)
 # Levels that compile tiers/panels/, how weights and inputs are packed; their children inherit it.
-set(llama_rt_panel_levels avx2)
+set(llama_rt_panel_levels avx2 neon)
 set(LLAMA_RT_ISA_LEVELS native CACHE STRING
     "ISA levels to compile: native (those of this machine), all (as a wheel has), or names")
 
@@ -100,6 +100,12 @@ function(llama_rt_add_levels module)
     llama_rt_add_level(${module} avx512_bf16 ${avx512} -mavx512bf16)
     llama_rt_add_level(${module} amx ${avx512} -mavx512bf16 -mavx512vbmi
                        -mamx-tile -mamx-int8 -mamx-bf16)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+    # GCC's scheduling before register allocation makes hundreds of spills in the tiles of products.
+    set(neon -DLLAMA_RT_NEON $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
+    llama_rt_add_level(${module} neon ${neon})
+    llama_rt_add_level(${module} neon_dotprod ${neon} -march=armv8.2-a+dotprod)
+    llama_rt_add_level(${module} neon_i8mm ${neon} -march=armv8.2-a+dotprod+i8mm)
   endif()
   llama_rt_audit_levels(${module})
 endfunction()

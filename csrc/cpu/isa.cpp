@@ -28,6 +28,39 @@ struct Level {
 constexpr const Kernels* kScalarTables[] = {&scalar::kElementwise, &scalar::kDequantizedMatmul,
                                             &scalar::kAttention,   &scalar::kEncode,
                                             &scalar::kEncodeK,     &scalar::kScan};
+
+// kLevels: by the value of Isa; a parent comes before its children.
+#ifdef __aarch64__
+#ifdef LLAMA_RT_ISA_neon
+constexpr const Kernels* kNeonTables[] = {&neon::kElementwise,       &neon::kDequantizedMatmul,
+                                          &neon::kAttention,         &neon::kEncode,
+                                          &neon::kEncodeK,           &neon::kScan,
+                                          &neon::kActivationFormats, &neon::kFloatPacking,
+                                          &neon::kQuantizedPacking,  &neon::kFloatMatmul,
+                                          &neon::kQuantizedMatmul};
+#else
+constexpr Tables kNeonTables;
+#endif
+#ifdef LLAMA_RT_ISA_neon_dotprod
+constexpr const Kernels* kNeonDotprodTables[] = {&neon_dotprod::kQuantizedMatmul};
+#else
+constexpr Tables kNeonDotprodTables;
+#endif
+#ifdef LLAMA_RT_ISA_neon_i8mm
+constexpr const Kernels* kNeonI8mmTables[] = {&neon_i8mm::kQuantizedMatmul};
+#else
+constexpr Tables kNeonI8mmTables;
+#endif
+
+constexpr Level kLevels[] = {
+    {Isa::kScalar, "scalar", Isa::kScalar, [](const CpuInfo&) { return true; }, kScalarTables},
+    {Isa::kNeon, "neon", Isa::kScalar, [](const CpuInfo& c) { return c.neon; }, kNeonTables},
+    {Isa::kNeonDotprod, "neon_dotprod", Isa::kNeon, [](const CpuInfo& c) { return c.neon_dotprod; },
+     kNeonDotprodTables},
+    {Isa::kNeonI8mm, "neon_i8mm", Isa::kNeonDotprod, [](const CpuInfo& c) { return c.neon_i8mm; },
+     kNeonI8mmTables},
+};
+#else
 #ifdef LLAMA_RT_ISA_avx2
 constexpr const Kernels* kAvx2Tables[] = {&avx2::kElementwise,       &avx2::kDequantizedMatmul,
                                           &avx2::kAttention,         &avx2::kEncode,
@@ -64,7 +97,6 @@ constexpr const Kernels* kAmxTables[] = {&amx::kTiledAttention, &amx::kTiledFloa
 constexpr Tables kAmxTables;
 #endif
 
-// By the value of Isa; a parent comes before its children.
 constexpr Level kLevels[] = {
     {Isa::kScalar, "scalar", Isa::kScalar, [](const CpuInfo&) { return true; }, kScalarTables},
     {Isa::kAvx2, "avx2", Isa::kScalar, [](const CpuInfo& c) { return c.avx2; }, kAvx2Tables},
@@ -75,6 +107,7 @@ constexpr Level kLevels[] = {
      kAvx512Bf16Tables},
     {Isa::kAmx, "amx", Isa::kAvx512Bf16, [](const CpuInfo& c) { return c.amx; }, kAmxTables},
 };
+#endif
 
 const Level& level_of(Isa isa) { return kLevels[static_cast<size_t>(isa)]; }
 

@@ -12,8 +12,18 @@
 
 namespace llama_rt::cpu {
 
-// Instruction-set levels; isa.h says what each needs.
-enum class Isa : uint8_t { kScalar, kAvx2, kAvx2Vnni, kAvx512, kAvx512Bf16, kAmx };
+// Instruction-set levels, counted within an architecture; isa.cpp says what each needs.
+enum class Isa : uint8_t {
+  kScalar,
+  kAvx2 = 1,
+  kAvx2Vnni,
+  kAvx512,
+  kAvx512Bf16,
+  kAmx,
+  kNeon = 1,
+  kNeonDotprod,
+  kNeonI8mm,
+};
 
 // Rows [first_row, last_row) of a stored matrix times n inputs, by decoding to float32.
 // out[i][r] (+)= bias[r] + sum_k x[i][k] * weight[r][k], summed in an order that depends on k

@@ -14,15 +14,22 @@ namespace llama_rt::cpu {
 // What tiers/generic compiles for every level that has a vec.h.
 #define LLAMA_RT_GENERIC_TABLES \
   kElementwise, kDequantizedMatmul, kAttention, kEncode, kEncodeK, kScan
+// What tiers/panels compiles for the levels that begin to pack.
+#define LLAMA_RT_PANEL_TABLES kActivationFormats, kFloatPacking, kQuantizedPacking
 
 LLAMA_RT_DECLARE_TABLES(scalar, LLAMA_RT_GENERIC_TABLES)
-LLAMA_RT_DECLARE_TABLES(avx2, LLAMA_RT_GENERIC_TABLES, kActivationFormats, kFloatPacking,
-                        kQuantizedPacking, kFloatMatmul, kQuantizedMatmul)
+LLAMA_RT_DECLARE_TABLES(avx2, LLAMA_RT_GENERIC_TABLES, LLAMA_RT_PANEL_TABLES, kFloatMatmul,
+                        kQuantizedMatmul)
 LLAMA_RT_DECLARE_TABLES(avx2_vnni, kQuantizedMatmul)
 LLAMA_RT_DECLARE_TABLES(avx512, LLAMA_RT_GENERIC_TABLES, kFloatMatmul, kQuantizedMatmul)
 LLAMA_RT_DECLARE_TABLES(avx512_bf16, kFloatMatmul, kAttention)
 LLAMA_RT_DECLARE_TABLES(amx, kTiledAttention, kTiledFloatMatmul, kTiledQuantizedMatmul)
+LLAMA_RT_DECLARE_TABLES(neon, LLAMA_RT_GENERIC_TABLES, LLAMA_RT_PANEL_TABLES, kFloatMatmul,
+                        kQuantizedMatmul)
+LLAMA_RT_DECLARE_TABLES(neon_dotprod, kQuantizedMatmul)
+LLAMA_RT_DECLARE_TABLES(neon_i8mm, kQuantizedMatmul)
 
+#undef LLAMA_RT_PANEL_TABLES
 #undef LLAMA_RT_GENERIC_TABLES
 #undef LLAMA_RT_DECLARE_TABLES
 

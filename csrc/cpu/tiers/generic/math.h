@@ -9,6 +9,8 @@
 #include "cpu/tiers/avx512/vec.h"
 #elif defined(__AVX2__)
 #include "cpu/tiers/avx2/vec.h"
+#elif defined(LLAMA_RT_NEON)
+#include "cpu/tiers/neon/vec.h"
 #else
 #include "cpu/tiers/scalar/vec.h"
 #endif
