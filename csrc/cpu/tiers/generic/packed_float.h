@@ -126,4 +126,12 @@ constexpr void add_float_matmul(Kernels& kernels, DType dtype) {
   slot.activation = Lines::kActivation;
 }
 
+constexpr Kernels float_matmul() {
+  Kernels kernels;
+  add_float_matmul<LinesF32>(kernels, DType::kF32);
+  add_float_matmul<LinesF16>(kernels, DType::kF16);
+  add_float_matmul<LinesBF16>(kernels, DType::kBF16);
+  return kernels;
+}
+
 }  // namespace llama_rt::cpu::LLAMA_RT_TIER
