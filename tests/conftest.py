@@ -23,6 +23,21 @@ def pytest_addoption(parser):
         type=Path,
         help="add a line to FILE for each ISA level that tests emulate; .ci/levels.py prints it",
     )
+    parser.addoption(
+        "--every",
+        metavar="N",
+        type=int,
+        default=1,
+        help="run every N-th of the selected tests, for emulators on which all take too long",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    every = config.getoption("--every")
+    if every > 1:
+        config.hook.pytest_deselected(items=[x for i, x in enumerate(items) if i % every])
+        items[:] = items[::every]
 
 
 @pytest.fixture
