@@ -7,6 +7,10 @@
 #include "execution.h"
 #include "model/sampler.h"
 
+// The passes over the vocabulary of the host's sampler.
+#define LLAMA_RT_TIER scalar
+#include "cpu/tiers/generic/scan.cpp"
+
 namespace llama_rt::cuda {
 void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) {
@@ -42,7 +46,7 @@ const char* draw_both(const Settings* settings, int64_t rows, int64_t vocab, con
       SamplerOptions o;
       o.temperature = settings[i].temperature, o.top_k = settings[i].top_k;
       o.top_p = settings[i].top_p, o.min_p = settings[i].min_p, o.seed = settings[i].seed;
-      samplers.emplace_back(static_cast<int>(vocab), o);
+      samplers.emplace_back(static_cast<int>(vocab), o, cpu::scalar::kScan.scan);
     }
     const auto n = static_cast<size_t>(rows), size = static_cast<size_t>(rows * vocab);
     SampleTask t;
