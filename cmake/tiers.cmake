@@ -104,6 +104,7 @@ function(llama_rt_add_levels module)
     llama_rt_add_level(${module} amx ${avx512} -mavx512bf16 -mavx512vbmi
                        -mamx-tile -mamx-int8 -mamx-bf16)
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+    set_property(SOURCE csrc/cpu/isa.cpp APPEND PROPERTY COMPILE_DEFINITIONS LLAMA_RT_AARCH64)
     # GCC's scheduling before register allocation makes hundreds of spills in the tiles of products.
     set(neon -DLLAMA_RT_NEON $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
     llama_rt_add_level(${module} neon ${neon})

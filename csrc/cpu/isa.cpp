@@ -30,7 +30,7 @@ constexpr const Kernels* kScalarTables[] = {&scalar::kElementwise, &scalar::kDeq
                                             &scalar::kEncodeK,     &scalar::kScan};
 
 // kLevels: by the value of Isa; a parent comes before its children.
-#ifdef __aarch64__
+#ifdef LLAMA_RT_AARCH64
 #ifdef LLAMA_RT_ISA_neon
 constexpr const Kernels* kNeonTables[] = {&neon::kElementwise,       &neon::kDequantizedMatmul,
                                           &neon::kAttention,         &neon::kEncode,
