@@ -30,7 +30,7 @@ WIDTHS = {  # k: one tile or less, an odd number of tiles, several stretches
 def library():
     if missing():
         pytest.skip(missing())
-    packing = [TIERS / "avx2" / f"pack_{kind}.cpp" for kind in ("float", "quantized")]
+    packing = [TIERS / "panels" / f"pack_{kind}.cpp" for kind in ("float", "quantized")]
     tiles = [*sorted((TIERS / "amx").glob("*.cpp")), HERE / "product.cpp"]
     sources = [compile_level("avx2", source) for source in packing]
     sources += [compile_level("amx", source) for source in tiles]
