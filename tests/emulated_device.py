@@ -73,8 +73,9 @@ def library(name: str, *sources: str) -> ctypes.CDLL:
 
 
 def linked(name: str, objects: list[Path]) -> Path:
-    """The shared library of these objects, for ctypes."""
-    return _link(FOLDER / f"lib{name}.so", objects)
+    """The shared library of these objects, for ctypes; others of the same name are left alone."""
+    built_from = zlib.crc32(" ".join(map(str, objects)).encode())
+    return _link(FOLDER / f"lib{name}.{built_from:08x}.so", objects)
 
 
 def package(name: str, objects: list[Path]) -> Path:
