@@ -3,7 +3,7 @@
 On each: the import, `doctor`, sixteen tokens of the built-in model, the same text on all, and a
 golden case. Usage: `python .ci/processors.py LEVELS`, by the Python that has the package and what
 its tests need; a line for each processor is added to the file LEVELS (`levels.py` prints it).
-qemu comes from Debian's qemu-user, which is installed where that is allowed.
+qemu comes from Debian's qemu-user.
 """
 
 from __future__ import annotations
@@ -62,14 +62,6 @@ class Processor:
         return str(json.loads(self.output("-m", "llama_rt", "doctor", "--json"))["isa"])
 
 
-def install_qemu() -> str | None:
-    """The path of qemu-x86_64; None where it is not and cannot be installed."""
-    if shutil.which("qemu-x86_64") is None and shutil.which("apt-get") and os.geteuid() == 0:
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "qemu-user"]):
-            subprocess.run(["apt-get", "-qq", *command], stdout=subprocess.DEVNULL, check=False)
-    return shutil.which("qemu-x86_64")
-
-
 def native_levels() -> list[str]:
     """The levels of this processor."""
     code = "from llama_rt import machine; print(*machine.inspect().tiers)"
@@ -103,7 +95,7 @@ def main() -> int:
         Processor(level, "hardware", [sys.executable], {"LLAMA_RT_ISA": level})
         for level in native_levels()
     ]
-    qemu = install_qemu() if platform.machine() == "x86_64" else None
+    qemu = shutil.which("qemu-x86_64") if platform.machine() == "x86_64" else None
     for model in MODELS:
         if qemu:
             how = f"qemu {model}"
