@@ -39,11 +39,11 @@ FORMATS = ("Q4_0", "Q8_0", "Q4_K", "Q6_K")
 PANEL_ROWS, UNIT = 16, 64
 SOURCE = """
 #include <cstring>
-#include "cpu/tiers/generic/packed_quantized.h"
+#include "cpu/kernels/gemm/quantized_gemm.h"
 #ifdef __ARM_FEATURE_MATMUL_INT8
-#include "cpu/tiers/neon_i8mm/matrix_kernel.h"
+#include "cpu/kernels/arm/neon_i8mm/matrix_kernel.h"
 #endif
-namespace llama_rt::cpu::LLAMA_RT_TIER {{
+namespace llama_rt::cpu::LLAMA_RT_LEVEL {{
 void loop({tile}& sums, const std::byte* w, const std::byte* expanded, {inputs} x,
           int64_t units) noexcept {{
   auto tile = sums;
@@ -105,7 +105,7 @@ def compiled(level: str, name: str, tokens: int) -> Loop:
     """The loop of one tile."""
     source, rows = source_of(level, name, tokens)
     command = ["aarch64-linux-gnu-g++", *FLAGS, f"-march={MARCH[level]}", "-x", "c++", "-"]
-    command += [f"-I{SOURCES}", f"-DLLAMA_RT_TIER={level}", "-S", "-o", "-"]
+    command += [f"-I{SOURCES}", f"-DLLAMA_RT_LEVEL={level}", "-S", "-o", "-"]
     result = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
     return Loop(innermost(result.stdout), rows, tokens)
 

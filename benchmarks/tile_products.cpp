@@ -1,13 +1,14 @@
 // Speed of what the amx tier does on the matrix unit, products by format and number of inputs and
 // attention by type of cache, beside what the unit gives with resident tiles. About a minute. Needs
 // a processor with tiles. Build and run from the project's folder:
-//   g++ -std=c++20 -O3 -march=sapphirerapids -DLLAMA_RT_TIER=amx -Icsrc -Icsrc/cpu/tiers
-//     benchmarks/tile_products.cpp csrc/cpu/register.cpp csrc/cpu/tiers/amx/*.cpp -pthread -o
+//   g++ -std=c++20 -O3 -march=sapphirerapids -DLLAMA_RT_LEVEL=amx -Icsrc -Icsrc/cpu/tiers
+//     benchmarks/tile_products.cpp csrc/cpu/kernel_table.cpp csrc/cpu/tiers/amx/*.cpp -pthread -o
 //     tile_products
 //   ./tile_products [threads] [rows] [k]
-// The sizes to tune are at the top of csrc/cpu/tiers/amx/sweep.h: try kStretch 8 with kSweepTokens
-// 512, and 16 and 32 with 256. What expanding the weights costs is the distance of a quantized
-// format from bf16. F16 and F32 take three products for one, so a third of the unit is their limit.
+// The sizes to tune are at the top of csrc/cpu/kernels/x86/amx/blocked_gemm.h: try kStretch 8 with
+// kSweepTokens 512, and 16 and 32 with 256. What expanding the weights costs is the distance of a
+// quantized format from bf16. F16 and F32 take three products for one, so a third of the unit is
+// their limit.
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,10 +21,10 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/kernel_table.h"
+#include "cpu/kernels/gemm/panel.h"
+#include "cpu/kernels/x86/amx/blocked_gemm.h"
 #include "cpu/levels.h"
-#include "cpu/register.h"
-#include "cpu/tiers/amx/sweep.h"
-#include "cpu/tiers/generic/panel.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-# Flags shared by all code. No vector flags here: they belong to the tiers.
+# Flags shared by all code. No vector flags here: they belong to the ISA levels.
 add_library(llama_rt_flags INTERFACE)
 target_compile_options(llama_rt_flags INTERFACE
   -fvisibility=hidden -fvisibility-inlines-hidden -fno-math-errno -ffp-contract=off

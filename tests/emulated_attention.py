@@ -13,7 +13,7 @@ TYPES = {"f32": 0, "f16": 1, "bf16": 2, "q8_0": 3}
 _KERNELS = ["_plain", "_split", "_tiles", "_wgmma"]
 SOURCES = [
     *(f"csrc/cuda/kernels/attention{name}.cu" for name in ("", *_KERNELS)),
-    *("csrc/cuda/kernels/store_kv.cu", "tests/cuda/attention.cu"),
+    *("csrc/cuda/kernels/kv_append.cu", "tests/cuda/attention.cu"),
 ]
 _ints = ctypes.POINTER(ctypes.c_int32)
 _floats = ctypes.POINTER(ctypes.c_float)

@@ -38,6 +38,11 @@ PYTHON = ("-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_in
 CUSTOMIZE = """import sys
 sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "ScikitBuildRedirectingFinder"]
 """
+# Folders of csrc/ whose sources every build compiles.
+HOST_FOLDERS = (
+    *("core", "platform", "backend", "cpu", "model", "model/adapters", "sampling", "runner"),
+    "bindings",
+)
 # What a build for this machine chooses.
 MACHINE = [ROOT / "csrc" / "platform" / p for p in ("system/linux.cpp", "processor/x86.cpp")]
 DEVICE = [EMULATION / name for name in ("execution.cpp", "asynchronous.cpp", "runtime.cpp")]

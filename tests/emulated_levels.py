@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import emulated_device
-from emulated_device import MACHINE, PYTHON, ROOT, compiled
+from emulated_device import HOST_FOLDERS, MACHINE, PYTHON, ROOT, compiled
 
 SOURCES = ROOT / "csrc"
-TIERS = SOURCES / "cpu" / "tiers"
+KERNELS = SOURCES / "cpu" / "kernels"
 HERE = ROOT / "tests" / "levels"
 PLAIN = HERE / "avx512.h"
 AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
@@ -38,6 +38,18 @@ NEEDS = {
 def _processor() -> frozenset[str]:
     flags = Path("/proc/cpuinfo")
     return frozenset(flags.read_text(encoding="utf-8").split() if flags.exists() else ())
+
+
+# Of each level the folder of its simd.h, and its sources in csrc/cpu/kernels, as in
+# cmake/isa_levels.cmake.
+LEVELS = {
+    "scalar": ("scalar", ("common/*.cpp",)),
+    "avx2": ("x86/avx2", ("common/*.cpp", "gemm/*.cpp")),
+    "avx2_vnni": ("x86/avx2", ("gemm/quantized_matmul.cpp",)),
+    "avx512": ("x86/avx512", ("common/*.cpp", "gemm/*_matmul.cpp")),
+    "avx512_bf16": ("x86/avx512", ("x86/avx512_bf16/*.cpp",)),
+    "amx": ("x86/avx512", ("x86/amx/*.cpp",)),
+}
 
 
 def _has(*needed: str) -> bool:
@@ -86,28 +98,34 @@ def level_flags() -> dict[str, tuple[str, ...]]:
 
 def compile_level(level: str, source: Path) -> tuple[Path, tuple[str, ...]]:
     """A source and the flags that it needs as part of a level, for `compiled`."""
-    include = ("-I", str(TIERS / level), "-I", str(TIERS))
     flags = level_flags()[level]
     quiet = QUIET if flags else ()  # scalar's objects are those of emulated_module.py
-    return source, (f"-DLLAMA_RT_TIER={level}", *include, *flags, *quiet)
+    return source, (*level_definitions(level), *flags, *quiet)
+
+
+def level_definitions(level: str) -> tuple[str, str]:
+    """The namespace of a level and its SIMD wrapper."""
+    simd = f"cpu/kernels/{LEVELS[level][0]}/simd.h"
+    return f"-DLLAMA_RT_LEVEL={level}", f'-DLLAMA_RT_SIMD="{simd}"'
 
 
 def _objects(source: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    """A source and its flags, once for each level that compiles it."""
+    """A source of no level and its flags."""
     if source.parent.name == "bindings":
         return [(source, ("-O0", "-g0", "-fvisibility=hidden", *PYTHON))]
-    levels, own = list(level_flags()), source.parent.name
     if source.name == "isa.cpp":
-        return [(source, tuple(f"-DLLAMA_RT_ISA_{level}" for level in levels))]
-    if source.parent.parent != TIERS:
-        return [(source, ())]
-    if own == "generic":
-        levels = [level for level in levels if (TIERS / level / "vec.h").exists()]
-    elif own == "panels":
-        levels = ["avx2"]
-    else:
-        levels = [own] if own in levels else []  # others are of another architecture
-    return [compile_level(level, source) for level in levels]
+        return [(source, tuple(f"-DLLAMA_RT_HAS_{level}=1" for level in LEVELS))]
+    return [(source, ())]
+
+
+def _level_objects() -> list[tuple[Path, tuple[str, ...]]]:
+    """The sources of every level, with their flags."""
+    return [
+        compile_level(level, source)
+        for level, (_, patterns) in LEVELS.items()
+        for pattern in patterns
+        for source in sorted(KERNELS.glob(pattern))
+    ]
 
 
 def compile_all(wanted: Iterable[tuple[Path, tuple[str, ...]]]) -> list[Path]:
@@ -119,11 +137,10 @@ def compile_all(wanted: Iterable[tuple[Path, tuple[str, ...]]]) -> list[Path]:
 @cache
 def package() -> Path:
     """The folder that holds `llama_rt` with every level."""
-    rooms = ("core", "platform", "backend", "cpu", "cpu/tiers/*", "model", "model/adapters")
-    sources = [p for room in (*rooms, "bindings") for p in sorted(SOURCES.glob(f"{room}/*.cpp"))]
+    sources = [p for folder in HOST_FOLDERS for p in sorted(SOURCES.glob(f"{folder}/*.cpp"))]
     sources = [p for p in sources if p.name != "cpu_info.cpp"]
     sources += [HERE / "machine.cpp", SOURCES / "cuda" / "absent.cpp", *MACHINE]
-    wanted = [one for source in sources for one in _objects(source)]
+    wanted = [*(one for source in sources for one in _objects(source)), *_level_objects()]
     return emulated_device.package("levels", compile_all(wanted))
 
 

@@ -1,6 +1,6 @@
 """Builds the whole package on the emulated device: a folder to put first on the Python path.
 
-Only the scalar CPU tier is in it, and no CUDA toolkit is needed. `python tests/emulated_module.py`
+Only the scalar ISA level is in it, and no CUDA toolkit is needed. `python tests/emulated_module.py`
 builds it and prints the folder.
 """
 
@@ -11,13 +11,14 @@ from functools import cache
 from pathlib import Path
 
 import emulated_device
-from emulated_device import DEVICE, MACHINE, PYTHON, ROOT, compiled
+from emulated_device import DEVICE, HOST_FOLDERS, MACHINE, PYTHON, ROOT, compiled
+from emulated_levels import LEVELS, level_definitions
 
 SOURCES = ROOT / "csrc"
-TIERS = SOURCES / "cpu" / "tiers"
-# As a build for these would be: both tiers of kernels.
+KERNELS = SOURCES / "cpu" / "kernels"
+# As a build for these would be: both sets of kernels.
 ARCHITECTURES = ("-DLLAMA_RT_CUDA_SM90A", '-DLLAMA_RT_CUDA_ARCHITECTURES="80-real 90a-real"')
-SCALAR = ("-DLLAMA_RT_TIER=scalar", "-I", str(TIERS / "scalar"), "-I", str(TIERS))
+NO_LEVELS = [f"-DLLAMA_RT_HAS_{level}=0" for level in LEVELS]
 
 
 def flags(source: Path) -> tuple[str, ...]:
@@ -27,13 +28,14 @@ def flags(source: Path) -> tuple[str, ...]:
         return ("-O0", "-g0", "-fvisibility=hidden", *PYTHON)
     if room == "cuda" and source.suffix == ".cpp":
         return ARCHITECTURES
-    return SCALAR if source.is_relative_to(TIERS) else ()
+    if source.name == "isa.cpp":
+        return tuple(NO_LEVELS)
+    return level_definitions("scalar") if source.is_relative_to(KERNELS) else ()
 
 
 def host_sources() -> list[Path]:
     """What a build for this machine compiles besides the CUDA backend."""
-    folders = ("core", "platform", "backend", "cpu", "model", "model/adapters", "bindings")
-    folders += ("cpu/tiers/scalar", "cpu/tiers/generic")
+    folders = (*HOST_FOLDERS, "cpu/kernels/common")
     return [*MACHINE, *(p for f in folders for p in sorted((SOURCES / f).glob("*.cpp")))]
 
 

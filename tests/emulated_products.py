@@ -16,7 +16,7 @@ DTYPES = (
 SOURCES = [
     *(f"csrc/cuda/kernels/{name}.cu" for name in ("stored", "products", "pack", "inputs")),
     *(f"csrc/cuda/kernels/{name}.cu" for name in ("matvec", "gemm_mma", "gemm_wgmma")),
-    "csrc/cuda/kernels/store_kv.cu",
+    "csrc/cuda/kernels/kv_append.cu",
     "tests/cuda/products.cu",
 ]
 KV_TYPES = ("f32", "f16", "bf16", "q8_0")

@@ -56,7 +56,7 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string name() const = 0;  // "cpu", "cuda:0"
-  virtual std::string isa() const = 0;   // the tier in use
+  virtual std::string isa() const = 0;   // the ISA level in use
   virtual int threads() const = 0;
 
   // The backend's memory: whatever an op reads or writes is in it, all but tensors to prepare.

@@ -107,7 +107,7 @@ struct AttentionSpec {
 };
 
 // How to draw from one row of logits where the backend draws; the rules are the host sampler's
-// (model/sampler.h).
+// (sampling/sampler.h).
 struct SampleSpec {
   float temperature = 0;  // 0: the most likely token, the lowest id of equals
   int32_t top_k = 0;      // <= 0: off

@@ -9,8 +9,8 @@
 #include "bindings/bindings.h"
 #include "bindings/registry.h"
 #include "core/error.h"
-#include "model/runner.h"
 #include "platform/cpu_info.h"
+#include "runner/runner.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
 // Exports the sampler. Python may draw from it directly; the runner draws from it without the GIL.
-#include "model/sampler.h"
+#include "sampling/sampler.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

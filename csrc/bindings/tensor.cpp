@@ -7,7 +7,7 @@
 #include "bindings/bindings.h"
 #include "core/codec.h"
 #include "core/error.h"
-#include "cpu/recode.h"
+#include "cpu/requantize.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
 // Block -> floats, one function per format, evaluated left to right in float32 so that the result
-// equals the reference decoder bit for bit. No include guard and no namespace: a tier (or a
+// equals the reference decoder bit for bit. No include guard and no namespace: a ISA level (or a
 // device) includes this inside its own namespace, so the same source is compiled for each.
 // Needs <cstdint>, <cstring> and core/blocks.h before it.
 

@@ -1,5 +1,5 @@
 // THE table: every element and block type that can be stored, one row each. Everything that depends
-// on a format (sizes, names, decoding kernels of every tier) is generated from it.
+// on a format (sizes, names, decoding kernels of every ISA level) is generated from it.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Floats -> elements. Included like decode.inl, after it; blocks are encoded by the CPU's tiers.
+// Floats -> elements. Included like decode.inl, after it; blocks are encoded by the CPU's levels.
 
 // float -> IEEE half, round to nearest even; overflow becomes infinity, NaN stays a quiet NaN.
 inline uint16_t float_to_half(float value) {

@@ -42,7 +42,7 @@ class CapacityError : public Error {
   using Error::Error;
 };
 
-// A device or tier was named and cannot be used; the message is the reason.
+// A device or ISA level was named and cannot be used; the message is the reason.
 class BackendUnavailable : public Error {
  public:
   using Error::Error;

@@ -1,5 +1,5 @@
 // Passes over the scores of a whole vocabulary whose cost shows in a sampled token. Each ISA level
-// compiles them once more (cpu/tiers/generic/scan.cpp); sums are added in one order everywhere, so
+// compiles them once more (cpu/kernels/common/scan.cpp); sums are added in one order everywhere, so
 // that the same seed gives the same tokens on every processor.
 #pragma once
 

@@ -1,7 +1,7 @@
 // Attention planning: which ranges of the cache, which rows, which heads make one task. A long
 // cache is cut at fixed positions and the cuts are folded in order, so the bits are the same
 // whether the cuts ran side by side or one after the other. Many rows, which fill the threads as
-// they are, go the tier's wide way instead, uncut.
+// they are, go the prefill kernel instead, unsplit.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -28,7 +28,7 @@ struct Unit {
   int64_t kv_head;
   int64_t begin;  // first position of the first cut
   int64_t cuts;
-  bool wide;
+  bool prefill;
 };
 
 struct Problem {
@@ -40,17 +40,17 @@ struct Problem {
   int64_t e;
   int64_t head_bytes;
   int64_t vectors = 0;  // most query vectors of a task
-  // Rows of a segment from which on it goes the wide way.
-  int64_t wide_rows = std::numeric_limits<int64_t>::max();
+  // Rows of a segment from which on it is attended by the prefill kernel.
+  int64_t prefill_rows = std::numeric_limits<int64_t>::max();
   int64_t state_floats() const { return vectors * (2 + padded(e)); }
 };
 
-int64_t block_rows(const Problem& p, bool wide) {
-  return std::max<int64_t>(1, (wide ? kWideVectors : kTaskVectors) / p.group);
+int64_t block_rows(const Problem& p, bool prefill) {
+  return std::max<int64_t>(1, (prefill ? kPrefillVectors : kTaskVectors) / p.group);
 }
-int64_t block_vectors(const Problem& p, bool wide) {
-  const int64_t vectors = block_rows(p, wide) * p.group;
-  return wide ? (vectors + 31) / 32 * 32 : vectors;
+int64_t block_vectors(const Problem& p, bool prefill) {
+  const int64_t vectors = block_rows(p, prefill) * p.group;
+  return prefill ? (vectors + 31) / 32 * 32 : vectors;
 }
 
 // Maximum, sum and weighted values of a task's query vectors, one after the other in memory.
@@ -70,18 +70,18 @@ int64_t last_visible(const Problem& p, const Segment& segment, int64_t rows) {
 std::vector<Unit> units_of(const Problem& p) {
   std::vector<Unit> units;
   for (const Segment& segment : p.kv.segments) {
-    const bool wide = segment.rows >= p.wide_rows;
-    const int64_t block = block_rows(p, wide);
+    const bool prefill = segment.rows >= p.prefill_rows;
+    const int64_t block = block_rows(p, prefill);
     for (int64_t row = 0; row < segment.rows; row += block) {
       const int64_t rows = std::min(block, segment.rows - row);
       const int64_t last = last_visible(p, segment, row + rows);
       const int64_t oldest =
           p.spec.window > 0 ? std::max<int64_t>(0, segment.past + row + 1 - p.spec.window) : 0;
-      const int64_t whole = wide ? kPageTokens : kCut;
+      const int64_t whole = prefill ? kPageTokens : kCut;
       const int64_t begin = oldest / whole * whole;
-      const int64_t cuts = wide ? 1 : (last - begin + kCut - 1) / kCut;
+      const int64_t cuts = prefill ? 1 : (last - begin + kCut - 1) / kCut;
       for (int64_t g = 0; g < p.kv.layout->kv_heads; ++g) {
-        units.push_back({&segment, row, rows, g, begin, cuts, wide});
+        units.push_back({&segment, row, rows, g, begin, cuts, prefill});
       }
     }
   }
@@ -102,7 +102,7 @@ AttentionTask task_for(const Problem& p, const Unit& u, int64_t cut, State state
   t.length = p.spec.length;
   t.begin = u.begin + cut * kCut;
   t.last = last_visible(p, *u.segment, u.row + u.rows);
-  t.end = u.wide ? t.last : std::min(t.begin + kCut, t.last);
+  t.end = u.prefill ? t.last : std::min(t.begin + kCut, t.last);
   t.base = p.kv.base + p.kv.layer * p.kv.layout->layer_bytes + u.kv_head * p.head_bytes;
   t.page_bytes = p.kv.layout->page_bytes();
   t.pages = u.segment->pages.data();
@@ -174,20 +174,22 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
   const int64_t group = spec.heads / layout.kv_heads;
   const int64_t head_bytes = layout.layer_bytes / layout.kv_heads;
   Problem p{q, out, kv, spec, group, layout.head_dim, head_bytes};
-  if (format.wide.attend && !reproducible_) p.wide_rows = format.wide.min_rows;
+  if (format.prefill.attend && !reproducible_) p.prefill_rows = format.prefill.min_rows;
   const std::vector<Unit> units = units_of(p);
   size_t kernel_bytes = 0;
-  for (const bool wide : {false, true}) {
-    if (std::ranges::find(units, wide, &Unit::wide) == units.end()) continue;
-    const int64_t vectors = block_vectors(p, wide);
+  for (const bool prefill : {false, true}) {
+    if (std::ranges::find(units, prefill, &Unit::prefill) == units.end()) continue;
+    const int64_t vectors = block_vectors(p, prefill);
     p.vectors = std::max(p.vectors, vectors);
-    const int64_t bytes = wide ? format.wide.scratch_bytes(vectors, p.e)
-                               : attention_scratch(vectors, p.e) * int64_t{sizeof(float)};
+    const int64_t bytes = prefill ? format.prefill.scratch_bytes(vectors, p.e)
+                                  : attention_scratch(vectors, p.e) * int64_t{sizeof(float)};
     kernel_bytes = std::max(kernel_bytes, static_cast<size_t>(bytes));
   }
   const size_t state_bytes = static_cast<size_t>(p.state_floats()) * sizeof(float);
   const size_t scratch_bytes = kernel_bytes + 2 * state_bytes;
-  const auto attend_of = [&](const Unit& u) { return u.wide ? format.wide.attend : format.attend; };
+  const auto attend_of = [&](const Unit& u) {
+    return u.prefill ? format.prefill.attend : format.attend;
+  };
   for (Scratch& scratch : worker_) scratch.get(scratch_bytes);
   const auto scratch_of = [&](int worker) {
     return reinterpret_cast<float*>(worker_[static_cast<size_t>(worker)].get(scratch_bytes));

@@ -104,8 +104,8 @@ void CpuBackend::do_gather_rows(View x, View rows, View out) {
 }
 
 void CpuBackend::do_matmul(View x, std::span<const Linear> jobs) {
-  multiply_packed(x, jobs);
-  multiply_stored(x, jobs);
+  matmul_packed(x, jobs);
+  matmul_dequantized(x, jobs);
 }
 
 std::shared_ptr<Backend> open_cpu(const std::string& isa, int threads, bool reproducible) {

@@ -1,5 +1,5 @@
-// The CPU as a backend: op list -> split work -> kernel table. Arithmetic lives in tiers/; which
-// kernel, which split and which weight layout in matmul.cpp, attention.cpp and pack.cpp.
+// The CPU as a backend: op list -> split work -> kernel table. Arithmetic lives in ISA levels/;
+// which kernel, which split and which weight layout in matmul.cpp, attention.cpp and pack.cpp.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 #include "backend/backend.h"
 #include "cpu/isa.h"
-#include "cpu/kernels.h"
+#include "cpu/kernel_table.h"
 #include "platform/memory.h"
 
 namespace llama_rt::cpu {
@@ -66,16 +66,16 @@ class CpuBackend final : public Backend {
 
  private:
   // A kernel for packed weights, chosen by the number of inputs.
-  struct PackedProduct {
-    void (*multiply)(const PackedTask& task) noexcept;
+  struct MatmulKernel {
+    void (*multiply)(const PackedMatmulTask& task) noexcept;
     Activation activation;
     int64_t scratch_bytes;
     int64_t panels;  // of a call
   };
-  PackedProduct product_of(const Linear& job, int64_t n) const;
+  MatmulKernel kernel_of(const Linear& job, int64_t n) const;
   const std::byte* convert(View x, Activation activation);
-  void multiply_packed(const View& x, std::span<const Linear> jobs);
-  void multiply_stored(const View& x, std::span<const Linear> jobs);
+  void matmul_packed(const View& x, std::span<const Linear> jobs);
+  void matmul_dequantized(const View& x, std::span<const Linear> jobs);
 
   const Kernels& kernels_;
   int threads_;
@@ -87,8 +87,9 @@ class CpuBackend final : public Backend {
   std::vector<Scratch> worker_;  // one per thread
 };
 
-// A backend on tier `isa` ("" for the best) with `threads` (0 for the default). `reproducible`:
-// a token's bits do not depend on what it is computed with, so the kernels do not either.
+// A backend on ISA level `isa` ("" for the best) with `threads` (0 for the default).
+// `reproducible`: a token's bits do not depend on what it is computed with, so the kernels do not
+// either.
 std::shared_ptr<Backend> open_cpu(const std::string& isa, int threads, bool reproducible);
 
 }  // namespace llama_rt::cpu

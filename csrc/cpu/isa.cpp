@@ -8,7 +8,6 @@
 
 #include "core/error.h"
 #include "cpu/levels.h"
-#include "cpu/register.h"
 #include "cpu/self_check.h"
 #include "platform/cpu_info.h"
 
@@ -25,89 +24,47 @@ struct Level {
   Tables tables;  // empty: not in this build
 };
 
-constexpr const Kernels* kScalarTables[] = {&scalar::kElementwise, &scalar::kDequantizedMatmul,
-                                            &scalar::kAttention,   &scalar::kEncode,
-                                            &scalar::kEncodeK,     &scalar::kScan};
+// `inline`: the arrays of levels that this build lacks are not emitted.
+inline constexpr const Kernels* kScalarTables[] = {
+    &scalar::kElementwise, &scalar::kDequantizedMatmul, &scalar::kAttention,
+    &scalar::kEncode,      &scalar::kEncodeK,           &scalar::kScan};
+#if defined(__x86_64__)
+inline constexpr const Kernels* kAvx2Tables[] = {
+    &avx2::kElementwise,       &avx2::kDequantizedMatmul,
+    &avx2::kAttention,         &avx2::kEncode,
+    &avx2::kEncodeK,           &avx2::kScan,
+    &avx2::kActivationFormats, &avx2::kFloatPacking,
+    &avx2::kQuantizedPacking,  &avx2::kFloatMatmul,
+    &avx2::kQuantizedMatmul};
+inline constexpr const Kernels* kAvx2VnniTables[] = {&avx2_vnni::kQuantizedMatmul};
+inline constexpr const Kernels* kAvx512Tables[] = {
+    &avx512::kElementwise, &avx512::kDequantizedMatmul, &avx512::kAttention,
+    &avx512::kEncode,      &avx512::kEncodeK,           &avx512::kScan,
+    &avx512::kFloatMatmul, &avx512::kQuantizedMatmul};
+inline constexpr const Kernels* kAvx512Bf16Tables[] = {&avx512_bf16::kFloatMatmul,
+                                                       &avx512_bf16::kAttention};
+inline constexpr const Kernels* kAmxTables[] = {&amx::kTiledAttention, &amx::kTiledFloatMatmul,
+                                                &amx::kTiledQuantizedMatmul};
+#elif defined(__aarch64__)
+inline constexpr const Kernels* kNeonTables[] = {
+    &neon::kElementwise,       &neon::kDequantizedMatmul,
+    &neon::kAttention,         &neon::kEncode,
+    &neon::kEncodeK,           &neon::kScan,
+    &neon::kActivationFormats, &neon::kFloatPacking,
+    &neon::kQuantizedPacking,  &neon::kFloatMatmul,
+    &neon::kQuantizedMatmul};
+inline constexpr const Kernels* kNeonDotprodTables[] = {&neon_dotprod::kQuantizedMatmul};
+inline constexpr const Kernels* kNeonI8mmTables[] = {&neon_i8mm::kQuantizedMatmul};
+#endif
 
-// kLevels: by the value of Isa; a parent comes before its children.
-#ifdef LLAMA_RT_AARCH64
-#ifdef LLAMA_RT_ISA_neon
-constexpr const Kernels* kNeonTables[] = {&neon::kElementwise,       &neon::kDequantizedMatmul,
-                                          &neon::kAttention,         &neon::kEncode,
-                                          &neon::kEncodeK,           &neon::kScan,
-                                          &neon::kActivationFormats, &neon::kFloatPacking,
-                                          &neon::kQuantizedPacking,  &neon::kFloatMatmul,
-                                          &neon::kQuantizedMatmul};
-#else
-constexpr Tables kNeonTables;
-#endif
-#ifdef LLAMA_RT_ISA_neon_dotprod
-constexpr const Kernels* kNeonDotprodTables[] = {&neon_dotprod::kQuantizedMatmul};
-#else
-constexpr Tables kNeonDotprodTables;
-#endif
-#ifdef LLAMA_RT_ISA_neon_i8mm
-constexpr const Kernels* kNeonI8mmTables[] = {&neon_i8mm::kQuantizedMatmul};
-#else
-constexpr Tables kNeonI8mmTables;
-#endif
-
+// By the value of Isa. LLAMA_RT_HAS_<level> is 1 if this build holds the level, 0 if not.
 constexpr Level kLevels[] = {
     {Isa::kScalar, "scalar", Isa::kScalar, [](const CpuInfo&) { return true; }, kScalarTables},
-    {Isa::kNeon, "neon", Isa::kScalar, [](const CpuInfo& c) { return c.neon; }, kNeonTables},
-    {Isa::kNeonDotprod, "neon_dotprod", Isa::kNeon, [](const CpuInfo& c) { return c.neon_dotprod; },
-     kNeonDotprodTables},
-    {Isa::kNeonI8mm, "neon_i8mm", Isa::kNeonDotprod, [](const CpuInfo& c) { return c.neon_i8mm; },
-     kNeonI8mmTables},
+#define LEVEL(isa, name, parent)                                              \
+  {Isa::isa, #name, Isa::parent, [](const CpuInfo& cpu) { return cpu.name; }, \
+   LLAMA_RT_HAS_##name ? Tables(isa##Tables) : Tables()},
+#include "cpu/isa_list.inc"
 };
-#else
-#ifdef LLAMA_RT_ISA_avx2
-constexpr const Kernels* kAvx2Tables[] = {&avx2::kElementwise,       &avx2::kDequantizedMatmul,
-                                          &avx2::kAttention,         &avx2::kEncode,
-                                          &avx2::kEncodeK,           &avx2::kScan,
-                                          &avx2::kActivationFormats, &avx2::kFloatPacking,
-                                          &avx2::kQuantizedPacking,  &avx2::kFloatMatmul,
-                                          &avx2::kQuantizedMatmul};
-#else
-constexpr Tables kAvx2Tables;
-#endif
-#ifdef LLAMA_RT_ISA_avx2_vnni
-constexpr const Kernels* kAvx2VnniTables[] = {&avx2_vnni::kQuantizedMatmul};
-#else
-constexpr Tables kAvx2VnniTables;
-#endif
-#ifdef LLAMA_RT_ISA_avx512
-constexpr const Kernels* kAvx512Tables[] = {&avx512::kElementwise, &avx512::kDequantizedMatmul,
-                                            &avx512::kAttention,   &avx512::kEncode,
-                                            &avx512::kEncodeK,     &avx512::kScan,
-                                            &avx512::kFloatMatmul, &avx512::kQuantizedMatmul};
-#else
-constexpr Tables kAvx512Tables;
-#endif
-#ifdef LLAMA_RT_ISA_avx512_bf16
-constexpr const Kernels* kAvx512Bf16Tables[] = {&avx512_bf16::kFloatMatmul,
-                                                &avx512_bf16::kAttention};
-#else
-constexpr Tables kAvx512Bf16Tables;
-#endif
-#ifdef LLAMA_RT_ISA_amx
-constexpr const Kernels* kAmxTables[] = {&amx::kTiledAttention, &amx::kTiledFloatMatmul,
-                                         &amx::kTiledQuantizedMatmul};
-#else
-constexpr Tables kAmxTables;
-#endif
-
-constexpr Level kLevels[] = {
-    {Isa::kScalar, "scalar", Isa::kScalar, [](const CpuInfo&) { return true; }, kScalarTables},
-    {Isa::kAvx2, "avx2", Isa::kScalar, [](const CpuInfo& c) { return c.avx2; }, kAvx2Tables},
-    {Isa::kAvx2Vnni, "avx2_vnni", Isa::kAvx2, [](const CpuInfo& c) { return c.avx2_vnni; },
-     kAvx2VnniTables},
-    {Isa::kAvx512, "avx512", Isa::kAvx2, [](const CpuInfo& c) { return c.avx512; }, kAvx512Tables},
-    {Isa::kAvx512Bf16, "avx512_bf16", Isa::kAvx512, [](const CpuInfo& c) { return c.avx512_bf16; },
-     kAvx512Bf16Tables},
-    {Isa::kAmx, "amx", Isa::kAvx512Bf16, [](const CpuInfo& c) { return c.amx; }, kAmxTables},
-};
-#endif
 
 const Level& level_of(Isa isa) { return kLevels[static_cast<size_t>(isa)]; }
 

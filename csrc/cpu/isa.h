@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "cpu/kernel_table.h"
 
 namespace llama_rt::cpu {
 

@@ -54,24 +54,24 @@ const std::byte* CpuBackend::convert(View x, Activation activation) {
   return out;
 }
 
-CpuBackend::PackedProduct CpuBackend::product_of(const Linear& job, int64_t n) const {
+CpuBackend::MatmulKernel CpuBackend::kernel_of(const Linear& job, int64_t n) const {
   const PackedFormat& format = kernels_.packed[static_cast<size_t>(job.weight->dtype)];
-  const WideForm& wide = format.wide;
-  const bool many = n >= wide.min_tokens && job.weight->cols >= wide.min_k;
-  if (wide.multiply && many && !reproducible_) {
-    return {wide.multiply, wide.activation, wide.scratch_bytes, wide.panels};
+  const GemmKernel& gemm = format.gemm;
+  const bool many = n >= gemm.min_tokens && job.weight->cols >= gemm.min_k;
+  if (gemm.multiply && many && !reproducible_) {
+    return {gemm.multiply, gemm.activation, gemm.scratch_bytes, gemm.panels};
   }
   return {format.multiply, format.activation, 0, 1};
 }
 
-void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
+void CpuBackend::matmul_packed(const View& x, std::span<const Linear> jobs) {
   std::array<const std::byte*, kActivations> inputs{};
   const int64_t n = x.shape.rows();
   int64_t shares = 0, together = 1, narrowest = std::numeric_limits<int64_t>::max();
   size_t scratch_bytes = 0;
   for (const Linear& job : jobs) {
     if (!job.weight->packed) continue;
-    const PackedProduct product = product_of(job, n);
+    const MatmulKernel product = kernel_of(job, n);
     const std::byte*& input = inputs[static_cast<size_t>(product.activation)];
     if (!input) input = convert(x, product.activation);
     scratch_bytes = std::max(scratch_bytes, static_cast<size_t>(product.scratch_bytes));
@@ -100,11 +100,11 @@ void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
       const auto panel_at = [&](int64_t share) {  // that begins there or next
         return std::clamp<int64_t>((share - first + each - 1) / each, 0, weight.panels);
       };
-      PackedTask task;
+      PackedMatmulTask task;
       task.first_panel = panel_at(begin), task.last_panel = panel_at(end);
       first += weight.panels * each;
       if (task.first_panel >= task.last_panel) continue;
-      const PackedProduct product = product_of(job, n);
+      const MatmulKernel product = kernel_of(job, n);
       task.weight = weight.storage->data();
       task.panel_bytes = weight.panel_bytes;
       task.k = job.weight->cols;
@@ -124,11 +124,12 @@ void CpuBackend::multiply_packed(const View& x, std::span<const Linear> jobs) {
   });
 }
 
-void CpuBackend::multiply_stored(const View& x, std::span<const Linear> jobs) {
+void CpuBackend::matmul_dequantized(const View& x, std::span<const Linear> jobs) {
   int64_t rows = 0;
   for (const Linear& job : jobs) rows += job.weight->packed ? 0 : job.weight->rows;
   if (rows == 0) return;
-  const size_t bytes = static_cast<size_t>(kStoredRows * padded(x.shape.row())) * sizeof(float);
+  const size_t bytes =
+      static_cast<size_t>(kDequantizedRows * padded(x.shape.row())) * sizeof(float);
   for (Scratch& scratch : worker_) scratch.get(bytes);
   parallel_for(threads_, rows, [&](int64_t begin, int64_t end, int worker) {
     auto* scratch = reinterpret_cast<float*>(worker_[static_cast<size_t>(worker)].get(bytes));
@@ -136,7 +137,7 @@ void CpuBackend::multiply_stored(const View& x, std::span<const Linear> jobs) {
     for (const Linear& job : jobs) {
       const Weight& weight = *job.weight;
       if (weight.packed) continue;
-      StoredTask task;
+      DequantizedMatmulTask task;
       task.first_row = std::max<int64_t>(begin - first, 0);
       task.last_row = std::min(end - first, weight.rows);
       first += weight.rows;
@@ -152,7 +153,7 @@ void CpuBackend::multiply_stored(const View& x, std::span<const Linear> jobs) {
       task.out_stride = job.out.row_stride / static_cast<int64_t>(sizeof(float));
       task.accumulate = job.accumulate;
       task.scratch = scratch;
-      kernels_.stored[static_cast<size_t>(weight.dtype)](task);
+      kernels_.dequantized_matmul[static_cast<size_t>(weight.dtype)](task);
     }
   });
 }

@@ -81,9 +81,9 @@ struct Matrix {
 };
 
 // [kTokens, kPanelRows] by decoding the rows.
-Values stored_product(Caller& call, const Kernels& kernels, const Matrix& w, const Values& x) {
-  Values out(kTokens * kPanelRows), scratch(kStoredRows * kK);
-  StoredTask task;
+Values dequantized_matmul(Caller& call, const Kernels& kernels, const Matrix& w, const Values& x) {
+  Values out(kTokens * kPanelRows), scratch(kDequantizedRows * kK);
+  DequantizedMatmulTask task;
   task.weight = w.rows.data();
   task.row_bytes = w.row_bytes;
   task.k = kK;
@@ -94,19 +94,19 @@ Values stored_product(Caller& call, const Kernels& kernels, const Matrix& w, con
   task.out = out.data();
   task.out_stride = kPanelRows;
   task.scratch = scratch.data();
-  call([&] { kernels.stored[static_cast<size_t>(w.dtype)](task); });
+  call([&] { kernels.dequantized_matmul[static_cast<size_t>(w.dtype)](task); });
   return out;
 }
 
-struct PackedProduct {
-  void (*multiply)(const PackedTask& task) noexcept;
+struct MatmulKernel {
+  void (*multiply)(const PackedMatmulTask& task) noexcept;
   Activation activation;
   int64_t scratch_bytes;
 };
 
 // The same from a panel.
 Values packed_product(Caller& call, const Kernels& kernels, const Matrix& w,
-                      const PackedProduct& product, const Values& x) {
+                      const MatmulKernel& product, const Values& x) {
   constexpr int64_t kLine = 64;
   const PackedFormat& format = kernels.packed[static_cast<size_t>(w.dtype)];
   const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(product.activation)];
@@ -121,7 +121,7 @@ Values packed_product(Caller& call, const Kernels& kernels, const Matrix& w,
     std::byte* to = rounded.get() + i / inputs.block * inputs.block * input_bytes;
     call([&] { inputs.convert(x.data() + i * kK, kK, to + i % inputs.block * kLine); });
   }
-  PackedTask task;
+  PackedMatmulTask task;
   task.weight = panel.get();
   task.panel_bytes = panel_bytes;
   task.k = kK;
@@ -159,9 +159,9 @@ std::string differing(Caller& call, const Kernels& kernels, const Kernels& scala
   if (!agree(normed(call, kernels, x), normed(call, scalar, x))) return "rms_norm";
   for (const DType dtype : {DType::kQ4_0, DType::kQ8_0, DType::kF32, DType::kBF16}) {
     const Matrix w(dtype, scalar);
-    const Values expected = stored_product(call, scalar, w, x);
+    const Values expected = dequantized_matmul(call, scalar, w, x);
     const std::string name(info(dtype).name);
-    if (!agree(stored_product(call, kernels, w, x), expected))
+    if (!agree(dequantized_matmul(call, kernels, w, x), expected))
       return "the decoded product of " + name;
     const PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
     if (format.multiply &&
@@ -169,10 +169,10 @@ std::string differing(Caller& call, const Kernels& kernels, const Kernels& scala
                expected)) {
       return "the product of " + name;
     }
-    const WideForm& wide = format.wide;
-    if (wide.multiply &&
+    const GemmKernel& gemm = format.gemm;
+    if (gemm.multiply &&
         !agree(packed_product(call, kernels, w,
-                              {wide.multiply, wide.activation, wide.scratch_bytes}, x),
+                              {gemm.multiply, gemm.activation, gemm.scratch_bytes}, x),
                expected)) {
       return "the GEMM of " + name;
     }

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "cpu/kernels.h"
+#include "cpu/kernel_table.h"
 
 namespace llama_rt::cpu {
 

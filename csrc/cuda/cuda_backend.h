@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "cuda/kernels.h"
+#include "cuda/graph_cache.h"
+#include "cuda/kernel_table.h"
 #include "cuda/memory.h"
 #include "cuda/open.h"
-#include "cuda/recorded.h"
 
 namespace llama_rt::cuda {
 

@@ -1,13 +1,14 @@
 // What this processor can do and how much of it this process may use.
-// Owns detection; choosing a kernel tier and a thread count from it belongs to the cpu backend.
+// Owns detection; choosing a kernel ISA level and a thread count from it belongs to the cpu
+// backend.
 #pragma once
 
 #include <string>
 
 namespace llama_rt {
 
-// The instruction-set flags are nested tiers (each implies what it builds on) and are true only if
-// both the processor and the operating system support them.
+// The instruction-set flags are nested ISA levels (each implies what it builds on) and are true
+// only if both the processor and the operating system support them.
 struct CpuInfo {
   bool avx2 = false;          // AVX2, FMA, F16C, BMI2
   bool avx2_vnni = false;     // + AVX-VNNI

@@ -5,8 +5,8 @@
 
 #include <cstdio>
 
+#include "cpu/kernel_table.h"
 #include "cpu/levels.h"
-#include "cpu/register.h"
 
 namespace {
 
@@ -27,11 +27,11 @@ void norm_without_gain(const NormTask& task) noexcept {
 
 void refused_norm(const NormTask&) noexcept { __builtin_trap(); }
 
-void product_of_nothing(const StoredTask& task) noexcept {
+void product_of_nothing(const DequantizedMatmulTask& task) noexcept {
   for (int64_t i = 0; i < task.n * task.out_stride; ++i) task.out[i] = 0.0f;
 }
 
-void nan_product(const StoredTask& task) noexcept {
+void nan_product(const DequantizedMatmulTask& task) noexcept {
   for (int64_t i = 0; i < task.n * task.out_stride; ++i) task.out[i] = __builtin_nanf("");
 }
 
@@ -53,9 +53,9 @@ int main() {
   kernels.rms_norm = refused_norm;
   say("refused", kernels);
   kernels = scalar_kernels();
-  kernels.stored[static_cast<size_t>(DType::kQ8_0)] = product_of_nothing;
+  kernels.dequantized_matmul[static_cast<size_t>(DType::kQ8_0)] = product_of_nothing;
   say("product", kernels);
-  kernels.stored[static_cast<size_t>(DType::kQ8_0)] = nan_product;
+  kernels.dequantized_matmul[static_cast<size_t>(DType::kQ8_0)] = nan_product;
   say("nan", kernels);
   raise(SIGILL);
   std::printf("host's signals: %d\n", handled);

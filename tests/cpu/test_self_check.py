@@ -8,21 +8,22 @@ import subprocess
 import pytest
 
 from emulated_device import COMPILER, FOLDER, ROOT, compiled
+from emulated_levels import level_definitions
 from llama_rt import _native
 
-LEVELS = ROOT / "csrc" / "cpu" / "tiers"
+COMMON = ROOT / "csrc" / "cpu" / "kernels" / "common"
 SOURCES = [
-    *("csrc/core/dtype.cpp", "csrc/cpu/register.cpp", "csrc/cpu/self_check.cpp"),
+    *("csrc/core/dtype.cpp", "csrc/cpu/kernel_table.cpp", "csrc/cpu/self_check.cpp"),
     *("csrc/platform/illegal_instruction.cpp", "tests/cpu/self_check.cpp"),
 ]
-SCALAR = ("elementwise", "stored", "encode")
+SCALAR = ("elementwise", "dequantized_matmul", "encode")
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, str]:
-    scalar = ("-DLLAMA_RT_TIER=scalar", "-I", str(LEVELS / "scalar"), "-I", str(LEVELS))
+    scalar = level_definitions("scalar")
     objects = [compiled(ROOT / source) for source in SOURCES]
-    objects += [compiled(LEVELS / "generic" / f"{name}.cpp", *scalar) for name in SCALAR]
+    objects += [compiled(COMMON / f"{name}.cpp", *scalar) for name in SCALAR]
     program = FOLDER / "self_check"
     subprocess.run([COMPILER, "-pthread", "-o", program, *objects], check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=True)

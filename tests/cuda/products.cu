@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cuda/kernels/attention.cuh"
-#include "cuda/kernels/product.cuh"
+#include "cuda/kernels/epilogue.cuh"
 #include "execution.h"
 
 namespace llama_rt::cuda {

@@ -2,14 +2,14 @@
 #include <string>
 #include <vector>
 
-#include "cuda/kernels.h"
+#include "cuda/kernel_table.h"
 #include "cuda/launch.h"
 #include "execution.h"
-#include "model/sampler.h"
+#include "sampling/sampler.h"
 
 // The passes over the vocabulary of the host's sampler.
-#define LLAMA_RT_TIER scalar
-#include "cpu/tiers/generic/scan.cpp"
+#define LLAMA_RT_LEVEL scalar
+#include "cpu/kernels/common/scan.cpp"
 
 namespace llama_rt::cuda {
 void check(cudaError_t error, const char* what) {

@@ -65,8 +65,8 @@ inline float sum(simde__m512 a) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-// Only the lanes of the mask touch memory; SIMDe's store writes zeros to the others, and its load
-// reads them.
+// Only the lanes of the mask prefetch memory; SIMDe's store writes zeros to the others, and its
+// load reads them.
 inline void store_masked(void* to, __mmask16 mask, simde__m512 a) {
   float in[16];
   __builtin_memcpy(in, &a, sizeof(in));

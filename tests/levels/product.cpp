@@ -2,8 +2,8 @@
 #include <cstdlib>
 #include <memory>
 
+#include "cpu/kernel_table.h"
 #include "cpu/levels.h"
-#include "cpu/register.h"
 
 namespace {
 
@@ -39,7 +39,7 @@ extern "C" __attribute__((visibility("default"))) bool product(
   const PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
   const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(format.wide.activation)];
 
-  PackedTask task;
+  PackedMatmulTask task;
   task.panel_bytes = format.panel_bytes(k);
   const int64_t panels = (count + kPanelRows - 1) / kPanelRows;
   const Bytes weight = allocate(panels * task.panel_bytes);

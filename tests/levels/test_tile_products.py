@@ -15,11 +15,11 @@ from reference.bounds import dot, matmul
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-TIERS = CSRC / "cpu" / "tiers"
+KERNELS = CSRC / "cpu" / "kernels"
 DTYPES = list(FORMATS)
 SPLIT = {"f32", "f16"}  # multiplied as sums of two bfloat16
 WITH_MINS = {"q4_1", "q5_1", "q2_k", "q4_k", "q5_k"}
-WIDTHS = {  # k: one tile or less, an odd number of tiles, several stretches
+WIDTHS = {  # k: one tile or less, an odd number of tiles, several K-blocks
     1: [1, 31, 33, 256, 1031, 2080],
     32: [32, 224, 1056, 2080],
     256: [256, 1280, 2304],
@@ -30,11 +30,11 @@ WIDTHS = {  # k: one tile or less, an odd number of tiles, several stretches
 def library():
     if missing():
         pytest.skip(missing())
-    packing = [TIERS / "panels" / f"pack_{kind}.cpp" for kind in ("float", "quantized")]
-    tiles = [*sorted((TIERS / "amx").glob("*.cpp")), HERE / "product.cpp"]
+    packing = [KERNELS / "gemm" / f"pack_{kind}.cpp" for kind in ("float", "quantized")]
+    tiles = [*sorted((KERNELS / "x86" / "amx").glob("*.cpp")), HERE / "product.cpp"]
     sources = [compile_level("avx2", source) for source in packing]
     sources += [compile_level("amx", source) for source in tiles]
-    sources.append((CSRC / "cpu" / "register.cpp", ()))
+    sources.append((CSRC / "cpu" / "kernel_table.cpp", ()))
     return ctypes.CDLL(str(linked("products", compile_all(sources))))
 
 
@@ -153,7 +153,7 @@ def test_any_size(product, dtype, n):
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "q4_0", "q4_k", "q3_k"])
 def test_bits_depend_neither_on_the_split_nor_on_company(product, dtype):
     rows, k = 443, WIDTHS[FORMATS[dtype].elements][-1]
-    data, _, x = task(dtype, rows, k, 530)  # more than one sweep
+    data, _, x = task(dtype, rows, k, 530)  # more than one GEMM
     whole = product(dtype, data, x)
     for parts in (2, 3, 7):
         np.testing.assert_array_equal(product(dtype, data, x, parts=parts), whole)

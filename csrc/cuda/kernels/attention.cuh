@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "cuda/device/warp.cuh"
-#include "cuda/kernels.h"
+#include "cuda/kernel_table.h"
 #include "cuda/kernels/kv.cuh"
 
 namespace llama_rt::cuda {

@@ -3,7 +3,7 @@
 // and while the tensor cores work on the scores of the next page and the values of the last, the
 // rest of a warpgroup works on the softmax between.
 #include "cuda/kernels/attention.cuh"
-#include "cuda/kernels/kv_expand.cuh"
+#include "cuda/kernels/kv_dequantize.cuh"
 #include "cuda/kernels/kv_mma.cuh"
 #include "cuda/launch.h"
 

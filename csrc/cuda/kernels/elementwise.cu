@@ -2,7 +2,7 @@
 // combinations that adapters add. All are bound by memory or by their launch.
 #include "cuda/device/blocks.cuh"
 #include "cuda/device/warp.cuh"
-#include "cuda/kernels.h"
+#include "cuda/kernel_table.h"
 #include "cuda/launch.h"
 
 namespace llama_rt::cuda {

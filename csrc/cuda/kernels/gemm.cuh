@@ -2,7 +2,7 @@
 // inputs; a warp's sums are fragments of mma.m16n8k16, 4 values per group of 8 inputs.
 #pragma once
 
-#include "cuda/kernels/product.cuh"
+#include "cuda/kernels/epilogue.cuh"
 
 namespace llama_rt::cuda {
 

@@ -17,7 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/kernels.h"
+#include "cuda/kernel_table.h"
 
 namespace llama_rt::cuda {
 

@@ -1,7 +1,7 @@
 // Weights into their packed layout (device/packed.cuh), on the device, panel by panel. A warp makes
 // one unit of one panel; each lane gathers the codes of the fragments it will be given.
 #include "cuda/device/blocks.cuh"
-#include "cuda/kernels/product.cuh"
+#include "cuda/kernels/epilogue.cuh"
 
 namespace llama_rt::cuda {
 namespace {

@@ -1,11 +1,11 @@
-// Draws a token from each row of logits by the host sampler's rules (model/sampler.h), one block a
+// Draws a token from each row of logits by the host sampler's rules (sampling/sampler.h), one block a
 // row. Probabilities and the sums of an unfiltered draw have the host's bits; where a filter adds
 // probabilities it does so in whole numbers, so the order of threads cannot show.
 #include <cstdint>
 
 #include "core/random.h"
 #include "cuda/device/warp.cuh"
-#include "cuda/kernels.h"
+#include "cuda/kernel_table.h"
 #include "cuda/launch.h"
 
 namespace llama_rt::cuda {

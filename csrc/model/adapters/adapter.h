@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "model/llama.h"
+#include "model/transformer.h"
 
 namespace llama_rt {
 

@@ -1,0 +1,9 @@
+// GEMM and GEMV over float panels.
+#include "cpu/kernels/gemm/float_gemm.h"
+#include "cpu/levels.h"
+
+namespace llama_rt::cpu::LLAMA_RT_LEVEL {
+
+constinit const Kernels kFloatMatmul = float_matmul();
+
+}  // namespace llama_rt::cpu::LLAMA_RT_LEVEL

@@ -1,9 +1,0 @@
-// GEMM over quantized panels by matrix instructions, GEMV by the dot product.
-#include "cpu/levels.h"
-#include "cpu/tiers/neon_i8mm/matrix_kernel.h"
-
-namespace llama_rt::cpu::LLAMA_RT_TIER {
-
-constinit const Kernels kQuantizedMatmul = quantized_matmul<MatrixKernel>();
-
-}  // namespace llama_rt::cpu::LLAMA_RT_TIER
