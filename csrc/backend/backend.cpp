@@ -64,7 +64,7 @@ class Backend::Timer {
   }
   ~Timer() {
     if (!backend_.profiling_) return;
-    backend_.settle();
+    backend_.synchronize();
     backend_.seconds_[op_] += std::chrono::duration<double>(Clock::now() - start_).count();
   }
   Timer(const Timer&) = delete;
@@ -86,13 +86,13 @@ std::vector<OpTime> Backend::take_profile() {
   return times;
 }
 
-Vector Backend::keep(std::span<const float> values) {
+Vector Backend::to_device(std::span<const float> values) {
   Vector vector{allocate(values.size_bytes())};
   upload(vector.storage->data(), values.data(), values.size_bytes());
   return vector;
 }
 
-Weight Backend::share(const Weight& table, Role role, Repack repack) {
+Weight Backend::reuse_resident(const Weight& table, Role role, Repack repack) {
   return prepare(table.stored, role, repack);
 }
 
@@ -103,13 +103,13 @@ Weight Backend::prepare(const Tensor& matrix, Role role, Repack repack) {
   return do_prepare(matrix, role, repack);
 }
 
-void Backend::embed(const Weight& table, View tokens, View out) {
+void Backend::embed(const Weight& table, std::span<const int32_t> tokens, View out) {
   const Timer timer(*this, kEmbed);
   require_f32(out, "embed", "out");
-  require(out.shape == Shape(tokens.shape[0], table.cols), "embed", [&] {
+  require(out.shape == Shape(static_cast<int64_t>(tokens.size()), table.cols), "embed", [&] {
     return "out must be [n, " + std::to_string(table.cols) + "], got " + out.shape.text();
   });
-  if (tokens.shape[0] > 0) do_embed(table, tokens, out);
+  if (!tokens.empty()) do_embed(table, tokens, out);
 }
 
 void Backend::rms_norm(View x, const float* gain, float eps, View out) {
@@ -176,21 +176,25 @@ void Backend::swiglu(View gate, View up, View out) {
   if (gate.shape.rows() > 0) do_swiglu(gate, up, out);
 }
 
-void Backend::gather_rows(View x, View rows, View out) {
+void Backend::gather_rows(View x, std::span<const int32_t> rows, View out) {
   const Timer timer(*this, kEmbed);
   require_f32(x, "gather_rows", "x");
-  const Shape expected(rows.shape[0], x.shape.row());
+  const Shape expected(static_cast<int64_t>(rows.size()), x.shape.row());
   require(out.shape == expected, "gather_rows",
           [&] { return "out must be " + expected.text() + ", got " + out.shape.text(); });
-  if (rows.shape[0] > 0) do_gather_rows(x, rows, out);
+  if (!rows.empty()) do_gather_rows(x, rows, out);
 }
 
 void Backend::sample(View, const SampleSpec*, int32_t*) { leave_to_host("sample", *this); }
-std::unique_ptr<Landing> Backend::make_landing(size_t) { leave_to_host("make_landing", *this); }
-void Backend::start_download(Landing&, const std::byte*, size_t) {
-  leave_to_host("start_download", *this);
+std::unique_ptr<ReadbackBuffer> Backend::make_readback_buffer(size_t) {
+  leave_to_host("make_readback_buffer", *this);
 }
-void Backend::finish_download(Landing&, void*, size_t) { leave_to_host("finish_download", *this); }
+void Backend::start_readback(ReadbackBuffer&, const std::byte*, size_t) {
+  leave_to_host("start_readback", *this);
+}
+void Backend::finish_readback(ReadbackBuffer&, void*, size_t) {
+  leave_to_host("finish_readback", *this);
+}
 
 void Backend::scale_columns(View x, const float* factors, View out) {
   const Timer timer(*this, kAdapt);
@@ -220,7 +224,7 @@ void Backend::add_gated(View x, const float* gates, float factor, View out) {
   do_add_gated(x, gates, factor, out);
 }
 
-void Backend::qkv(View x, const AttentionWeights& w, float eps, const Rotation& rotation,
+void Backend::qkv(View x, const QkvWeights& w, float eps, const Rotation& rotation,
                   const KvView& kv, View scratch, View q, View k, View v) {
   const auto flat = [](View heads) {
     return f32_view(heads.f32(), Shape(heads.shape[0], heads.shape[1] * heads.shape[2]));
@@ -234,14 +238,15 @@ void Backend::qkv(View x, const AttentionWeights& w, float eps, const Rotation& 
   store_kv(k, v, kv);
 }
 
-void Backend::gated(View x, const FfnWeights& w, float eps, View scratch, View up, View hidden) {
+void Backend::gate_up_swiglu(View x, const GateUpWeights& w, float eps, View scratch, View up,
+                             View hidden) {
   rms_norm(x, w.norm, eps, scratch);
   const Linear jobs[] = {{&w.gate, w.gate_bias, hidden}, {&w.up, w.up_bias, up}};
   matmul(scratch, jobs);
   swiglu(hidden, up, hidden);
 }
 
-void Backend::project_add(View x, const Weight& weight, const float* bias, View residual) {
+void Backend::linear_residual(View x, const Weight& weight, const float* bias, View residual) {
   const Linear job[] = {{&weight, bias, residual, true}};
   matmul(x, job);
 }

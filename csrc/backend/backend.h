@@ -24,7 +24,7 @@ struct OpTime {
   double seconds;
 };
 
-struct AttentionWeights {
+struct QkvWeights {
   const float* norm = nullptr;  // [d]
   Weight q, k, v;
   const float* q_bias = nullptr;
@@ -32,7 +32,7 @@ struct AttentionWeights {
   const float* v_bias = nullptr;
 };
 
-struct FfnWeights {
+struct GateUpWeights {
   const float* norm = nullptr;  // [d]
   Weight gate, up;
   const float* gate_bias = nullptr;
@@ -46,9 +46,9 @@ struct Rotation {
   RopeStyle style = RopeStyle::kInterleaved;
 };
 
-// Host memory that a backend copies to while it goes on; opaque outside the room that made it.
-struct Landing {
-  virtual ~Landing() = default;
+// Pinned host memory that a backend copies to asynchronously; opaque outside the backend.
+struct ReadbackBuffer {
+  virtual ~ReadbackBuffer() = default;
 };
 
 class Backend {
@@ -70,13 +70,13 @@ class Backend {
   // To the host, after all ops before it.
   virtual void download(void* to, const std::byte* from, size_t bytes) = 0;
   // A copy of host floats in the backend's memory.
-  Vector keep(std::span<const float> values);
+  Vector to_device(std::span<const float> values);
 
   // Claims a matrix [rows, cols] of host memory.
   Weight prepare(const Tensor& matrix, Role role, Repack repack);
   // The same for a matrix that is in the backend's memory as stored: one that was claimed as a
   // table, or was made there.
-  virtual Weight share(const Weight& table, Role role, Repack repack);
+  virtual Weight reuse_resident(const Weight& table, Role role, Repack repack);
 
   // The cache's geometry on this backend for a model's sizes.
   virtual KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
@@ -84,28 +84,29 @@ class Backend {
 
   // Runs `body`, which calls ops only; workers stay awake between them. With a key the backend may
   // replay what it recorded under it instead, and not call `body`.
-  virtual void step(const StepKey& key, FunctionRef<void()> body) = 0;
-  void step(FunctionRef<void()> body) { step(StepKey{}, body); }
+  virtual void step(const GraphKey& key, FunctionRef<void()> body) = 0;
+  void step(FunctionRef<void()> body) { step(GraphKey{}, body); }
 
   // Primitives. All activations are float32, [n, ...], rows contiguous. Token ids are trusted.
-  void embed(const Weight& table, View tokens, View out);         // i32 [n] -> [n, d]
-  void rms_norm(View x, const float* gain, float eps, View out);  // [n, d]
-  void matmul(View x, std::span<const Linear> jobs);              // [n, k]
-  void rope(View x, const Rotation& rotation);                    // [n, heads, e]
-  void store_kv(View k, View v, const KvView& kv);                // [n, g, e]
+  void embed(const Weight& table, std::span<const int32_t> tokens, View out);     // [n] -> [n, d]
+  void rms_norm(View x, const float* gain, float eps, View out);                  // [n, d]
+  void matmul(View x, std::span<const Linear> jobs);                              // [n, k]
+  void rope(View x, const Rotation& rotation);                                    // [n, heads, e]
+  void store_kv(View k, View v, const KvView& kv);                                // [n, g, e]
   void attention(View q, const KvView& kv, const AttentionSpec& spec, View out);  // [n, h, e]
   void swiglu(View gate, View up, View out);                                      // [n, f]
-  void gather_rows(View x, View rows, View out);  // out[i] = x[rows[i]]; rows i32 [r]
+  void gather_rows(View x, std::span<const int32_t> rows,
+                   View out);  // out[i] = x[rows[i]]; rows [r]
 
   // Draws a token from each row of logits [r, v]; specs and tokens [r] in the backend's memory. A
   // token is -1 where none can be drawn; embedding it gives any row. Only where `samples`.
   virtual bool samples() const { return false; }
   virtual void sample(View logits, const SampleSpec* specs, int32_t* tokens);
   // A download in two parts, so that ops can be queued between them: the first returns at once, the
-  // second waits for the ops before the first. A landing holds one at a time. Where `samples`.
-  virtual std::unique_ptr<Landing> make_landing(size_t bytes);
-  virtual void start_download(Landing& landing, const std::byte* from, size_t bytes);
-  virtual void finish_download(Landing& landing, void* to, size_t bytes);
+  // second waits for the ops before the first. A buffer holds one copy at a time. Where `samples`.
+  virtual std::unique_ptr<ReadbackBuffer> make_readback_buffer(size_t bytes);
+  virtual void start_readback(ReadbackBuffer& buffer, const std::byte* from, size_t bytes);
+  virtual void finish_readback(ReadbackBuffer& buffer, void* to, size_t bytes);
 
   // Primitives of adapters.
   void scale_columns(View x, const float* factors, View out);          // [n, k] * [k]
@@ -114,11 +115,11 @@ class Backend {
   void add_gated(View x, const float* gates, float factor, View out);  // [n, h, e], [h]
 
   // Composites.
-  virtual void qkv(View x, const AttentionWeights& weights, float eps, const Rotation& rotation,
+  virtual void qkv(View x, const QkvWeights& weights, float eps, const Rotation& rotation,
                    const KvView& kv, View scratch, View q, View k, View v);
-  virtual void gated(View x, const FfnWeights& weights, float eps, View scratch, View up,
-                     View hidden);
-  virtual void project_add(View x, const Weight& weight, const float* bias, View residual);
+  virtual void gate_up_swiglu(View x, const GateUpWeights& weights, float eps, View scratch,
+                              View up, View hidden);
+  virtual void linear_residual(View x, const Weight& weight, const float* bias, View residual);
 
   // Measuring per primitive, for `bench --profile`; taking it starts anew.
   void set_profiling(bool enable) { profiling_ = enable; }
@@ -126,14 +127,14 @@ class Backend {
 
  protected:
   virtual Weight do_prepare(const Tensor& matrix, Role role, Repack repack) = 0;
-  virtual void do_embed(const Weight& table, View tokens, View out) = 0;
+  virtual void do_embed(const Weight& table, std::span<const int32_t> tokens, View out) = 0;
   virtual void do_rms_norm(View x, const float* gain, float eps, View out) = 0;
   virtual void do_matmul(View x, std::span<const Linear> jobs) = 0;
   virtual void do_rope(View x, const Rotation& rotation) = 0;
   virtual void do_store_kv(View k, View v, const KvView& kv) = 0;
   virtual void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) = 0;
   virtual void do_swiglu(View gate, View up, View out) = 0;
-  virtual void do_gather_rows(View x, View rows, View out) = 0;
+  virtual void do_gather_rows(View x, std::span<const int32_t> rows, View out) = 0;
   virtual void do_scale_columns(View x, const float* factors, View out) = 0;
   virtual void do_scale(View x, float factor) = 0;
   virtual void do_add_row(const float* row, float factor, View y) = 0;
@@ -141,7 +142,7 @@ class Backend {
 
   bool profiling() const { return profiling_; }
   // While profiling: returns when all ops so far are done.
-  virtual void settle() noexcept {}
+  virtual void synchronize() noexcept {}
 
  private:
   enum Op { kEmbed, kNorm, kMatmul, kRope, kStoreKv, kAttention, kSwiglu, kAdapt, kOps };

@@ -119,7 +119,7 @@ struct SampleSpec {
 
 // Names a step by all that its ops depend on besides the contents of buffers: equal keys mean equal
 // calls with equal addresses, so that a backend may record a step and replay it.
-struct StepKey {
+struct GraphKey {
   uint64_t owner = 0;  // whose buffers, and since when; 0: never to be replayed
   int64_t rows = 0;
   int64_t segments = 0;
@@ -128,7 +128,7 @@ struct StepKey {
   int64_t products = 0;  // what happens to the last states
   bool drawn = false;    // whether the tokens are those that the step before drew, where they are
 
-  bool operator==(const StepKey&) const = default;
+  bool operator==(const GraphKey&) const = default;
 };
 
 }  // namespace llama_rt

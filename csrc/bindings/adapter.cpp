@@ -12,10 +12,10 @@ namespace py = pybind11;
 namespace llama_rt {
 namespace {
 
-Slot slot_named(const std::string& name) {
-  constexpr const char* kNames[kSlots] = {"wq", "wk", "wv", "wo", "w1", "w3", "w2"};
-  for (size_t i = 0; i < kSlots; ++i) {
-    if (name == kNames[i]) return static_cast<Slot>(i);
+Projection slot_named(const std::string& name) {
+  constexpr const char* kNames[kProjections] = {"wq", "wk", "wv", "wo", "w1", "w3", "w2"};
+  for (size_t i = 0; i < kProjections; ++i) {
+    if (name == kNames[i]) return static_cast<Projection>(i);
   }
   throw ConfigError("slot must be one of wq, wk, wv, wo, w1, w2, w3, got '" + name + "'");
 }

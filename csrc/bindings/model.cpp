@@ -50,10 +50,11 @@ auto without_gil(const CancelFlag* flag, Work work) {
 }
 
 // A request's adapters and their weights.
-using Mix = std::vector<std::pair<std::shared_ptr<Adapter>, float>>;
+using ActiveAdapters = std::vector<std::pair<std::shared_ptr<Adapter>, float>>;
 
-std::vector<Feed> feeds_of(const std::vector<int>& sequences, const std::vector<Tokens>& tokens,
-                           const std::vector<Mix>& adapters) {
+std::vector<SequenceInput> inputs_of(const std::vector<int>& sequences,
+                                     const std::vector<Tokens>& tokens,
+                                     const std::vector<ActiveAdapters>& adapters) {
   if (!adapters.empty() && adapters.size() != sequences.size()) {
     throw ShapeError("adapters must be given for every sequence or for none");
   }
@@ -61,30 +62,30 @@ std::vector<Feed> feeds_of(const std::vector<int>& sequences, const std::vector<
     throw ShapeError("there are " + std::to_string(sequences.size()) + " sequences but " +
                      std::to_string(tokens.size()) + " token arrays");
   }
-  std::vector<Feed> feeds;
+  std::vector<SequenceInput> inputs;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    feeds.push_back(
+    inputs.push_back(
         {sequences[i], std::span(tokens[i].data(), static_cast<size_t>(tokens[i].size()))});
     if (adapters.empty()) continue;
     for (const auto& [adapter, weight] : adapters[i]) {
       if (!adapter) throw py::type_error("adapters hold None");
-      feeds.back().mix.push_back({adapter.get(), weight});
+      inputs.back().adapters.push_back({adapter.get(), weight});
     }
   }
-  return feeds;
+  return inputs;
 }
 
 py::array_t<float> forward(Runner& runner, const Model& model, const std::vector<int>& sequences,
                            const std::vector<Tokens>& tokens, const std::string& outputs,
                            bool states, const CancelFlag* cancel,
-                           const std::vector<Mix>& adapters) {
+                           const std::vector<ActiveAdapters>& adapters) {
   if (outputs != "none" && outputs != "last" && outputs != "all") {
     throw ConfigError("outputs must be one of none, last, all, got '" + outputs + "'");
   }
   const Rows rows = outputs == "all" ? Rows::kAll : outputs == "last" ? Rows::kLast : Rows::kNone;
-  const std::vector<Feed> feeds = feeds_of(sequences, tokens, adapters);
+  const std::vector<SequenceInput> inputs = inputs_of(sequences, tokens, adapters);
   auto values = without_gil(cancel, [&](const Interrupt& interrupt) {
-    return runner.forward(feeds, rows, states, interrupt);
+    return runner.forward(inputs, rows, states, interrupt);
   });
   const int64_t width = states ? model.config().dim : model.config().vocab_size;
   const auto count = static_cast<py::ssize_t>(values.size());
@@ -245,45 +246,45 @@ void bind_runner(py::module_& m) {
           "forward",
           [](BoundRunner& r, const std::vector<int>& sequences, const std::vector<Tokens>& tokens,
              const std::string& outputs, bool states, const CancelFlag* cancel,
-             const std::vector<Mix>& adapters) {
+             const std::vector<ActiveAdapters>& adapters) {
             return forward(r.runner, *r.model, sequences, tokens, outputs, states, cancel,
                            adapters);
           },
           py::arg("sequences"), py::arg("tokens"), py::kw_only(), py::arg("outputs") = "last",
           py::arg("states") = false, py::arg("cancel") = nullptr,
-          py::arg("adapters") = std::vector<Mix>{})
+          py::arg("adapters") = std::vector<ActiveAdapters>{})
       .def(
           "step",
           [](BoundRunner& r, const std::vector<int>& sequences, const std::vector<Tokens>& tokens,
              const std::vector<Sampler*>& samplers, const CancelFlag* cancel,
-             const std::vector<Mix>& adapters) {
-            const std::vector<Feed> feeds = feeds_of(sequences, tokens, adapters);
+             const std::vector<ActiveAdapters>& adapters) {
+            const std::vector<SequenceInput> inputs = inputs_of(sequences, tokens, adapters);
             return without_gil(cancel, [&](const Interrupt& interrupt) {
-              return r.runner.step(feeds, samplers, interrupt);
+              return r.runner.step(inputs, samplers, interrupt);
             });
           },
           py::arg("sequences"), py::arg("tokens"), py::arg("samplers"), py::kw_only(),
-          py::arg("cancel") = nullptr, py::arg("adapters") = std::vector<Mix>{})
+          py::arg("cancel") = nullptr, py::arg("adapters") = std::vector<ActiveAdapters>{})
       .def(
           "decode",
           [](BoundRunner& r, const std::vector<int>& sequences, const std::vector<int32_t>& tokens,
              const std::vector<Sampler*>& samplers, int64_t steps, double max_seconds,
-             const CancelFlag* cancel, const std::vector<Mix>& adapters) {
+             const CancelFlag* cancel, const std::vector<ActiveAdapters>& adapters) {
             if (std::ranges::find(samplers, nullptr) != samplers.end()) {
               throw py::type_error("samplers hold None");  // which is a null pointer here
             }
             std::vector<Tokens> single;
             for (const int32_t token : tokens) single.emplace_back(1, &token);
-            const std::vector<Feed> feeds = feeds_of(sequences, single, adapters);
-            auto drawn = without_gil(cancel, [&](const Interrupt& interrupt) {
-              return r.runner.decode(feeds, samplers, steps, max_seconds, interrupt);
+            const std::vector<SequenceInput> inputs = inputs_of(sequences, single, adapters);
+            auto sampled = without_gil(cancel, [&](const Interrupt& interrupt) {
+              return r.runner.decode(inputs, samplers, steps, max_seconds, interrupt);
             });
             if (PyErr_Occurred()) throw py::error_already_set();
-            return drawn;
+            return sampled;
           },
           py::arg("sequences"), py::arg("tokens"), py::arg("samplers"), py::kw_only(),
           py::arg("steps"), py::arg("max_seconds") = 1e9, py::arg("cancel") = nullptr,
-          py::arg("adapters") = std::vector<Mix>{})
+          py::arg("adapters") = std::vector<ActiveAdapters>{})
       .def("memory",
            [](BoundRunner& r) {
              const RunnerMemory memory = r.runner.memory();

@@ -1,4 +1,4 @@
-// Shows every op to the tests: numpy in, numpy out, on any backend and tier.
+// Shows every op to the tests: numpy in, numpy out, on any backend and ISA level.
 #include <pybind11/stl.h>
 
 #include <cmath>
@@ -16,34 +16,34 @@ namespace llama_rt {
 namespace {
 
 // Values in the backend's memory.
-struct Held {
+struct DeviceArray {
   std::shared_ptr<Storage> storage;
   View view;
 };
 
-Held hold(Backend& backend, Shape shape) {
+DeviceArray to_device(Backend& backend, Shape shape) {
   const auto bytes = static_cast<size_t>(shape.elements()) * sizeof(float);
   auto storage = backend.allocate(bytes);
   return {storage, f32_view(reinterpret_cast<float*>(storage->data()), shape)};
 }
 
-Held hold(Backend& backend, const Array<float>& array) {
-  Held held = hold(backend, view_of(array).shape);
-  backend.upload(held.storage->data(), array.data(), static_cast<size_t>(array.nbytes()));
-  return held;
+DeviceArray to_device(Backend& backend, const Array<float>& values) {
+  DeviceArray array = to_device(backend, view_of(values).shape);
+  backend.upload(array.storage->data(), values.data(), static_cast<size_t>(values.nbytes()));
+  return array;
 }
 
-Held hold(Backend& backend, std::span<const int32_t> values) {
-  Held held = hold(backend, Shape(static_cast<int64_t>(values.size())));
-  backend.upload(held.storage->data(), values.data(), values.size_bytes());
-  return held;
+DeviceArray to_device(Backend& backend, std::span<const int32_t> values) {
+  DeviceArray array = to_device(backend, Shape(static_cast<int64_t>(values.size())));
+  backend.upload(array.storage->data(), values.data(), values.size_bytes());
+  return array;
 }
 
-Array<float> fetch(Backend& backend, const Held& held) {
+Array<float> read_back(Backend& backend, const DeviceArray& array) {
   std::vector<py::ssize_t> shape;
-  for (int i = 0; i < held.view.shape.rank; ++i) shape.push_back(held.view.shape[i]);
+  for (int i = 0; i < array.view.shape.rank; ++i) shape.push_back(array.view.shape[i]);
   Array<float> out(shape);
-  backend.download(out.mutable_data(), held.view.data, static_cast<size_t>(out.nbytes()));
+  backend.download(out.mutable_data(), array.view.data, static_cast<size_t>(out.nbytes()));
   return out;
 }
 
@@ -58,14 +58,14 @@ Array<float> matmul(Backend& backend, const Array<float>& x, const py::object& w
   const Weight w = backend.prepare(matrix(weight, dtype, rows, shape.row()), Role::kLinear,
                                    repack_named(repack));
   if (bias && bias->size() != rows) throw ShapeError("matmul: bias must have one value per row");
-  const Held in = hold(backend, x), out = hold(backend, Shape(shape.rows(), rows));
-  const Held added = bias ? hold(backend, *bias) : Held{};
+  const DeviceArray in = to_device(backend, x), out = to_device(backend, Shape(shape.rows(), rows));
+  const DeviceArray added = bias ? to_device(backend, *bias) : DeviceArray{};
   const Linear job[] = {{&w, bias ? added.view.f32() : nullptr, out.view}};
   {
     const py::gil_scoped_release release;
     backend.step([&] { backend.matmul(in.view, job); });
   }
-  return fetch(backend, out);
+  return read_back(backend, out);
 }
 
 Array<float> embed(Backend& backend, const py::object& table, const std::string& dtype,
@@ -78,26 +78,29 @@ Array<float> embed(Backend& backend, const py::object& table, const std::string&
     throw ShapeError("embed: token " + std::to_string(id) + " is outside the vocabulary of " +
                      std::to_string(rows));
   }
-  const Held in = hold(backend, ids), out = hold(backend, Shape(tokens.size(), dim));
-  backend.step([&] { backend.embed(w, in.view, out.view); });
-  return fetch(backend, out);
+  const DeviceArray in = to_device(backend, ids),
+                    out = to_device(backend, Shape(tokens.size(), dim));
+  const std::span<const int32_t> device_ids(reinterpret_cast<const int32_t*>(in.storage->data()),
+                                            ids.size());
+  backend.step([&] { backend.embed(w, device_ids, out.view); });
+  return read_back(backend, out);
 }
 
 Array<float> rms_norm(Backend& backend, const Array<float>& x, const Array<float>& gain,
                       float eps) {
-  const Held in = hold(backend, x), gains = hold(backend, gain);
+  const DeviceArray in = to_device(backend, x), gains = to_device(backend, gain);
   if (gain.size() != in.view.shape.row())
     throw ShapeError("rms_norm: gain must have one value per column");
-  const Held out = hold(backend, in.view.shape);
+  const DeviceArray out = to_device(backend, in.view.shape);
   backend.step([&] { backend.rms_norm(in.view, gains.view.f32(), eps, out.view); });
-  return fetch(backend, out);
+  return read_back(backend, out);
 }
 
 Array<float> swiglu(Backend& backend, const Array<float>& gate, const Array<float>& up) {
-  const Held g = hold(backend, gate), u = hold(backend, up);
-  const Held out = hold(backend, g.view.shape);
+  const DeviceArray g = to_device(backend, gate), u = to_device(backend, up);
+  const DeviceArray out = to_device(backend, g.view.shape);
   backend.step([&] { backend.swiglu(g.view, u.view, out.view); });
-  return fetch(backend, out);
+  return read_back(backend, out);
 }
 
 Array<float> rope(Backend& backend, const Array<float>& x, const Array<int32_t>& positions,
@@ -112,15 +115,17 @@ Array<float> rope(Backend& backend, const Array<float>& x, const Array<int32_t>&
     std::copy_n(cosines.f32(p), half, c.mutable_data() + i * half);
     std::copy_n(sines.f32(p), half, s.mutable_data() + i * half);
   }
-  const Held in = hold(backend, x), turns = hold(backend, c), slants = hold(backend, s);
+  const DeviceArray in = to_device(backend, x), turns = to_device(backend, c),
+                    slants = to_device(backend, s);
   const RopeStyle pairs = rope_style_named(style);
   backend.step([&] { backend.rope(in.view, {turns.view, slants.view, pairs}); });
-  return fetch(backend, in);
+  return read_back(backend, in);
 }
 
 Array<float> attention(Backend& backend, const Array<float>& q, const Array<float>& k,
                        const Array<float>& v, const std::string& kv_dtype, int64_t window) {
-  const Held queries = hold(backend, q), keys = hold(backend, k), values = hold(backend, v);
+  const DeviceArray queries = to_device(backend, q), keys = to_device(backend, k),
+                    values = to_device(backend, v);
   const Shape q_shape = queries.view.shape, k_shape = keys.view.shape;
   if (q_shape.rank != 3 || k_shape.rank != 3 || k_shape[0] < q_shape[0]) {
     throw ShapeError("attention: q must be [n, h, e] and k, v [t, g, e] with t >= n");
@@ -131,8 +136,8 @@ Array<float> attention(Backend& backend, const Array<float>& q, const Array<floa
   const auto storage = backend.allocate(static_cast<size_t>(count * layout.page_bytes()));
   std::vector<int32_t> pages;  // backwards, so that a page's index is not its place
   for (int64_t i = count; i-- > 0;) pages.push_back(static_cast<int32_t>(i));
-  const Held out = hold(backend, q_shape);
-  if (t == 0) return fetch(backend, out);
+  const DeviceArray out = to_device(backend, q_shape);
+  if (t == 0) return read_back(backend, out);
   const Segment all[] = {{0, t, 0, pages}}, last[] = {{0, n, t - n, pages}};
   Staging staging(backend);
   // A table says that what lies before its rows is stored: each step has its own.
@@ -144,12 +149,12 @@ Array<float> attention(Backend& backend, const Array<float>& q, const Array<floa
   };
   const KvView stored = staged(all);
   backend.step([&] { backend.store_kv(keys.view, values.view, stored); });
-  if (n == 0) return fetch(backend, out);
+  if (n == 0) return read_back(backend, out);
   const float scale = 1.0f / std::sqrt(static_cast<float>(q_shape[2]));
   const AttentionSpec spec{q_shape[1], scale, window};
   const KvView seen = staged(last);
   backend.step([&] { backend.attention(queries.view, seen, spec, out.view); });
-  return fetch(backend, out);
+  return read_back(backend, out);
 }
 
 }  // namespace

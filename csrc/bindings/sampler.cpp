@@ -61,7 +61,7 @@ std::unique_ptr<Sampler> make_sampler(int vocab_size, float temperature, int64_t
 }
 
 py::tuple draw(Sampler& sampler, const ExactArray<float>& logits) {
-  Drawn drawn = sampler.draw(flat(logits, "logits"));
+  SampledToken drawn = sampler.sample(flat(logits, "logits"));
   return py::make_tuple(drawn.token, drawn.stop, drawn.logprob, std::move(drawn.top));
 }
 

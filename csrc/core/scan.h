@@ -9,12 +9,12 @@
 namespace llama_rt {
 namespace scan {
 
-// Arrays that the passes run over are padded with kBarred to a multiple of kPad.
+// Arrays that the passes run over are padded with kSuppressed to a multiple of kPad.
 inline constexpr int64_t kPad = 128;
 constexpr int64_t padded(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
 
 // The score of a token that cannot be sampled, and the largest that one can have.
-inline constexpr float kBarred = -std::numeric_limits<float>::infinity();
+inline constexpr float kSuppressed = -std::numeric_limits<float>::infinity();
 inline constexpr float kLargest = std::numeric_limits<float>::max();
 
 // Levels below the largest probability at which `exp` adds up what lies above.
@@ -29,8 +29,8 @@ struct Mass {
 }  // namespace scan
 
 struct ScanKernels {
-  // out[i] = in[i], with kBarred for NaN and kLargest for +infinity, padding included; returns the
-  // largest. `out` holds padded(n).
+  // out[i] = in[i], with kSuppressed for NaN and kLargest for +infinity, padding included; returns
+  // the largest. `out` holds padded(n).
   float (*copy_clean)(const float* in, int64_t n, float* out) noexcept = nullptr;
   // p[i] = exp((x[i] - max) * scale) for x <= max, n padded; 1e-7 relative, besides the rounding of
   // the exponent, and 0 below 2^-126. p may be x.

@@ -38,7 +38,6 @@ struct View {
   int64_t row_stride = 0;  // bytes from one row to the next
 
   float* f32(int64_t row = 0) const { return reinterpret_cast<float*>(data + row * row_stride); }
-  int32_t* i32() const { return reinterpret_cast<int32_t*>(data); }  // index arrays, by convention
 };
 
 // A float32 view over contiguous memory.

@@ -50,17 +50,18 @@ KvLayout CpuBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
   return layout;
 }
 
-void CpuBackend::step(const StepKey&, FunctionRef<void()> body) {
-  const std::scoped_lock turn(turn_);
+void CpuBackend::step(const GraphKey&, FunctionRef<void()> body) {
+  const std::scoped_lock turn(mutex_);
   ThreadPool::Lease lease(threads_);
   body();
 }
 
-void CpuBackend::do_embed(const Weight& table, View tokens, View out) {
+void CpuBackend::do_embed(const Weight& table, std::span<const int32_t> tokens, View out) {
   const auto decode = kernels_.decode[static_cast<size_t>(table.dtype)];
   const View& stored = table.stored.view;
-  for (int64_t i = 0; i < tokens.shape[0]; ++i) {
-    decode(stored.data + tokens.i32()[i] * stored.row_stride, table.cols, out.f32(i));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    decode(stored.data + tokens[i] * stored.row_stride, table.cols,
+           out.f32(static_cast<int64_t>(i)));
   }
 }
 
@@ -96,10 +97,10 @@ void CpuBackend::do_swiglu(View gate, View up, View out) {
   });
 }
 
-void CpuBackend::do_gather_rows(View x, View rows, View out) {
+void CpuBackend::do_gather_rows(View x, std::span<const int32_t> rows, View out) {
   const size_t row = static_cast<size_t>(x.shape.row()) * sizeof(float);
-  for (int64_t i = 0; i < rows.shape[0]; ++i) {
-    std::memcpy(out.f32(i), x.f32(rows.i32()[i]), row);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(out.f32(static_cast<int64_t>(i)), x.f32(rows[i]), row);
   }
 }
 

@@ -47,18 +47,18 @@ class CpuBackend final : public Backend {
   KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                      int64_t head_dim) const override;
   using Backend::step;
-  void step(const StepKey& key, FunctionRef<void()> body) override;
+  void step(const GraphKey& key, FunctionRef<void()> body) override;
 
  protected:
   Weight do_prepare(const Tensor& matrix, Role role, Repack repack) override;
-  void do_embed(const Weight& table, View tokens, View out) override;
+  void do_embed(const Weight& table, std::span<const int32_t> tokens, View out) override;
   void do_rms_norm(View x, const float* gain, float eps, View out) override;
   void do_matmul(View x, std::span<const Linear> jobs) override;
   void do_rope(View x, const Rotation& rotation) override;
   void do_store_kv(View k, View v, const KvView& kv) override;
   void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) override;
   void do_swiglu(View gate, View up, View out) override;
-  void do_gather_rows(View x, View rows, View out) override;
+  void do_gather_rows(View x, std::span<const int32_t> rows, View out) override;
   void do_scale_columns(View x, const float* factors, View out) override;
   void do_scale(View x, float factor) override;
   void do_add_row(const float* row, float factor, View y) override;
@@ -81,7 +81,7 @@ class CpuBackend final : public Backend {
   int threads_;
   bool reproducible_;
   HostArena panels_;  // packed weights of several megabytes and more
-  std::mutex turn_;   // scratch below serves one step at a time
+  std::mutex mutex_;  // scratch below serves one step at a time
   std::array<Scratch, kActivations> converted_;
   Scratch partial_;              // attention: states of every range
   std::vector<Scratch> worker_;  // one per thread

@@ -79,7 +79,7 @@ bool CudaBackend::append_in_products(std::span<const Linear> jobs, const CacheTa
          });
 }
 
-void CudaBackend::qkv(View x, const AttentionWeights& w, float eps, const Rotation& rotation,
+void CudaBackend::qkv(View x, const QkvWeights& w, float eps, const Rotation& rotation,
                       const KvView& kv, View scratch, View q, View k, View v) {
   if (profiling()) return Backend::qkv(x, w, eps, rotation, kv, scratch, q, k, v);
   const auto flat = [](View heads) {

@@ -8,7 +8,7 @@
 
 namespace llama_rt::cuda {
 
-CudaBackend::Turn::Turn(CudaBackend& backend) : lock_(backend.turn_) {
+CudaBackend::Lock::Lock(CudaBackend& backend) : lock_(backend.mutex_) {
   check(cudaSetDevice(backend.index_), "choosing the device");
   allow_overlap(backend.device_.major >= 9);
 }
@@ -19,7 +19,7 @@ CudaBackend::CudaBackend(int index, const CudaDevice& device, bool reproducible)
       device_(device),
       reproducible_(reproducible),
       kernels_(kernels_for(device.major, device.minor)) {
-  const Turn turn(*this);
+  const Lock lock(*this);
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   transfer_ = std::make_unique<Transfer>(stream_);
   // Enough for products, and for attention of 4096 rows of 64 heads.
@@ -32,7 +32,7 @@ CudaBackend::CudaBackend(int index, const CudaDevice& device, bool reproducible)
 CudaBackend::~CudaBackend() {
   (void)cudaSetDevice(index_);
   if (stream_) (void)cudaStreamSynchronize(stream_);
-  recorded_.clear();
+  graphs_.clear();
   transfer_.reset();
   if (stream_) (void)cudaStreamDestroy(stream_);
 }
@@ -43,49 +43,49 @@ std::shared_ptr<Storage> CudaBackend::allocate(size_t bytes) {
 }
 
 void CudaBackend::copy_bytes(std::byte* to, const std::byte* from, size_t bytes) {
-  const Turn turn(*this);
+  const Lock lock(*this);
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copying");
 }
 
 void CudaBackend::upload(std::byte* to, const void* from, size_t bytes) {
-  const Turn turn(*this);
+  const Lock lock(*this);
   transfer_->up(to, static_cast<const std::byte*>(from), bytes);
 }
 
 void CudaBackend::download(void* to, const std::byte* from, size_t bytes) {
-  const Turn turn(*this);
+  const Lock lock(*this);
   transfer_->down(to, from, bytes);
 }
 
-std::unique_ptr<Landing> CudaBackend::make_landing(size_t bytes) {
+std::unique_ptr<ReadbackBuffer> CudaBackend::make_readback_buffer(size_t bytes) {
   check(cudaSetDevice(index_), "choosing the device");
-  return std::make_unique<PinnedLanding>(bytes);
+  return std::make_unique<PinnedReadbackBuffer>(bytes);
 }
 
-void CudaBackend::start_download(Landing& landing, const std::byte* from, size_t bytes) {
-  const Turn turn(*this);
-  auto& pinned = static_cast<PinnedLanding&>(landing);
+void CudaBackend::start_readback(ReadbackBuffer& buffer, const std::byte* from, size_t bytes) {
+  const Lock lock(*this);
+  auto& pinned = static_cast<PinnedReadbackBuffer&>(buffer);
   check(cudaMemcpyAsync(pinned.data, from, bytes, cudaMemcpyDeviceToHost, stream_),
         "copying from the device");
   check(cudaEventRecord(pinned.landed, stream_), "recording an event");
 }
 
 // Others may queue their work meanwhile.
-void CudaBackend::finish_download(Landing& landing, void* to, size_t bytes) {
-  auto& pinned = static_cast<PinnedLanding&>(landing);
+void CudaBackend::finish_readback(ReadbackBuffer& buffer, void* to, size_t bytes) {
+  auto& pinned = static_cast<PinnedReadbackBuffer&>(buffer);
   check(cudaEventSynchronize(pinned.landed), "waiting for the device");
   std::memcpy(to, pinned.data, bytes);
 }
 
-void CudaBackend::settle() noexcept { (void)cudaStreamSynchronize(stream_); }
+void CudaBackend::synchronize() noexcept { (void)cudaStreamSynchronize(stream_); }
 
 KvLayout CudaBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                                 int64_t head_dim) const {
   return {type, layers, kv_heads, head_dim, kPageTokens, kv_heads * kv_head_bytes(type, head_dim)};
 }
 
-void CudaBackend::step(const StepKey& key, FunctionRef<void()> body) {
-  const Turn turn(*this);
+void CudaBackend::step(const GraphKey& key, FunctionRef<void()> body) {
+  const Lock lock(*this);
   if (packing_) {  // products read weights before they wait for the kernel ahead of them
     check(cudaStreamSynchronize(stream_), "packing weights");
     packing_ = false;
@@ -93,7 +93,7 @@ void CudaBackend::step(const StepKey& key, FunctionRef<void()> body) {
   if (key.owner == 0 || profiling()) {
     body();
   } else {
-    recorded_.run(key, stream_, body);
+    graphs_.run(key, stream_, body);
   }
 }
 
@@ -102,17 +102,17 @@ std::byte* CudaBackend::scratch(int64_t bytes) {
   const auto needed = static_cast<size_t>(bytes);
   if (needed > 0 && (!scratch_ || scratch_->bytes() < needed)) {
     check(cudaStreamSynchronize(stream_), "finishing what uses the scratch memory");
-    recorded_.clear();
+    graphs_.clear();
     scratch_.reset();
     scratch_ = device_storage(needed + needed / 4, name_);
   }
   return scratch_ ? scratch_->data() : nullptr;
 }
 
-void CudaBackend::do_embed(const Weight& table, View tokens, View out) {
+void CudaBackend::do_embed(const Weight& table, std::span<const int32_t> tokens, View out) {
   const View& stored = table.stored.view;
-  kernels_.embed({stored.data, table.dtype, stored.row_stride, table.cols, tokens.i32(),
-                  tokens.shape[0], out.f32()},
+  kernels_.embed({stored.data, table.dtype, stored.row_stride, table.cols, tokens.data(),
+                  static_cast<int64_t>(tokens.size()), out.f32()},
                  stream_);
 }
 
@@ -130,8 +130,9 @@ void CudaBackend::do_swiglu(View gate, View up, View out) {
   kernels_.swiglu({gate.f32(), up.f32(), out.f32(), gate.shape.elements()}, stream_);
 }
 
-void CudaBackend::do_gather_rows(View x, View rows, View out) {
-  kernels_.gather({x.f32(), rows.i32(), rows.shape[0], x.shape.row(), out.f32()}, stream_);
+void CudaBackend::do_gather_rows(View x, std::span<const int32_t> rows, View out) {
+  kernels_.gather(
+      {x.f32(), rows.data(), static_cast<int64_t>(rows.size()), x.shape.row(), out.f32()}, stream_);
 }
 
 void CudaBackend::sample(View logits, const SampleSpec* specs, int32_t* tokens) {

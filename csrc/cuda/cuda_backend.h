@@ -39,49 +39,49 @@ class CudaBackend final : public Backend {
   void copy_bytes(std::byte* to, const std::byte* from, size_t bytes) override;
   void upload(std::byte* to, const void* from, size_t bytes) override;
   void download(void* to, const std::byte* from, size_t bytes) override;
-  Weight share(const Weight& table, Role role, Repack repack) override;
+  Weight reuse_resident(const Weight& table, Role role, Repack repack) override;
   KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                      int64_t head_dim) const override;
   using Backend::step;
-  void step(const StepKey& key, FunctionRef<void()> body) override;
+  void step(const GraphKey& key, FunctionRef<void()> body) override;
   bool samples() const override { return true; }
   void sample(View logits, const SampleSpec* specs, int32_t* tokens) override;
-  std::unique_ptr<Landing> make_landing(size_t bytes) override;
-  void start_download(Landing& landing, const std::byte* from, size_t bytes) override;
-  void finish_download(Landing& landing, void* to, size_t bytes) override;
+  std::unique_ptr<ReadbackBuffer> make_readback_buffer(size_t bytes) override;
+  void start_readback(ReadbackBuffer& buffer, const std::byte* from, size_t bytes) override;
+  void finish_readback(ReadbackBuffer& buffer, void* to, size_t bytes) override;
 
-  void qkv(View x, const AttentionWeights& weights, float eps, const Rotation& rotation,
-           const KvView& kv, View scratch, View q, View k, View v) override;
-  void gated(View x, const FfnWeights& weights, float eps, View scratch, View up,
-             View hidden) override;
+  void qkv(View x, const QkvWeights& weights, float eps, const Rotation& rotation, const KvView& kv,
+           View scratch, View q, View k, View v) override;
+  void gate_up_swiglu(View x, const GateUpWeights& weights, float eps, View scratch, View up,
+                      View hidden) override;
 
  protected:
   Weight do_prepare(const Tensor& matrix, Role role, Repack repack) override;
-  void do_embed(const Weight& table, View tokens, View out) override;
+  void do_embed(const Weight& table, std::span<const int32_t> tokens, View out) override;
   void do_rms_norm(View x, const float* gain, float eps, View out) override;
   void do_matmul(View x, std::span<const Linear> jobs) override;
   void do_rope(View x, const Rotation& rotation) override;
   void do_store_kv(View k, View v, const KvView& kv) override;
   void do_attention(View q, const KvView& kv, const AttentionSpec& spec, View out) override;
   void do_swiglu(View gate, View up, View out) override;
-  void do_gather_rows(View x, View rows, View out) override;
+  void do_gather_rows(View x, std::span<const int32_t> rows, View out) override;
   void do_scale_columns(View x, const float* factors, View out) override;
   void do_scale(View x, float factor) override;
   void do_add_row(const float* row, float factor, View y) override;
   void do_add_gated(View x, const float* gates, float factor, View out) override;
-  void settle() noexcept override;
+  void synchronize() noexcept override;
 
  private:
   // One caller at a time, whose thread is on this device meanwhile.
-  class Turn {
+  class Lock {
    public:
-    explicit Turn(CudaBackend& backend);
+    explicit Lock(CudaBackend& backend);
 
    private:
     std::scoped_lock<std::mutex> lock_;
   };
 
-  void multiply(const ProductTask& task);
+  void multiply(const MatmulTask& task);
   void multiply_groups(View x, std::span<const Linear> jobs, const float* gain, float eps,
                        const StoreKvTask* append = nullptr);
   bool append_in_products(std::span<const Linear> jobs, const CacheTask& cache) const;
@@ -93,13 +93,13 @@ class CudaBackend final : public Backend {
   CudaDevice device_;
   bool reproducible_;
   const Kernels& kernels_;
-  std::mutex turn_;
+  std::mutex mutex_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Transfer> transfer_;
   std::shared_ptr<Storage> scratch_, counters_;
   std::shared_ptr<Storage> piece_;  // of a weight on its way to the packed form
   bool packing_ = false;            // weights may still be on their way there
-  RecordedSteps recorded_;
+  GraphCache graphs_;
 };
 
 }  // namespace llama_rt::cuda

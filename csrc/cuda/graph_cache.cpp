@@ -7,7 +7,7 @@
 namespace llama_rt::cuda {
 namespace {
 
-cudaGraphExec_t record(cudaStream_t stream, FunctionRef<void()> body) {
+cudaGraphExec_t capture(cudaStream_t stream, FunctionRef<void()> body) {
   cudaGraph_t graph = nullptr;
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording a step");
   try {
@@ -22,16 +22,16 @@ cudaGraphExec_t record(cudaStream_t stream, FunctionRef<void()> body) {
   cudaGraphExec_t ready = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
   (void)cudaGraphDestroy(graph);
-  check(error, "preparing a recorded step");
+  check(error, "preparing a captured step");
   return ready;
 }
 
 }  // namespace
 
-void RecordedSteps::run(const StepKey& key, cudaStream_t stream, FunctionRef<void()> body) {
+void GraphCache::run(const GraphKey& key, cudaStream_t stream, FunctionRef<void()> body) {
   const auto found = std::ranges::find(steps_, key, &Step::key);
   if (found == steps_.end()) {
-    // Once as it is: scratch memory grows to what the step needs, which cannot be recorded.
+    // Once as it is: scratch memory grows to what the step needs, which cannot be captured.
     body();
     if (steps_.size() >= kMost) {
       if (steps_.back().graph) (void)cudaGraphExecDestroy(steps_.back().graph);
@@ -41,11 +41,11 @@ void RecordedSteps::run(const StepKey& key, cudaStream_t stream, FunctionRef<voi
     return;
   }
   steps_.splice(steps_.begin(), steps_, found);
-  if (!found->graph) found->graph = record(stream, body);
+  if (!found->graph) found->graph = capture(stream, body);
   check(cudaGraphLaunch(found->graph, stream), "replaying a step");
 }
 
-void RecordedSteps::clear() {
+void GraphCache::clear() {
   for (const Step& step : steps_) {
     if (step.graph) (void)cudaGraphExecDestroy(step.graph);
   }

@@ -1,4 +1,4 @@
-// Steps recorded as graphs, by key: a step that comes again is one launch.
+// Steps captured as graphs, by key: a step that comes again is one launch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,21 +10,21 @@
 
 namespace llama_rt::cuda {
 
-class RecordedSteps {
+class GraphCache {
  public:
-  RecordedSteps() = default;
-  ~RecordedSteps() { clear(); }
-  RecordedSteps(const RecordedSteps&) = delete;
-  RecordedSteps& operator=(const RecordedSteps&) = delete;
+  GraphCache() = default;
+  ~GraphCache() { clear(); }
+  GraphCache(const GraphCache&) = delete;
+  GraphCache& operator=(const GraphCache&) = delete;
 
-  // The first time runs `body`, the second time records it, from then on replays it.
-  void run(const StepKey& key, cudaStream_t stream, FunctionRef<void()> body);
+  // The first time runs `body`, the second time captures it, from then on replays it.
+  void run(const GraphKey& key, cudaStream_t stream, FunctionRef<void()> body);
   // Forgets everything: memory that the launches name has moved.
   void clear();
 
  private:
   struct Step {
-    StepKey key;
+    GraphKey key;
     cudaGraphExec_t graph = nullptr;
   };
   static constexpr size_t kMost = 128;

@@ -5,18 +5,18 @@
 namespace llama_rt::cuda {
 namespace {
 
-Kernels paint(Tier tier) {
+Kernels register_kernels(Tier tier) {
   Kernels kernels;
   kernels.tier = tier;
-  paint_elementwise(kernels);
-  paint_stored(kernels);
-  paint_products(kernels);
-  paint_attention(kernels);
-  paint_sample(kernels);
+  register_elementwise(kernels);
+  register_stored(kernels);
+  register_products(kernels);
+  register_attention(kernels);
+  register_sample(kernels);
 #if defined(LLAMA_RT_CUDA_SM90A)
   if (tier == Tier::kSm90a) {
-    paint_wgmma(kernels);
-    paint_attention_wgmma(kernels);
+    register_wgmma(kernels);
+    register_attention_wgmma(kernels);
   }
 #endif
   return kernels;
@@ -31,11 +31,11 @@ std::string_view tier_name(Tier tier) {
 
 const Kernels& kernels_for(int major, int minor) {
 #if defined(LLAMA_RT_CUDA_SM90A)
-  static const Kernels sm90a = paint(Tier::kSm90a);
+  static const Kernels sm90a = register_kernels(Tier::kSm90a);
   if (major == 9 && minor == 0) return sm90a;  // its code runs on no other
 #endif
   (void)major, (void)minor;
-  static const Kernels sm80 = paint(Tier::kSm80);
+  static const Kernels sm80 = register_kernels(Tier::kSm80);
   return sm80;
 }
 

@@ -105,7 +105,7 @@ inline constexpr int kMaxJobs = 3;
 // whole numbers and scales the sums of a group; `gemm` multiplies quantized weights rounded to
 // bfloat16. With `reproducible` every n goes through the kernel of few inputs, a few at a time:
 // then a row has the same bits beside any others. Results never depend on timing.
-struct ProductTask {
+struct MatmulTask {
   const float* x = nullptr;  // [n, k]
   int64_t x_stride = 0;      // floats
   int64_t n = 0;
@@ -129,11 +129,11 @@ bool can_append(const CacheTask& cache);
 struct ProductFormat {
   int64_t (*packed_bytes)(int64_t rows, int64_t cols) = nullptr;  // 0: not this shape
   void (*pack)(const PackTask& task, cudaStream_t stream) = nullptr;
-  void (*matvec)(const ProductTask& task, cudaStream_t stream) = nullptr;  // packed, few inputs
-  int64_t matvec_inputs = 0;                                               // at most
-  void (*gemm)(const ProductTask& task, cudaStream_t stream) = nullptr;    // packed, any n
+  void (*matvec)(const MatmulTask& task, cudaStream_t stream) = nullptr;  // packed, few inputs
+  int64_t matvec_inputs = 0;                                              // at most
+  void (*gemm)(const MatmulTask& task, cudaStream_t stream) = nullptr;    // packed, any n
   // Of one task with all its jobs, for either function.
-  int64_t (*scratch_bytes)(const ProductTask& task) = nullptr;
+  int64_t (*scratch_bytes)(const MatmulTask& task) = nullptr;
 };
 
 // ---- Element-wise ------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ int64_t sample_scratch_bytes(int64_t rows, int64_t vocab);
 struct Kernels {
   Tier tier = Tier::kSm80;
   // By DType: by decoding, any n, from the stored form; and the fast form.
-  std::array<void (*)(const ProductTask& task, cudaStream_t stream), kDTypes> stored{};
+  std::array<void (*)(const MatmulTask& task, cudaStream_t stream), kDTypes> stored{};
   std::array<ProductFormat, kDTypes> product{};
   void (*embed)(const EmbedTask& task, cudaStream_t stream) = nullptr;
   void (*rms_norm)(const NormTask& task, cudaStream_t stream) = nullptr;
@@ -250,13 +250,13 @@ struct Kernels {
 
 // Each source of kernels fills or replaces its slots; sm90a is painted over sm80 where the build
 // has it.
-void paint_elementwise(Kernels& kernels);  // kernels/elementwise.cu
-void paint_stored(Kernels& kernels);       // kernels/stored.cu: products by decoding, every dtype
-void paint_products(Kernels& kernels);     // kernels/products.cu: packed forms, matvec, mma
-void paint_attention(Kernels& kernels);    // kernels/attention.cu: store_kv, attention
-void paint_sample(Kernels& kernels);       // kernels/sample.cu
-void paint_wgmma(Kernels& kernels);        // kernels/gemm_wgmma.cu, compiled for sm_90a only
-void paint_attention_wgmma(Kernels& kernels);  // kernels/attention_wgmma.cu, likewise
+void register_elementwise(Kernels& kernels);  // kernels/elementwise.cu
+void register_stored(Kernels& kernels);     // kernels/stored.cu: products by decoding, every dtype
+void register_products(Kernels& kernels);   // kernels/products.cu: packed forms, matvec, mma
+void register_attention(Kernels& kernels);  // kernels/attention.cu: store_kv, attention
+void register_sample(Kernels& kernels);     // kernels/sample.cu
+void register_wgmma(Kernels& kernels);      // kernels/gemm_wgmma.cu, compiled for sm_90a only
+void register_attention_wgmma(Kernels& kernels);  // kernels/attention_wgmma.cu, likewise
 
 std::string_view tier_name(Tier tier);
 // The table for a device of this compute capability.

@@ -18,8 +18,8 @@ Matrix matrix_of(const Weight& weight) {
   return m;
 }
 
-ProductTask task_of(View x, const float* gain, float eps) {
-  ProductTask task;
+MatmulTask task_of(View x, const float* gain, float eps) {
+  MatmulTask task;
   task.x = x.f32();
   task.x_stride = x.row_stride / static_cast<int64_t>(sizeof(float));
   task.n = x.shape.rows();
@@ -29,7 +29,7 @@ ProductTask task_of(View x, const float* gain, float eps) {
   return task;
 }
 
-void add_job(ProductTask& task, const Linear& job, Heads heads = Heads::kQueries) {
+void add_job(MatmulTask& task, const Linear& job, Heads heads = Heads::kQueries) {
   task.job[task.jobs++] = {matrix_of(*job.weight), job.bias, job.out.f32(),
                            job.out.row_stride / static_cast<int64_t>(sizeof(float)), heads};
 }
@@ -56,7 +56,7 @@ Weight CudaBackend::do_prepare(const Tensor& matrix, Role role, Repack repack) {
   weight.rows = view.shape[0];
   weight.cols = view.shape[1];
   weight.dtype = view.dtype;
-  const Turn turn(*this);
+  const Lock lock(*this);
   if (!packs(view.dtype, weight.rows, weight.cols, role, repack)) {
     auto storage = device_storage(matrix.storage->bytes(), name_);
     transfer_->up(storage->data(), view.data, storage->bytes());
@@ -89,9 +89,9 @@ Weight CudaBackend::do_prepare(const Tensor& matrix, Role role, Repack repack) {
 }
 
 // The table is on the device already.
-Weight CudaBackend::share(const Weight& table, Role role, Repack repack) {
+Weight CudaBackend::reuse_resident(const Weight& table, Role role, Repack repack) {
   if (!packs(table.dtype, table.rows, table.cols, role, repack)) return table;
-  const Turn turn(*this);
+  const Lock lock(*this);
   const ProductFormat& format = kernels_.product[static_cast<size_t>(table.dtype)];
   auto packed = std::make_shared<ShuffledWeight>();
   packed->storage =
@@ -110,11 +110,11 @@ Weight CudaBackend::share(const Weight& table, Role role, Repack repack) {
   return weight;
 }
 
-void CudaBackend::multiply(const ProductTask& given) {
+void CudaBackend::multiply(const MatmulTask& given) {
   const Matrix& first = given.job[0].weight;
   if (!first.packed) return kernels_.stored[static_cast<size_t>(first.dtype)](given, stream_);
   const ProductFormat& format = kernels_.product[static_cast<size_t>(first.dtype)];
-  ProductTask task = given;
+  MatmulTask task = given;
   task.counters = reinterpret_cast<uint32_t*>(counters_->data());
   task.reproducible = reproducible_;
   task.scratch = scratch(format.scratch_bytes ? format.scratch_bytes(task) : 0);
@@ -126,7 +126,7 @@ void CudaBackend::multiply(const ProductTask& given) {
 void CudaBackend::multiply_groups(View x, std::span<const Linear> jobs, const float* gain,
                                   float eps, const StoreKvTask* append) {
   for (size_t first = 0; first < jobs.size();) {
-    ProductTask task = task_of(x, gain, eps);
+    MatmulTask task = task_of(x, gain, eps);
     task.epilogue = append                   ? Epilogue::kAppend
                     : jobs[first].accumulate ? Epilogue::kAdd
                                              : Epilogue::kStore;
@@ -145,15 +145,15 @@ void CudaBackend::do_matmul(View x, std::span<const Linear> jobs) {
   multiply_groups(x, jobs, nullptr, 0);
 }
 
-void CudaBackend::gated(View x, const FfnWeights& w, float eps, View scratch, View up,
-                        View hidden) {
-  if (profiling()) return Backend::gated(x, w, eps, scratch, up, hidden);
+void CudaBackend::gate_up_swiglu(View x, const GateUpWeights& w, float eps, View scratch, View up,
+                                 View hidden) {
+  if (profiling()) return Backend::gate_up_swiglu(x, w, eps, scratch, up, hidden);
   const Linear jobs[] = {{&w.gate, w.gate_bias, hidden}, {&w.up, w.up_bias, up}};
   if (!alike(jobs[0], jobs[1])) {
     multiply_groups(x, jobs, w.norm, eps);
     return do_swiglu(hidden, up, hidden);
   }
-  ProductTask task = task_of(x, w.norm, eps);
+  MatmulTask task = task_of(x, w.norm, eps);
   task.epilogue = Epilogue::kSwiglu;
   for (const Linear& job : jobs) add_job(task, job);
   multiply(task);

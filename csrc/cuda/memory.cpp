@@ -59,12 +59,12 @@ std::shared_ptr<Storage> device_storage(size_t bytes, const std::string& device)
                                    [data] { (void)cudaFree(data); });
 }
 
-PinnedLanding::PinnedLanding(size_t bytes) {
+PinnedReadbackBuffer::PinnedReadbackBuffer(size_t bytes) {
   check(cudaMallocHost(&data, bytes), "allocating pinned memory");
   check(cudaEventCreateWithFlags(&landed, cudaEventDisableTiming), "creating an event");
 }
 
-PinnedLanding::~PinnedLanding() {
+PinnedReadbackBuffer::~PinnedReadbackBuffer() {
   if (landed) {
     (void)cudaEventSynchronize(landed);
     (void)cudaEventDestroy(landed);
@@ -87,7 +87,7 @@ Transfer::~Transfer() {
 
 // The piece used before last, as soon as it was sent; grown to `bytes`.
 Transfer::Piece& Transfer::next(size_t bytes) {
-  Piece& p = pieces_[turn_++ % pieces_.size()];
+  Piece& p = pieces_[next_++ % pieces_.size()];
   check(cudaEventSynchronize(p.sent), "waiting for a copy");
   if (p.bytes < bytes) {
     if (p.data) check(cudaFreeHost(p.data), "freeing pinned memory");

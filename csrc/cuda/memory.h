@@ -19,11 +19,11 @@ namespace llama_rt::cuda {
 std::shared_ptr<Storage> device_storage(size_t bytes, const std::string& device);
 
 // Pinned memory of one user, and when what was copied to it last is there.
-struct PinnedLanding final : Landing {
-  explicit PinnedLanding(size_t bytes);
-  ~PinnedLanding() override;
-  PinnedLanding(const PinnedLanding&) = delete;
-  PinnedLanding& operator=(const PinnedLanding&) = delete;
+struct PinnedReadbackBuffer final : ReadbackBuffer {
+  explicit PinnedReadbackBuffer(size_t bytes);
+  ~PinnedReadbackBuffer() override;
+  PinnedReadbackBuffer(const PinnedReadbackBuffer&) = delete;
+  PinnedReadbackBuffer& operator=(const PinnedReadbackBuffer&) = delete;
 
   void* data = nullptr;
   cudaEvent_t landed = nullptr;
@@ -54,7 +54,7 @@ class Transfer {
 
   cudaStream_t stream_;
   std::array<Piece, 2> pieces_;
-  size_t turn_ = 0;
+  size_t next_ = 0;
 };
 
 }  // namespace llama_rt::cuda

@@ -3,9 +3,69 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "model/adapters/adapted.h"
 
 namespace llama_rt {
+namespace {
+
+// The backend's fused ops on the model's own weights.
+class ModelOps final : public BlockOps {
+ public:
+  explicit ModelOps(const Model& model)
+      : model_(model), config_(model.config()), backend_(model.backend()) {}
+
+  void embed(std::span<const int32_t> tokens, View x) override {
+    backend_.embed(model_.weights().embedding(), tokens, x);
+  }
+  void qkv(int64_t layer, const Rotation& rotation, const KvView& kv,
+           const BlockBuffers& b) override {
+    const int64_t e = config_.head_dim;
+    backend_.qkv(b.x, weights(layer).attention, config_.norm_eps, rotation, kv, b.normed,
+                 heads_of(b.q, config_.n_heads, e), heads_of(b.k, config_.n_kv_heads, e),
+                 heads_of(b.v, config_.n_kv_heads, e));
+  }
+  void attention(int64_t, const KvView& kv, const BlockBuffers& b) override {
+    const int64_t heads = config_.n_heads, e = config_.head_dim;
+    backend_.attention(heads_of(b.q, heads, e), kv, model_.attention_spec(),
+                       heads_of(b.attended, heads, e));
+  }
+  void attention_output(int64_t layer, const BlockBuffers& b) override {
+    const LayerWeights& w = weights(layer);
+    backend_.linear_residual(b.attended, w.attention_output, w.attention_output_bias, b.x);
+  }
+  void gate_up_swiglu(int64_t layer, const BlockBuffers& b) override {
+    backend_.gate_up_swiglu(b.x, weights(layer).ffn, config_.norm_eps, b.normed, b.up, b.hidden);
+  }
+  void ffn_down(int64_t layer, const BlockBuffers& b) override {
+    const LayerWeights& w = weights(layer);
+    backend_.linear_residual(b.hidden, w.ffn_down, w.ffn_down_bias, b.x);
+  }
+  void logits(View states, std::span<const int32_t>, View logits) override {
+    const Linear job[] = {{&model_.weights().output(), nullptr, logits}};
+    backend_.matmul(states, job);
+  }
+
+ private:
+  const LayerWeights& weights(int64_t layer) const {
+    return model_.weights().layers()[static_cast<size_t>(layer)];
+  }
+
+  const Model& model_;
+  const ModelConfig& config_;
+  Backend& backend_;
+};
+
+// x += attention(norm(x)); x += ffn(norm(x))
+void block(BlockOps& ops, int64_t layer, const Rotation& rotation, const KvView& kv,
+           const BlockBuffers& b) {
+  ops.qkv(layer, rotation, kv, b);
+  ops.attention(layer, kv, b);
+  ops.attention_output(layer, b);
+  ops.gate_up_swiglu(layer, b);
+  ops.ffn_down(layer, b);
+}
+
+}  // namespace
+
 Model::Model(std::shared_ptr<Backend> backend, const ModelConfig& config, Repack repack)
     : backend_(std::move(backend)),
       config_((config.validate(), config)),
@@ -52,35 +112,15 @@ AttentionSpec Model::attention_spec() const {
           config_.sliding_window};
 }
 
-// x += attention(norm(x)); x += ffn(norm(x))
-void Model::block(int64_t layer, const Rotation& rotation, const KvView& kv,
-                  const BlockBuffers& buffers) const {
-  const ModelConfig& c = config_;
-  const LayerWeights& w = weights_.layers()[static_cast<size_t>(layer)];
-  const View q = heads_of(buffers.q, c.n_heads, c.head_dim);
-  Backend& b = *backend_;
-  b.qkv(buffers.x, w.attention, c.norm_eps, rotation, kv, buffers.normed, q,
-        heads_of(buffers.k, c.n_kv_heads, c.head_dim),
-        heads_of(buffers.v, c.n_kv_heads, c.head_dim));
-  b.attention(q, kv, attention_spec(), heads_of(buffers.attended, c.n_heads, c.head_dim));
-  b.project_add(buffers.attended, w.attention_output, w.attention_output_bias, buffers.x);
-  b.gated(buffers.x, w.ffn, c.norm_eps, buffers.normed, buffers.up, buffers.hidden);
-  b.project_add(buffers.hidden, w.ffn_down, w.ffn_down_bias, buffers.x);
-}
-
 void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayout& layout,
                     std::byte* cache, const Interrupt& interrupt, View states) const {
-  const BlockBuffers b = buffers(workspace, batch.tokens.shape[0]);
-  backend_->embed(weights_.embedding(), batch.tokens, b.x);
-  if (batch.adapted) batch.adapted->embed(batch.tokens, b.x);
+  const BlockBuffers b = buffers(workspace, static_cast<int64_t>(batch.tokens.size()));
+  ModelOps own(*this);
+  BlockOps& ops = batch.adapter_ops ? *batch.adapter_ops : own;
+  ops.embed(batch.tokens, b.x);
   for (int64_t i = 0; i < config_.n_layers; ++i) {
     interrupt.check();
-    const KvView kv{&layout, cache, i, batch.segments, batch.table};
-    if (batch.adapted) {
-      batch.adapted->run(i, batch.rotation, kv, b);
-    } else {
-      block(i, batch.rotation, kv, b);
-    }
+    block(ops, i, batch.rotation, {&layout, cache, i, batch.segments, batch.table}, b);
   }
   interrupt.check();
   // The wanted rows move together before the last norm; `normed` is free by now.
@@ -89,9 +129,9 @@ void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayo
   backend_->rms_norm(wanted, weights_.norm(), config_.norm_eps, states);
 }
 
-void Model::project(View states, View logits) const {
-  const Linear job[] = {{&weights_.output(), nullptr, logits}};
-  backend_->matmul(states, job);
+void Model::logits(const StagedBatch& batch, View states, View logits) const {
+  ModelOps own(*this);
+  (batch.adapter_ops ? *batch.adapter_ops : own).logits(states, batch.host_outputs, logits);
 }
 
 }  // namespace llama_rt

@@ -7,32 +7,22 @@
 #include "backend/backend.h"
 #include "backend/workspace.h"
 #include "core/cancel.h"
+#include "model/block_ops.h"
 #include "model/config.h"
 #include "model/rope.h"
 #include "model/weights.h"
 
 namespace llama_rt {
 
-class AdaptedBlocks;
-
-// [n, heads * e] as [n, heads, e].
-inline View heads_of(View flat, int64_t heads, int64_t e) {
-  return f32_view(flat.f32(), Shape(flat.shape[0], heads, e));
-}
-
-// The buffers of a forward pass that a block works in, [n, ...] each; x is the residual stream.
-struct BlockBuffers {
-  View x, normed, q, k, v, attended, hidden, up;
-};
-
 // A batch in the form that ops take: n rows, grouped by sequence.
 struct StagedBatch {
-  View tokens;        // i32 [n]
-  Rotation rotation;  // of each row's position
+  std::span<const int32_t> tokens;  // [n], in the backend's memory
+  Rotation rotation;                // of each row's position
   std::span<const Segment> segments;
   SegmentTable table;
-  View outputs;                      // i32 [r], rows wanted, ascending
-  AdaptedBlocks* adapted = nullptr;  // runs the blocks when some rows use adapters
+  std::span<const int32_t> outputs;       // [r], rows wanted, ascending, in the backend's memory
+  std::span<const int32_t> host_outputs;  // the same for the host
+  BlockOps* adapter_ops = nullptr;        // run the blocks when some rows use adapters
 };
 
 // Immutable once finished; may be shared by runners.
@@ -52,8 +42,8 @@ class Model {
   // layers; then the workspace and the new cache slots hold nothing of meaning.
   void forward(const StagedBatch& batch, Workspace& workspace, const KvLayout& layout,
                std::byte* cache, const Interrupt& interrupt, View states) const;
-  // Logits [r, v] of states [r, d].
-  void project(View states, View logits) const;
+  // Logits [r, v] of states [r, d] that forward gave for the same batch.
+  void logits(const StagedBatch& batch, View states, View logits) const;
 
   // Bytes that forward needs for a batch of n rows.
   size_t workspace_bytes(int64_t n) const;
@@ -69,8 +59,6 @@ class Model {
 
  private:
   BlockBuffers buffers(Workspace& workspace, int64_t n) const;
-  void block(int64_t layer, const Rotation& rotation, const KvView& kv,
-             const BlockBuffers& buffers) const;
 
   std::shared_ptr<Backend> backend_;
   ModelConfig config_;

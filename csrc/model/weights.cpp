@@ -28,7 +28,7 @@ std::pair<int64_t, std::string> split_layer(const std::string& name) {
 }  // namespace
 
 // Where a tensor goes and the shape it must have: a matrix or a vector.
-struct Weights::Slot {
+struct Weights::TensorSlot {
   Shape shape;
   Weight* matrix = nullptr;
   const float** vector = nullptr;
@@ -41,16 +41,16 @@ Weights::Weights(std::shared_ptr<Backend> backend, const ModelConfig& config, Re
       repack_(repack),
       layers_(static_cast<size_t>(config.n_layers)) {}
 
-Weights::Slot Weights::layer_slot(LayerWeights& layer, const std::string& part) {
+Weights::TensorSlot Weights::layer_slot(LayerWeights& layer, const std::string& part) {
   const int64_t d = config_.dim, f = config_.ffn_dim;
   const int64_t q = config_.n_heads * config_.head_dim, kv = config_.n_kv_heads * config_.head_dim;
-  AttentionWeights& a = layer.attention;
-  FfnWeights& ffn = layer.ffn;
+  QkvWeights& a = layer.attention;
+  GateUpWeights& ffn = layer.ffn;
   const auto matrix = [](Weight& w, int64_t rows, int64_t cols) {
-    return Slot{Shape(rows, cols), &w, nullptr, Role::kLinear};
+    return TensorSlot{Shape(rows, cols), &w, nullptr, Role::kLinear};
   };
   const auto vector = [](const float*& v, int64_t n) {
-    return Slot{Shape(n), nullptr, &v, Role::kLinear};
+    return TensorSlot{Shape(n), nullptr, &v, Role::kLinear};
   };
   if (part == "attention.wq.weight") return matrix(a.q, q, d);
   if (part == "attention.wk.weight") return matrix(a.k, kv, d);
@@ -71,7 +71,7 @@ Weights::Slot Weights::layer_slot(LayerWeights& layer, const std::string& part) 
   return {};
 }
 
-Weights::Slot Weights::slot_for(const std::string& name) {
+Weights::TensorSlot Weights::slot_for(const std::string& name) {
   const int64_t d = config_.dim, v = config_.vocab_size;
   if (name == "tok_embeddings.weight") {
     return {Shape(v, d), &embedding_, nullptr, Role::kEmbedding};
@@ -84,14 +84,15 @@ Weights::Slot Weights::slot_for(const std::string& name) {
 }
 
 const float* Weights::keep_vector(const Tensor& tensor) {
-  vectors_.push_back(backend_->keep(to_floats(tensor)));
+  vectors_.push_back(backend_->to_device(to_floats(tensor)));
   return vectors_.back().data();
 }
 
 // Where a tensor of this name and shape goes, if it may still come.
-Weights::Slot Weights::open_slot(const std::string& name, const Shape& shape) {
+Weights::TensorSlot Weights::open_slot(const std::string& name, const Shape& shape) {
   if (finished_) throw CheckpointError(name + ": the model is already finished");
-  const Slot slot = name == kDivisors ? Slot{Shape(config_.head_dim / 2)} : slot_for(name);
+  const TensorSlot slot =
+      name == kDivisors ? TensorSlot{Shape(config_.head_dim / 2)} : slot_for(name);
   if (slot.shape.rank == 0) throw CheckpointError("unknown tensor '" + name + "'");
   if (seen_.contains(name)) throw CheckpointError("tensor '" + name + "' came twice");
   if (shape != slot.shape) {
@@ -102,7 +103,7 @@ Weights::Slot Weights::open_slot(const std::string& name, const Shape& shape) {
 }
 
 void Weights::add(const std::string& name, const Tensor& tensor) {
-  const Slot slot = open_slot(name, tensor.view.shape);
+  const TensorSlot slot = open_slot(name, tensor.view.shape);
   if (name == kDivisors) {
     rope_divisors_ = to_floats(tensor);
   } else if (slot.vector) {
@@ -127,7 +128,7 @@ const std::byte* Weights::keep_pool(const Tensor& pool) {
 
 void Weights::add_pieces(const std::string& name, Shape shape, const Tensor& pool,
                          std::span<const int64_t> starts) {
-  const Slot slot = open_slot(name, shape);
+  const TensorSlot slot = open_slot(name, shape);
   const std::string what = "tensor '" + name + "'";
   if (!slot.matrix) throw ShapeError(what + " is no matrix, which alone is made of pieces");
   const DType dtype = pool.view.dtype;
@@ -151,7 +152,8 @@ void Weights::add_pieces(const std::string& name, Shape shape, const Tensor& poo
     throw ShapeError(what + " needs " + std::to_string(bytes) + " bytes, its pieces have " +
                      std::to_string(written));
   }
-  *slot.matrix = backend_->share({shape[0], shape[1], dtype, matrix, nullptr}, slot.role, repack_);
+  *slot.matrix =
+      backend_->reuse_resident({shape[0], shape[1], dtype, matrix, nullptr}, slot.role, repack_);
   seen_.insert(name);
 }
 
@@ -174,7 +176,7 @@ void Weights::finish() {
   }
   if (!seen_.contains("output.weight")) {
     // The table stays as stored for look-ups; the product may have its own packed copy.
-    output_ = backend_->share(embedding_, Role::kOutput, repack_);
+    output_ = backend_->reuse_resident(embedding_, Role::kOutput, repack_);
   }
   pools_.clear();
   finished_ = true;

@@ -14,10 +14,10 @@
 namespace llama_rt {
 
 struct LayerWeights {
-  AttentionWeights attention;
+  QkvWeights attention;
   Weight attention_output;
   const float* attention_output_bias = nullptr;
-  FfnWeights ffn;
+  GateUpWeights ffn;
   Weight ffn_down;
   const float* ffn_down_bias = nullptr;
 };
@@ -49,13 +49,13 @@ class Weights {
   const std::vector<float>& rope_divisors() const { return rope_divisors_; }
 
  private:
-  struct Slot;
+  struct TensorSlot;
   struct Pool {  // of pieces, here and in the backend's memory
     std::shared_ptr<Storage> given, held;
   };
-  Slot open_slot(const std::string& name, const Shape& shape);
-  Slot slot_for(const std::string& name);
-  Slot layer_slot(LayerWeights& layer, const std::string& part);
+  TensorSlot open_slot(const std::string& name, const Shape& shape);
+  TensorSlot slot_for(const std::string& name);
+  TensorSlot layer_slot(LayerWeights& layer, const std::string& part);
   std::vector<std::string> required() const;
   const float* keep_vector(const Tensor& tensor);
   const std::byte* keep_pool(const Tensor& pool);

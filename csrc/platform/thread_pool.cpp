@@ -165,9 +165,9 @@ void ThreadPool::dispatch(int threads, int64_t chunks, int64_t grain, Body body)
   if (t_state.turn == this) {
     run_job(threads, chunks, grain, body);
   } else {
-    const struct Turn {
+    const struct Lock {
       ThreadPool& pool;
-      ~Turn() { pool.end_turn(); }
+      ~Lock() { pool.end_turn(); }
     } turn{(begin_turn(), *this)};
     run_job(threads, chunks, grain, body);
   }

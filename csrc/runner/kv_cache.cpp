@@ -58,7 +58,7 @@ int32_t KvCache::take_page() {
   return page;
 }
 
-void KvCache::give_page(int32_t page) {
+void KvCache::release_page(int32_t page) {
   if (--references_[static_cast<size_t>(page)] == 0) free_.push_back(page);
 }
 
@@ -94,7 +94,7 @@ int KvCache::fork(int sequence, int64_t length) {
 
 void KvCache::shrink(Sequence& s, int64_t length) {
   while (static_cast<int64_t>(s.pages.size()) > pages_for(length)) {
-    give_page(s.pages.back());
+    release_page(s.pages.back());
     s.pages.pop_back();
   }
   s.length = length;
@@ -121,9 +121,9 @@ int64_t KvCache::pages_needed(const Sequence& s, int64_t tokens) const {
   return pages_for(s.length + tokens) - static_cast<int64_t>(s.pages.size()) + (shared ? 1 : 0);
 }
 
-void KvCache::reserve(std::span<const Growth> growths) {
+void KvCache::reserve(std::span<const Reservation> reservations) {
   int64_t needed = 0;
-  for (const Growth& g : growths) {
+  for (const Reservation& g : reservations) {
     const Sequence& s = find(g.sequence);
     if (s.length + g.tokens > max_length_) {
       throw CapacityError("a sequence of " + std::to_string(s.length) + " tokens cannot take " +
@@ -138,14 +138,14 @@ void KvCache::reserve(std::span<const Growth> growths) {
                         " pages of " + std::to_string(layout_.page_tokens) + " tokens, " +
                         std::to_string(available) + " are free");
   }
-  for (const Growth& g : growths) {
+  for (const Reservation& g : reservations) {
     Sequence& s = find(g.sequence);
     if (s.length % layout_.page_tokens != 0 && g.tokens > 0 &&
         references_[static_cast<size_t>(s.pages.back())] > 1) {
       const int32_t own = take_page();
       backend_->copy_bytes(page(own), page(s.pages.back()),
                            static_cast<size_t>(layout_.page_bytes()));
-      give_page(s.pages.back());
+      release_page(s.pages.back());
       s.pages.back() = own;
     }
     while (static_cast<int64_t>(s.pages.size()) < pages_for(s.length + g.tokens)) {
@@ -154,12 +154,12 @@ void KvCache::reserve(std::span<const Growth> growths) {
   }
 }
 
-void KvCache::commit(std::span<const Growth> growths) {
-  for (const Growth& g : growths) find(g.sequence).length += g.tokens;
+void KvCache::commit(std::span<const Reservation> reservations) {
+  for (const Reservation& g : reservations) find(g.sequence).length += g.tokens;
 }
 
-void KvCache::roll_back(std::span<const Growth> growths) {
-  for (const Growth& g : growths) {
+void KvCache::roll_back(std::span<const Reservation> reservations) {
+  for (const Reservation& g : reservations) {
     Sequence& s = find(g.sequence);
     shrink(s, s.length);
   }

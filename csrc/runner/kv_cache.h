@@ -26,16 +26,16 @@ class KvCache {
   void release(int sequence);
   int64_t length(int sequence) const { return find(sequence).length; }
 
-  struct Growth {
+  struct Reservation {
     int sequence;
     int64_t tokens;
   };
-  // Makes room for all growths or for none: throws CapacityError before changing anything.
-  void reserve(std::span<const Growth> growths);
+  // Makes room for all reservations or for none: throws CapacityError before changing anything.
+  void reserve(std::span<const Reservation> reservations);
   // After reserve: the tokens were written.
-  void commit(std::span<const Growth> growths);
+  void commit(std::span<const Reservation> reservations);
   // After reserve: they were not; pages beyond the old lengths go back.
-  void roll_back(std::span<const Growth> growths);
+  void roll_back(std::span<const Reservation> reservations);
 
   std::span<const int32_t> pages(int sequence) const { return find(sequence).pages; }
   std::byte* base() const { return storage_->data(); }
@@ -57,7 +57,7 @@ class KvCache {
   int64_t pages_for(int64_t tokens) const;
   int64_t pages_needed(const Sequence& s, int64_t tokens) const;
   int32_t take_page();
-  void give_page(int32_t page);
+  void release_page(int32_t page);
   void shrink(Sequence& s, int64_t length);
   std::byte* page(int32_t index) const;
 

@@ -8,7 +8,7 @@
 
 namespace llama_rt {
 
-// Tokens that may still be drawn, ids ascending, with probabilities up to a common factor.
+// Tokens that may still be sampled, ids ascending, with probabilities up to a common factor.
 struct Candidates {
   std::vector<int32_t> ids;
   std::vector<float> p;

@@ -45,7 +45,7 @@ Scratch& scratch_for(int64_t vocab) {
 }
 
 [[noreturn]] void refuse_all() {
-  throw Error("sampler: no token can be drawn, every logit is barred, -inf or NaN");
+  throw Error("sampler: no token can be sampled, every logit is suppressed, -inf or NaN");
 }
 
 // `test` is written so that NaN fails it.
@@ -86,7 +86,7 @@ void list_top_k(const ScanKernels& kernels, Scratch& s, int64_t n, int top_k, fl
   const int64_t count = scan::at_least(s.scores.data(), n, least, s.ids.data());
   list_candidates(s, count, s.scores.data());
   auto& p = s.candidates.p;
-  p.resize(static_cast<size_t>(scan::padded(count)), scan::kBarred);
+  p.resize(static_cast<size_t>(scan::padded(count)), scan::kSuppressed);
   scan::Mass mass;
   kernels.exp(p.data(), static_cast<int64_t>(p.size()), top, scale, p.data(), &mass);
   p.resize(static_cast<size_t>(count));
@@ -115,8 +115,8 @@ int32_t pick(const Candidates& candidates, double u) {
 }
 
 // Draws from s.scores [n padded], whose largest is `top`. Order of the list: ascending ids.
-int32_t draw_filtered(const ScanKernels& kernels, Scratch& s, int64_t vocab, float top,
-                      const SamplerOptions& o, double u) {
+int32_t sample_filtered(const ScanKernels& kernels, Scratch& s, int64_t vocab, float top,
+                        const SamplerOptions& o, double u) {
   const int64_t n = scan::padded(vocab);
   const float scale = std::min(1.0f / o.temperature, std::numeric_limits<float>::max());
   const bool typical = o.typical_p < 1, nucleus = o.top_p < 1;
@@ -195,7 +195,7 @@ bool Sampler::edit(float* scores) const {
   return !options_.logit_bias.empty() || !seen_ids_.empty() || !counted_ids_.empty();
 }
 
-Drawn Sampler::draw(std::span<const float> logits) {
+SampledToken Sampler::sample(std::span<const float> logits) {
   if (std::cmp_not_equal(logits.size(), vocab_)) {
     throw ShapeError("sampler: expected logits [" + std::to_string(vocab_) + "], got [" +
                      std::to_string(logits.size()) + "]");
@@ -204,18 +204,18 @@ Drawn Sampler::draw(std::span<const float> logits) {
   const int64_t n = scan::padded(vocab_);
   float top = scan_->copy_clean(logits.data(), vocab_, s.scores.data());
   if (edit(s.scores.data())) top = scan::maximum(s.scores.data(), n);
-  if (top == scan::kBarred) refuse_all();
-  Drawn drawn;
+  if (top == scan::kSuppressed) refuse_all();
+  SampledToken sampled;
   if (options_.temperature == 0.0f) {
-    drawn.token = static_cast<int32_t>(scan::first_equal(s.scores.data(), n, top));
+    sampled.token = static_cast<int32_t>(scan::first_equal(s.scores.data(), n, top));
   } else {
     const double u = uniform_double(philox(options_.seed, draws_));
-    drawn.token = draw_filtered(*scan_, s, vocab_, top, options_, u);
+    sampled.token = sample_filtered(*scan_, s, vocab_, top, options_, u);
   }
-  drawn.stop = stops(drawn.token);
-  if (options_.logprobs >= 0) report(logits, drawn);
-  record(drawn.token);
-  return drawn;
+  sampled.stop = stops(sampled.token);
+  if (options_.logprobs >= 0) report(logits, sampled);
+  record(sampled.token);
+  return sampled;
 }
 
 bool Sampler::stops(int32_t token) const {
@@ -229,17 +229,17 @@ std::optional<SampleSpec> Sampler::spec(uint64_t ahead) const {
   return SampleSpec{o.temperature, o.top_k, o.top_p, o.min_p, o.seed, draws_ + ahead};
 }
 
-Drawn Sampler::accept(int32_t token) {
+SampledToken Sampler::accept(int32_t token) {
   if (token < 0 || token >= vocab_) refuse_all();
-  Drawn drawn;
-  drawn.token = token;
-  drawn.stop = stops(token);
+  SampledToken sampled;
+  sampled.token = token;
+  sampled.stop = stops(token);
   record(token);
-  return drawn;
+  return sampled;
 }
 
 // Log-probabilities under the softmax of the logits as they came.
-void Sampler::report(std::span<const float> logits, Drawn& drawn) const {
+void Sampler::report(std::span<const float> logits, SampledToken& sampled) const {
   Scratch& s = scratch_for(vocab_);
   const int64_t n = scan::padded(vocab_);
   const float* scores = s.scores.data();
@@ -248,7 +248,7 @@ void Sampler::report(std::span<const float> logits, Drawn& drawn) const {
   const auto logprob = [&](int32_t id) {
     return static_cast<float>(static_cast<double>(scores[id]) - log_total);
   };
-  drawn.logprob = logprob(drawn.token);
+  sampled.logprob = logprob(sampled.token);
   const int64_t wanted = std::min(options_.logprobs, vocab_);
   if (wanted == 0) return;
   const float kth = scan::kth_largest(scores, n, wanted, s.largest);
@@ -259,7 +259,7 @@ void Sampler::report(std::span<const float> logits, Drawn& drawn) const {
   std::partial_sort(s.ids.begin(), last, end, [&](int32_t a, int32_t b) {
     return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
   });
-  for (auto id = s.ids.begin(); id != last; ++id) drawn.top.emplace_back(*id, logprob(*id));
+  for (auto id = s.ids.begin(); id != last; ++id) sampled.top.emplace_back(*id, logprob(*id));
 }
 
 }  // namespace llama_rt

@@ -26,18 +26,18 @@ struct SamplerOptions {
   float frequency_penalty = 0.0f;                 // 0: off
   std::vector<std::pair<int, float>> logit_bias;  // (token, added to its logit); -inf bars it
   uint64_t seed = 0;
-  std::vector<int32_t> stop_ids;  // drawn ones set Drawn::stop
-  int logprobs = -1;              // -1: none, 0: the drawn token's, n: and the n most likely
+  std::vector<int32_t> stop_ids;  // sampled ones set SampledToken::stop
+  int logprobs = -1;              // -1: none, 0: the sampled token's, n: and the n most likely
 };
 
 // What one draw gave.
-struct Drawn {
+struct SampledToken {
   int32_t token = 0;
   bool stop = false;
   // Natural logarithm of the token's probability under the softmax of the logits as the model gave
   // them: no bias, penalty, temperature or filter. 0 unless asked for.
   float logprob = 0;
-  // The most likely tokens under the same softmax, likeliest first, equal ones by id; the drawn
+  // The most likely tokens under the same softmax, likeliest first, equal ones by id; the sampled
   // token is among them only if it belongs there.
   std::vector<std::pair<int32_t, float>> top;
 };
@@ -69,15 +69,15 @@ class Sampler {
   void observe(std::span<const int32_t> prompt);
 
   // Draws the next token from logits [vocab] and adds it to the history. Throws ShapeError on
-  // another length, Error when no token can be drawn; the state is then as before. Callers must
+  // another length, Error when no token can be sampled; the state is then as before. Callers must
   // not draw from one sampler at the same time.
-  Drawn draw(std::span<const float> logits);
+  SampledToken sample(std::span<const float> logits);
 
   // The next draw as a backend does it, or the one `ahead` draws later, if nothing in it is left to
   // the host (a penalty, a bias, typical-p, log-probabilities); `accept` takes the tokens that the
   // backend drew, in their order.
   std::optional<SampleSpec> spec(uint64_t ahead = 0) const;
-  Drawn accept(int32_t token);
+  SampledToken accept(int32_t token);
 
   int vocab() const { return vocab_; }
   const SamplerOptions& options() const { return options_; }
@@ -86,7 +86,7 @@ class Sampler {
   bool edit(float* scores) const;
   void record(int32_t token);
   bool stops(int32_t token) const;
-  void report(std::span<const float> logits, Drawn& drawn) const;
+  void report(std::span<const float> logits, SampledToken& sampled) const;
 
   const ScanKernels* scan_;
   int vocab_;

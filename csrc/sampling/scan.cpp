@@ -34,12 +34,12 @@ float largest(Float4 v) { return std::max(std::max(v[0], v[1]), std::max(v[2], v
 }  // namespace
 
 float clean(float score) {
-  if (std::isnan(score)) return kBarred;
+  if (std::isnan(score)) return kSuppressed;
   return std::min(score, kLargest);
 }
 
 float maximum(const float* x, int64_t n) {
-  Float4 top = all(kBarred);
+  Float4 top = all(kSuppressed);
   for (int64_t i = 0; i < n; i += kLanes) {
     const Float4 v = load(x + i);
     top = v > top ? v : top;
@@ -62,7 +62,7 @@ float kth_largest(const float* x, int64_t n, int64_t k, std::vector<float>& buff
   const size_t limit = 2 * keep_count + 256;
   buffer.clear();
   buffer.reserve(limit + 16);
-  float least = kBarred;
+  float least = kSuppressed;
   const auto cut = [&] {
     const auto kth = buffer.begin() + (k - 1);
     std::nth_element(buffer.begin(), kth, buffer.end(), std::greater<>());
@@ -79,7 +79,7 @@ float kth_largest(const float* x, int64_t n, int64_t k, std::vector<float>& buff
     }
     if (buffer.size() >= limit) cut();
   }
-  if (buffer.size() < keep_count) return kBarred;  // fewer than k can be drawn at all
+  if (buffer.size() < keep_count) return kSuppressed;  // fewer than k can be sampled at all
   cut();
   return least;
 }

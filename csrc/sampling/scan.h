@@ -9,7 +9,7 @@
 
 namespace llama_rt::scan {
 
-// NaN becomes kBarred and +infinity the largest float, so that differences stay meaningful.
+// NaN becomes kSuppressed and +infinity the largest float, so that differences stay meaningful.
 float clean(float score);
 
 // Largest of padded scores, and the first index that holds `value` (n if there is none).

@@ -100,7 +100,7 @@ extern "C" const char* multiply(const Request* r) {
                           : std::make_unique<DeviceBytes>(static_cast<size_t>(bytes)));
       return held.back()->data;
     };
-    ProductTask task;
+    MatmulTask task;
     task.x = x.as<float>();
     task.x_stride = r->k;
     task.n = r->n;

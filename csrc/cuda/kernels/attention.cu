@@ -63,7 +63,7 @@ int64_t attention_scratch_bytes(const AttentionTask& t) {
   return rows * t.heads * parts * floats * static_cast<int64_t>(sizeof(float));
 }
 
-void paint_attention(Kernels& kernels) {
+void register_attention(Kernels& kernels) {
   kernels.store_kv = store_kv;
   kernels.attention = attention;
 }

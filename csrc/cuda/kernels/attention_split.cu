@@ -79,7 +79,7 @@ struct Runs {
     return R::at(ring + i % R::kStages * R::kStage);
   }
   // Begins the copy of run i, as one group also where there is no such run.
-  __device__ __forceinline__ void bring(int i) const {
+  __device__ __forceinline__ void load_async(int i) const {
     if (i < count) {
       const std::byte* share = cache.base + pages[position(i) / kPageTokens] * cache.page_bytes +
                                g * head_share<kType>(kWidth);
@@ -100,7 +100,7 @@ __device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kW
   for (int i = 0; i < runs.count; ++i) {
     copy_async_wait<kStages - 2>();
     __syncwarp();
-    runs.bring(i + kStages - 1);
+    runs.load_async(i + kStages - 1);
     const int position = runs.position(i);
     float s[2][4];
     scores<kType, kWidth>(s, q, runs.at(i));
@@ -151,10 +151,10 @@ __global__ __launch_bounds__(split_warps(kType, kWidth) * kWarp,
                                  first, begin < end ? (end + kRun - 1) / kRun - first : 0};
   const int old = t.length > 0 ? 0 : c.positions[c.first_row[segment]];
   int ahead = 0;
-  while (ahead < R::kStages - 1 && runs.position(ahead + 1) <= old) runs.bring(ahead++);
+  while (ahead < R::kStages - 1 && runs.position(ahead + 1) <= old) runs.load_async(ahead++);
   wait_for_previous();
   let_next_start();
-  while (ahead < R::kStages - 1) runs.bring(ahead++);
+  while (ahead < R::kStages - 1) runs.load_async(ahead++);
 
   const auto address = [&](int v) -> const float* {
     if (v >= vectors.count) return nullptr;

@@ -1,6 +1,6 @@
 // Attention of many rows of a sequence: 64 query vectors (rows and the heads that share a KV head)
-// against pages (of the largest, half a page), which four warps bring into shared memory and each
-// reads for its sixteen.
+// against pages (of the largest, half a page), which four warps load_async into shared memory and
+// each reads for its sixteen.
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/kv_mma.cuh"
 #include "cuda/launch.h"
@@ -33,7 +33,8 @@ struct Step {
   static constexpr int kValues = static_cast<int>(values_at<kType>(kWidth)) / kParts;
   static_assert(kParts == 1 || kBytes == 2 * kValues, "scales would be a piece of their own");
 
-  static __device__ __forceinline__ void bring(std::byte* to, const std::byte* share, int part) {
+  static __device__ __forceinline__ void load_async(std::byte* to, const std::byte* share,
+                                                    int part) {
     if constexpr (kParts == 1) {
       copy(to, share, kBytes);
     } else {
@@ -162,18 +163,18 @@ __global__ __launch_bounds__(kThreads) void tiles(AttentionTask t, int few_rows)
   using S = Step<kType, kWidth>;
   std::byte* stages = dynamic_shared();
   const int32_t* pages = c.pages + segment * c.page_stride;
-  const auto bring = [&](int step) {
+  const auto load_async = [&](int step) {
     if (step * S::kPositions < end) {
-      S::bring(stages + step % 2 * S::kBytes,
-               c.base + pages[step / S::kParts] * c.page_bytes + int64_t{g} * S::kShare,
-               step % S::kParts);
+      S::load_async(stages + step % 2 * S::kBytes,
+                    c.base + pages[step / S::kParts] * c.page_bytes + int64_t{g} * S::kShare,
+                    step % S::kParts);
     }
     copy_async_commit();
   };
   RunningSoftmax<kWidth> softmax;
-  bring(oldest / S::kPositions);
+  load_async(oldest / S::kPositions);
   for (int step = oldest / S::kPositions; step * S::kPositions < end; ++step) {
-    bring(step + 1);
+    load_async(step + 1);
     copy_async_wait<1>();
     __syncthreads();
     for (int i = 0; i < S::kPositions / kRun; i += kRuns<kWidth>) {

@@ -89,7 +89,7 @@ __device__ void produce_expanded(const AttentionTask& t, const Pages<kType, kWid
                                  const Tile& tile, int g, const int32_t* pages) {
   using P = Pages<kType, kWidth>;
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
-  const auto bring = [&](int i) {
+  const auto load_async = [&](int i) {
     if (thread > 0 || i >= tile.pages) return;
     barrier_arrive_expect(ring.stored_full(i), P::kStored);
     copy_bulk(ring.stored(i), share_of<kType, kWidth>(t, pages[i], g), P::kStored,
@@ -100,7 +100,7 @@ __device__ void produce_expanded(const AttentionTask& t, const Pages<kType, kWid
     __syncwarp();
     if (lane_index() == 0) barrier_arrive(barrier);
   };
-  for (int i = 0; i < P::kStoredStages; ++i) bring(i);
+  for (int i = 0; i < P::kStoredStages; ++i) load_async(i);
   for (int i = 0; i < tile.pages; ++i) {
     const std::byte* stored = ring.memory(ring.stored(i));
     barrier_wait(ring.stored_full(i), P::stored_parity(i));
@@ -111,7 +111,7 @@ __device__ void produce_expanded(const AttentionTask& t, const Pages<kType, kWid
                                          tile.end - (tile.first_page + i) * kPage);
     arrive(ring.values_full(i));
     sync_threads(1 + kGroups, kGroupThreads);  // the stored page is read
-    bring(i + P::kStoredStages);
+    load_async(i + P::kStoredStages);
   }
 }
 
@@ -343,6 +343,6 @@ void attention_wgmma(const AttentionTask& t, cudaStream_t stream) {
 
 }  // namespace
 
-void paint_attention_wgmma(Kernels& kernels) { kernels.attention = attention_wgmma; }
+void register_attention_wgmma(Kernels& kernels) { kernels.attention = attention_wgmma; }
 
 }  // namespace llama_rt::cuda

@@ -24,7 +24,7 @@ struct RowPair {
   bool exists[kRows];
 };
 
-__device__ RowPair rows_of(const ProductTask& task, int64_t index) {
+__device__ RowPair rows_of(const MatmulTask& task, int64_t index) {
   RowPair r{};
   for (int i = 0; i < kRows; ++i) {
     int64_t row = task.epilogue == Epilogue::kSwiglu ? index : index * kRows + i;
@@ -42,14 +42,13 @@ __device__ RowPair rows_of(const ProductTask& task, int64_t index) {
   return r;
 }
 
-__device__ float finished(const ProductTask& task, const RowPair& rows, int i, float value) {
+__device__ float finished(const MatmulTask& task, const RowPair& rows, int i, float value) {
   const ProductJob& job = task.job[rows.job[i]];
   return job.bias ? value + job.bias[rows.row[i]] : value;
 }
 
 template <DType kType>
-__global__ void __launch_bounds__(kThreads)
-    stored_kernel(const __grid_constant__ ProductTask task) {
+__global__ void __launch_bounds__(kThreads) stored_kernel(const __grid_constant__ MatmulTask task) {
   __shared__ float factor[kInputs];
   wait_for_previous();
   let_next_start();
@@ -99,10 +98,10 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kRows; ++i) {
       if (rows.exists[i]) value[i] = finished(task, rows, i, value[i]);
     }
-    const bool gated = task.epilogue == Epilogue::kSwiglu;
-    if (gated) value[0] = value[0] / (1.0f + expf(-value[0])) * value[1];
+    const bool swiglu = task.epilogue == Epilogue::kSwiglu;
+    if (swiglu) value[0] = value[0] / (1.0f + expf(-value[0])) * value[1];
 #pragma unroll
-    for (int i = 0; i < (gated ? 1 : kRows); ++i) {
+    for (int i = 0; i < (swiglu ? 1 : kRows); ++i) {
       if (!rows.exists[i]) continue;
       const ProductJob& job = task.job[rows.job[i]];
       float* out = job.out + (first + c) * job.out_stride + rows.row[i];
@@ -112,14 +111,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <DType kType>
-void multiply(const ProductTask& task, cudaStream_t stream) {
+void multiply(const MatmulTask& task, cudaStream_t stream) {
   int64_t rows = 0;
   for (int j = 0; j < task.jobs; ++j) rows += task.job[j].weight.rows;
   if (rows == 0 || task.n == 0) return;
   // Of a grid's second side there are at most 65535.
   constexpr int64_t kMostInputs = int64_t{65535} * kInputs;
   for (int64_t first = 0; first < task.n; first += kMostInputs) {
-    ProductTask some = task;
+    MatmulTask some = task;
     some.x += first * task.x_stride;
     some.n = std::min(task.n - first, kMostInputs);
     for (int j = 0; j < some.jobs; ++j) some.job[j].out += first * some.job[j].out_stride;
@@ -133,7 +132,7 @@ void multiply(const ProductTask& task, cudaStream_t stream) {
 
 }  // namespace
 
-void paint_stored(Kernels& kernels) {
+void register_stored(Kernels& kernels) {
 #define LLAMA_RT_PAINT(id, ...) \
   kernels.stored[static_cast<size_t>(DType::k##id)] = multiply<DType::k##id>;
   LLAMA_RT_DTYPES(LLAMA_RT_PAINT)

@@ -139,7 +139,7 @@ void combine(const CombineTask& t, cudaStream_t stream) {
 
 }  // namespace
 
-void paint_elementwise(Kernels& kernels) {
+void register_elementwise(Kernels& kernels) {
   kernels.embed = embed;
   kernels.rms_norm = rms_norm;
   kernels.rope = rope;

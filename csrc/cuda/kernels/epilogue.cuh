@@ -50,14 +50,14 @@ struct DeviceLimits {
 };
 DeviceLimits device_limits();
 
-ProductPlan plan_product(const ProductTask& task, int unit_k, int unit_bytes,
+ProductPlan plan_product(const MatmulTask& task, int unit_k, int unit_bytes,
                          const TileShape& shape);
 
 // Normalises, rounds and rearranges the inputs of a gemm; fills the plan's part about them.
 // `unit_k`: the columns are padded with zeros to whole units.
-void prepare_inputs(const ProductTask& task, int parts, int unit_k, std::byte* scratch,
+void prepare_inputs(const MatmulTask& task, int parts, int unit_k, std::byte* scratch,
                     ProductPlan& plan, cudaStream_t stream);
-int64_t input_bytes(const ProductTask& task, int parts, int unit_k);
+int64_t input_bytes(const MatmulTask& task, int parts, int unit_k);
 
 // Every dtype that has a packed form.
 #define LLAMA_RT_PACKED_DTYPES(X) \
@@ -67,11 +67,11 @@ int64_t input_bytes(const ProductTask& task, int parts, int unit_k);
 template <DType kType>
 void pack(const PackTask& task, cudaStream_t stream);
 template <DType kType>
-void matvec(const ProductTask& task, cudaStream_t stream);  // any n, few at a time
+void matvec(const MatmulTask& task, cudaStream_t stream);  // any n, few at a time
 template <DType kType>
-void gemm_mma(const ProductTask& task, cudaStream_t stream);
+void gemm_mma(const MatmulTask& task, cudaStream_t stream);
 template <DType kType>
-void gemm_wgmma(const ProductTask& task, cudaStream_t stream);
+void gemm_wgmma(const MatmulTask& task, cudaStream_t stream);
 
 // Tiles of the kernels; scratch is sized for all of them.
 inline constexpr int kMatvecInputs = 8;
@@ -107,7 +107,7 @@ __device__ __forceinline__ void load_run(const float* row, int64_t k, int64_t co
   for (int i = 0; i < kInputRun; ++i) v[i] = k + i < columns ? row[k + i] : 0.0f;
 }
 // The same of an input, normalised: times `factor` and the gains, if any.
-__device__ __forceinline__ void load_input(const ProductTask& task, const float* row, int64_t k,
+__device__ __forceinline__ void load_input(const MatmulTask& task, const float* row, int64_t k,
                                            float factor, float (&v)[kInputRun]) {
   load_run(row, k, task.k, v);
   if (!task.gain) return;
@@ -157,7 +157,7 @@ struct HalfTile {
   int panel;  // the first
 };
 template <int kHalfPanels>
-__device__ __forceinline__ HalfTile half_tile(const ProductTask& task, const ProductPlan& plan,
+__device__ __forceinline__ HalfTile half_tile(const MatmulTask& task, const ProductPlan& plan,
                                               int tile, int half) {
   const int row_tile = tile / plan.column_tiles;
   if (task.epilogue == Epilogue::kSwiglu) return {half, row_tile * kHalfPanels};
@@ -182,14 +182,14 @@ __device__ __forceinline__ Span span_at(const ProductPlan& plan, int step, int r
 // of a span fill rings of kAhead from place 0 on, so a span may end with places left empty.
 template <int kHalfPanels, int kItems, int kAhead>
 struct PanelCursor {
-  const ProductTask& task;
+  const MatmulTask& task;
   const ProductPlan& plan;
   int half, panel_in_half;
   int step, end;                     // of the range; the span's first
   int first = 0, at = 0, count = 0;  // items: the span's first in its tile, the next of it, all
   const std::byte* panel = nullptr;
 
-  __device__ __forceinline__ PanelCursor(const ProductTask& t, const ProductPlan& p, int half_of,
+  __device__ __forceinline__ PanelCursor(const MatmulTask& t, const ProductPlan& p, int half_of,
                                          int within, int range_first, int range_end)
       : task(t), plan(p), half(half_of), panel_in_half(within), step(range_first), end(range_end) {
     begin_span();
@@ -218,7 +218,7 @@ struct PanelCursor {
 // where the sum is then in `values`: in the only block, or in the last. `flag`: a word of shared
 // memory; `sync`: a barrier of all threads that come here.
 template <int kValues, class Sync>
-__device__ __forceinline__ bool gather_parts(const ProductTask& task, const ProductPlan& plan,
+__device__ __forceinline__ bool gather_parts(const MatmulTask& task, const ProductPlan& plan,
                                              int tile, int thread, int threads,
                                              float (&values)[kValues], int* flag, Sync sync) {
   if (plan.granule > 1) return true;  // tiles were not cut
@@ -257,14 +257,14 @@ __device__ __forceinline__ float with_bias(const ProductJob& job, int64_t row, f
   return job.bias ? value + job.bias[row] : value;
 }
 
-__device__ __forceinline__ void store_result(const ProductTask& task, const ProductJob& job,
+__device__ __forceinline__ void store_result(const MatmulTask& task, const ProductJob& job,
                                              int64_t row, int64_t column, float value) {
   if (row >= job.weight.rows || column >= task.n) return;
   float* out = job.out + column * job.out_stride + row;
   value = with_bias(job, row, value);
   *out = task.epilogue == Epilogue::kAdd ? *out + value : value;
 }
-__device__ __forceinline__ void store_gated(const ProductTask& task, int64_t row, int64_t column,
+__device__ __forceinline__ void store_gated(const MatmulTask& task, int64_t row, int64_t column,
                                             float gate, float up) {
   if (row >= task.job[0].weight.rows || column >= task.n) return;
   gate = with_bias(task.job[0], row, gate);

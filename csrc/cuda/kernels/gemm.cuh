@@ -20,7 +20,7 @@ inline constexpr int kExchangeBytes = kExchangeColumns * kExchangeStride * 4;
 
 // Plans a launch and queues the preparation of its inputs.
 template <DType kType>
-ProductPlan prepare_gemm(const ProductTask& task, const TileShape& shape, cudaStream_t stream) {
+ProductPlan prepare_gemm(const MatmulTask& task, const TileShape& shape, cudaStream_t stream) {
   using Format = Packed<kType>;
   ProductPlan plan = plan_product(task, Format::kUnitK, Format::kUnitBytes, shape);
   if (plan.tiles == 0) return plan;
@@ -31,10 +31,10 @@ ProductPlan prepare_gemm(const ProductTask& task, const TileShape& shape, cudaSt
 }
 
 // Writes the columns from `first` on that lie in `exchange`.
-__device__ __forceinline__ void store_columns(const ProductTask& task, const ProductPlan& plan,
+__device__ __forceinline__ void store_columns(const MatmulTask& task, const ProductPlan& plan,
                                               int tile, int64_t first, const float* exchange) {
-  const bool gated = task.epilogue == Epilogue::kSwiglu;
-  const int rows = kHalf * kPanelRows * (gated ? 1 : 2);
+  const bool swiglu = task.epilogue == Epilogue::kSwiglu;
+  const int rows = kHalf * kPanelRows * (swiglu ? 1 : 2);
   const int thread = static_cast<int>(threadIdx.x), row = thread % rows;
   const HalfTile where = half_tile<kHalf>(task, plan, tile, 0);
   const int64_t at = int64_t{where.panel} * kPanelRows + row;
@@ -43,7 +43,7 @@ __device__ __forceinline__ void store_columns(const ProductTask& task, const Pro
     if (column >= task.n) return;
     const float* values = exchange + c * kExchangeStride + row;
     const float scale = plan.input_scale ? plan.input_scale[column] : 1.0f;
-    if (gated) {
+    if (swiglu) {
       store_gated(task, at, column, values[0] * scale, values[kHalf * kPanelRows] * scale);
     } else {
       store_result(task, task.job[where.job], at, column, values[0] * scale);
@@ -54,7 +54,7 @@ __device__ __forceinline__ void store_columns(const ProductTask& task, const Pro
 // Writes the results of a tile, whose sums the first kGemmThreads threads hold; `sync` is a barrier
 // of those.
 template <int kValues, class Sync>
-__device__ __forceinline__ void finish_gemm_tile(const ProductTask& task, const ProductPlan& plan,
+__device__ __forceinline__ void finish_gemm_tile(const MatmulTask& task, const ProductPlan& plan,
                                                  int tile, float (&sum)[kValues], float* exchange,
                                                  int* flag, Sync sync) {
   const int thread = static_cast<int>(threadIdx.x), lane = lane_index();

@@ -91,7 +91,7 @@ __device__ __forceinline__ void multiply_piece(const typename Packed<kType>::Pie
 
 template <DType kType, int kGroups>
 __global__ void __launch_bounds__(kThreads, kGroups > 8 ? 1 : 2)
-    gemm_mma_kernel(const __grid_constant__ ProductTask task,
+    gemm_mma_kernel(const __grid_constant__ MatmulTask task,
                     const __grid_constant__ ProductPlan plan) {
   using Format = Packed<kType>;
   using Shape = Tile<kType, kGroups>;
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, kGroups > 8 ? 1 : 2)
 }
 
 template <DType kType, int kGroups>
-void run(const ProductTask& task, cudaStream_t stream) {
+void run(const MatmulTask& task, cudaStream_t stream) {
   using Shape = Tile<kType, kGroups>;
   const ProductPlan plan = prepare_gemm<kType>(task, Shape::kShape, stream);
   if (plan.tiles == 0) return;
@@ -167,7 +167,7 @@ void run(const ProductTask& task, cudaStream_t stream) {
 
 // Tiles of 64 inputs, or of 128 where there are as many; F16 weights have two parts of each input.
 template <DType kType>
-void gemm_mma(const ProductTask& task, cudaStream_t stream) {
+void gemm_mma(const MatmulTask& task, cudaStream_t stream) {
   if (kInputParts<kType> == 1 && task.n > 64) {
     run<kType, kInputParts<kType> == 1 ? 16 : 8>(task, stream);
   } else {
@@ -175,8 +175,7 @@ void gemm_mma(const ProductTask& task, cudaStream_t stream) {
   }
 }
 
-#define LLAMA_RT_INSTANCE(id) \
-  template void gemm_mma<DType::k##id>(const ProductTask&, cudaStream_t);
+#define LLAMA_RT_INSTANCE(id) template void gemm_mma<DType::k##id>(const MatmulTask&, cudaStream_t);
 LLAMA_RT_PACKED_DTYPES(LLAMA_RT_INSTANCE)
 #undef LLAMA_RT_INSTANCE
 

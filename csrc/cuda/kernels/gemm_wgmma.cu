@@ -92,7 +92,7 @@ __device__ __forceinline__ void multiply_stage(const Fragment (&a)[kPieceTiles],
 }
 
 template <DType kType, class Shape>
-__device__ void consume(const ProductTask& task, const ProductPlan& plan, const Ring<Shape>& ring,
+__device__ void consume(const MatmulTask& task, const ProductPlan& plan, const Ring<Shape>& ring,
                         int begin, int end) {
   using Format = Packed<kType>;
   constexpr int kAhead = 2;  // pieces of weights in registers
@@ -150,7 +150,7 @@ __device__ void consume(const ProductTask& task, const ProductPlan& plan, const 
 
 template <DType kType, int kGroups>
 __global__ void __launch_bounds__(kThreads, 1)
-    gemm_wgmma_kernel(const __grid_constant__ ProductTask task,
+    gemm_wgmma_kernel(const __grid_constant__ MatmulTask task,
                       const __grid_constant__ ProductPlan plan) {
   using Shape = Tile<kType, kGroups>;
   const int begin = range_begin(plan, static_cast<int>(blockIdx.x));
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <DType kType, int kGroups>
-void run(const ProductTask& task, cudaStream_t stream) {
+void run(const MatmulTask& task, cudaStream_t stream) {
   const ProductPlan plan = prepare_gemm<kType>(task, gemm_wgmma_shape(kGroups), stream);
   if (plan.tiles == 0) return;
   Launch how;
@@ -192,7 +192,7 @@ void run(const ProductTask& task, cudaStream_t stream) {
 // Up to 64 inputs the memory sets the pace, which gemm_mma keeps. From 1024 on a tile has 256
 // inputs unless F16 weights need two parts of each.
 template <DType kType>
-void gemm(const ProductTask& task, cudaStream_t stream) {
+void gemm(const MatmulTask& task, cudaStream_t stream) {
   constexpr int kWide = kInputParts<kType> == 1 ? 32 : 16;
   if (task.reproducible) return matvec<kType>(task, stream);
   if (task.n <= 64) return gemm_mma<kType>(task, stream);
@@ -201,7 +201,7 @@ void gemm(const ProductTask& task, cudaStream_t stream) {
 
 }  // namespace
 
-void paint_wgmma(Kernels& kernels) {
+void register_wgmma(Kernels& kernels) {
 #define LLAMA_RT_PAINT(id) \
   kernels.product[static_cast<size_t>(DType::k##id)].gemm = gemm<DType::k##id>;
   LLAMA_RT_PACKED_DTYPES(LLAMA_RT_PAINT)

@@ -50,7 +50,7 @@ __host__ __device__ constexpr int64_t shared_bytes(int64_t padded_k, int64_t n) 
 // Folds `fold(column, k)` (of the columns k to k + 7 of an input) over all k, per input and in the
 // same order for any number of inputs; then in shared.reduce's first row for all threads.
 template <class Run, class Fold>
-__device__ void reduce_inputs(Shared& shared, const ProductTask& task, Run run, Fold fold) {
+__device__ void reduce_inputs(Shared& shared, const MatmulTask& task, Run run, Fold fold) {
   float total[kColumns] = {};
   for (int64_t k = int64_t{threadIdx.x} * kInputRun; k < task.k;
        k += int64_t{kThreads} * kInputRun) {
@@ -78,7 +78,7 @@ __device__ void reduce_inputs(Shared& shared, const ProductTask& task, Run run, 
 
 // What each input is multiplied by before it is rounded, for all threads.
 template <DType kType>
-__device__ void find_factors(const ProductTask& task, Shared& shared) {
+__device__ void find_factors(const MatmulTask& task, Shared& shared) {
   if (threadIdx.x < kColumns) shared.factor[threadIdx.x] = shared.scale[threadIdx.x] = 1.0f;
   __syncthreads();
   if (task.gain) {
@@ -111,7 +111,7 @@ __device__ void find_factors(const ProductTask& task, Shared& shared) {
 // Normalises and rounds the inputs into shared memory: [sums][part][column]. Pair p of a chunk lies
 // where lane t reads its fragments of four tiles: at 32 t + 8 tile + 4 half.
 template <DType kType>
-__device__ void stage_inputs(const ProductTask& task, int padded_k, Shared& shared, float* sums,
+__device__ void stage_inputs(const MatmulTask& task, int padded_k, Shared& shared, float* sums,
                              std::byte* inputs) {
   constexpr int kParts = kInputParts<kType>;
   find_factors<kType>(task, shared);
@@ -255,7 +255,7 @@ __device__ __forceinline__ void put_features(const Place& place, int width, int 
 }
 
 // What store_kv does, with rows `row` and plan.apart panels on of q, k or v; by whole warps.
-__device__ __forceinline__ void append_results(const ProductTask& task, const ProductPlan& plan,
+__device__ __forceinline__ void append_results(const MatmulTask& task, const ProductPlan& plan,
                                                const ProductJob& job, int row, int column,
                                                const Place& place, float (&value)[2]) {
   const StoreKvTask& append = task.append;
@@ -292,7 +292,7 @@ __device__ __forceinline__ void append_results(const ProductTask& task, const Pr
 // Adds the warps' sums of a tile and writes its results; value r of a half is element r % 4 of lane
 // r / 4's fragment.
 template <DType kType>
-__device__ void finish_tile(const ProductTask& task, const ProductPlan& plan, int tile, int buffer,
+__device__ void finish_tile(const MatmulTask& task, const ProductPlan& plan, int tile, int buffer,
                             Shared& shared) {
   constexpr int kValues = kPanelRows * kColumns;
   const int r = static_cast<int>(threadIdx.x);
@@ -338,7 +338,7 @@ __device__ __forceinline__ void prefetch_panel(const ProductPlan& plan, const Cu
 
 template <DType kType>
 __global__ void __launch_bounds__(kThreads, 1)
-    matvec_kernel(const __grid_constant__ ProductTask task,
+    matvec_kernel(const __grid_constant__ MatmulTask task,
                   const __grid_constant__ ProductPlan plan) {
   using Format = Packed<kType>;
   // Units in flight: about 4 KiB per warp, 64 KiB per processor.
@@ -406,8 +406,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // The task of `n` of the inputs.
-ProductTask part_of(const ProductTask& task, int64_t first, int64_t n) {
-  ProductTask part = task;
+MatmulTask part_of(const MatmulTask& task, int64_t first, int64_t n) {
+  MatmulTask part = task;
   part.x += first * task.x_stride;
   part.n = n;
   for (int j = 0; j < part.jobs; ++j) part.job[j].out += first * part.job[j].out_stride;
@@ -424,9 +424,9 @@ ProductTask part_of(const ProductTask& task, int64_t first, int64_t n) {
 
 // As many inputs at a time as fit in shared memory; how many changes no bit.
 template <DType kType>
-void matvec(const ProductTask& task, cudaStream_t stream) {
+void matvec(const MatmulTask& task, cudaStream_t stream) {
   using Format = Packed<kType>;
-  ProductTask some = task;
+  MatmulTask some = task;
   some.n = task.n < kColumns ? task.n : kColumns;
   ProductPlan plan = plan_product(some, Format::kUnitK, Format::kUnitBytes, kMatvecShape);
   if (plan.tiles == 0) return;
@@ -446,7 +446,7 @@ void matvec(const ProductTask& task, cudaStream_t stream) {
   }
 }
 
-#define LLAMA_RT_INSTANCE(id) template void matvec<DType::k##id>(const ProductTask&, cudaStream_t);
+#define LLAMA_RT_INSTANCE(id) template void matvec<DType::k##id>(const MatmulTask&, cudaStream_t);
 LLAMA_RT_PACKED_DTYPES(LLAMA_RT_INSTANCE)
 #undef LLAMA_RT_INSTANCE
 

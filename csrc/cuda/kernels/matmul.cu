@@ -2,8 +2,8 @@
 // which number of inputs.
 #include <algorithm>
 
-#include "cuda/kernels/kv.cuh"
 #include "cuda/kernels/epilogue.cuh"
+#include "cuda/kernels/kv.cuh"
 
 namespace llama_rt::cuda {
 namespace {
@@ -35,7 +35,7 @@ int64_t partial_bytes(const TileShape& shape) {
 }
 
 template <DType kType>
-int64_t scratch_bytes(const ProductTask& task) {
+int64_t scratch_bytes(const MatmulTask& task) {
   const int64_t inputs = input_bytes(task, kInputParts<kType>, Packed<kType>::kUnitK);
   return inputs +
          std::max({partial_bytes(kMatvecShape), partial_bytes(gemm_mma_shape(8)),
@@ -48,7 +48,7 @@ int64_t packed_bytes(int64_t rows, int64_t cols) {
 }
 
 template <DType kType>
-void gemm(const ProductTask& task, cudaStream_t stream) {
+void gemm(const MatmulTask& task, cudaStream_t stream) {
   task.reproducible ? matvec<kType>(task, stream) : gemm_mma<kType>(task, stream);
 }
 
@@ -64,19 +64,19 @@ DeviceLimits device_limits() {
           attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
 }
 
-ProductPlan plan_product(const ProductTask& task, int unit_k, int unit_bytes,
+ProductPlan plan_product(const MatmulTask& task, int unit_k, int unit_bytes,
                          const TileShape& shape) {
   ProductPlan plan;
   plan.units = static_cast<int>(divide_up(task.k, unit_k));
   plan.panel_bytes = int64_t{plan.units} * unit_bytes;
   plan.steps = static_cast<int>(divide_up(plan.units, shape.units_per_step));
   plan.column_tiles = static_cast<int>(divide_up(task.n, shape.columns));
-  const bool gated = task.epilogue == Epilogue::kSwiglu;
+  const bool swiglu = task.epilogue == Epilogue::kSwiglu;
   if (task.epilogue == Epilogue::kAppend && task.append.style == RopeStyle::kHalves) {
     plan.apart = static_cast<int>(task.append.cache.e / 2 / kPanelRows);
   }
-  const int64_t tile_rows = int64_t{shape.half_panels} * kPanelRows * (gated ? 1 : 2);
-  for (int j = 0; j < (gated ? 1 : task.jobs); ++j) {
+  const int64_t tile_rows = int64_t{shape.half_panels} * kPanelRows * (swiglu ? 1 : 2);
+  for (int j = 0; j < (swiglu ? 1 : task.jobs); ++j) {
     plan.first_tile[j + 1] =
         plan.first_tile[j] + static_cast<int>(divide_up(task.job[j].weight.rows, tile_rows));
     plan.tiles = plan.first_tile[j + 1] * plan.column_tiles;
@@ -104,7 +104,7 @@ ProductFormat format() {
           kMatvecInputs,       gemm<kType>, scratch_bytes<kType>};
 }
 
-void paint_products(Kernels& kernels) {
+void register_products(Kernels& kernels) {
 #define LLAMA_RT_PAINT(id) \
   kernels.product[static_cast<size_t>(DType::k##id)] = format<DType::k##id>();
   LLAMA_RT_PACKED_DTYPES(LLAMA_RT_PAINT)

@@ -31,7 +31,7 @@ __device__ float block_max(float value, float* shared) {
 // A block makes one row. With two parts the row is scaled so that its largest value is about 2^14.
 template <int kParts>
 __global__ void __launch_bounds__(kThreads)
-    inputs_kernel(const __grid_constant__ ProductTask task, Prepared to) {
+    inputs_kernel(const __grid_constant__ MatmulTask task, Prepared to) {
   __shared__ float shared[kWarp];
   wait_for_previous();
   let_next_start();
@@ -82,18 +82,18 @@ __global__ void __launch_bounds__(kThreads)
 
 int64_t padded(int64_t k, int unit_k) { return (k + unit_k - 1) / unit_k * unit_k; }
 int64_t groups_of(int64_t n) { return (n + kCore - 1) / kCore; }
-int64_t part_bytes_of(const ProductTask& task, int unit_k) {
+int64_t part_bytes_of(const MatmulTask& task, int unit_k) {
   return groups_of(task.n) * kCore * padded(task.k, unit_k) * 2;
 }
 
 }  // namespace
 
-int64_t input_bytes(const ProductTask& task, int parts, int unit_k) {
+int64_t input_bytes(const MatmulTask& task, int parts, int unit_k) {
   const int64_t scales = (task.n * 4 + 255) / 256 * 256;
   return parts * part_bytes_of(task, unit_k) + scales;
 }
 
-void prepare_inputs(const ProductTask& task, int parts, int unit_k, std::byte* scratch,
+void prepare_inputs(const MatmulTask& task, int parts, int unit_k, std::byte* scratch,
                     ProductPlan& plan, cudaStream_t stream) {
   Prepared to{};
   to.out = scratch;

@@ -1,5 +1,5 @@
-// Draws a token from each row of logits by the host sampler's rules (sampling/sampler.h), one block a
-// row. Probabilities and the sums of an unfiltered draw have the host's bits; where a filter adds
+// Draws a token from each row of logits by the host sampler's rules (sampling/sampler.h), one block
+// a row. Probabilities and the sums of an unfiltered draw have the host's bits; where a filter adds
 // probabilities it does so in whole numbers, so the order of threads cannot show.
 #include <cstdint>
 
@@ -365,6 +365,6 @@ int64_t sample_scratch_bytes(int64_t rows, int64_t vocab) {
   return in_shared(n) ? 0 : rows * slot(n) * static_cast<int64_t>(sizeof(float));
 }
 
-void paint_sample(Kernels& kernels) { kernels.sample = sample; }
+void register_sample(Kernels& kernels) { kernels.sample = sample; }
 
 }  // namespace llama_rt::cuda

@@ -11,10 +11,10 @@
 namespace llama_rt {
 namespace {
 
-constexpr const char* kSlotNames[kSlots] = {"wq", "wk", "wv", "wo", "w1", "w3", "w2"};
+constexpr const char* kProjectionNames[kProjections] = {"wq", "wk", "wv", "wo", "w1", "w3", "w2"};
 
-std::string place(int64_t layer, Slot slot) {
-  return "layer " + std::to_string(layer) + " " + kSlotNames[static_cast<size_t>(slot)];
+std::string place(int64_t layer, Projection projection) {
+  return "layer " + std::to_string(layer) + " " + kProjectionNames[static_cast<size_t>(projection)];
 }
 
 void require_shape(const std::string& what, const Shape& got, const Shape& expected) {
@@ -61,37 +61,38 @@ AdapterLayer& Adapter::at(int64_t layer) {
   return layers_[static_cast<size_t>(layer)];
 }
 
-const Weight& Adapter::base(int64_t layer, Slot slot) const {
+const Weight& Adapter::base(int64_t layer, Projection projection) const {
   const LayerWeights& w = model_->weights().layers()[static_cast<size_t>(layer)];
-  switch (slot) {
-    case Slot::kWq:
+  switch (projection) {
+    case Projection::kWq:
       return w.attention.q;
-    case Slot::kWk:
+    case Projection::kWk:
       return w.attention.k;
-    case Slot::kWv:
+    case Projection::kWv:
       return w.attention.v;
-    case Slot::kWo:
+    case Projection::kWo:
       return w.attention_output;
-    case Slot::kW1:
+    case Projection::kW1:
       return w.ffn.gate;
-    case Slot::kW3:
+    case Projection::kW3:
       return w.ffn.up;
-    case Slot::kW2:
+    case Projection::kW2:
       break;
   }
   return w.ffn_down;
 }
 
-void Adapter::add_lora(int64_t layer, Slot slot, const Tensor& a, const Tensor& b, float scale) {
-  LinearPatch& patch = at(layer).linear[static_cast<size_t>(slot)];
-  const Weight& w = base(layer, slot);
+void Adapter::add_lora(int64_t layer, Projection projection, const Tensor& a, const Tensor& b,
+                       float scale) {
+  LinearDelta& delta = at(layer).linear[static_cast<size_t>(projection)];
+  const Weight& w = base(layer, projection);
   const int64_t rank = a.view.shape[0];
-  require_shape(place(layer, slot) + " lora A", a.view.shape, Shape(rank, w.cols));
-  require_shape(place(layer, slot) + " lora B", b.view.shape, Shape(w.rows, rank));
-  if (patch.lora()) throw CheckpointError("adapter: " + place(layer, slot) + " came twice");
-  patch.scale = scale;
-  patch.a = keep(a, Role::kLinear, w, patch.scale);
-  patch.b = keep(b, Role::kLinear, w, patch.scale);
+  require_shape(place(layer, projection) + " lora A", a.view.shape, Shape(rank, w.cols));
+  require_shape(place(layer, projection) + " lora B", b.view.shape, Shape(w.rows, rank));
+  if (delta.lora()) throw CheckpointError("adapter: " + place(layer, projection) + " came twice");
+  delta.scale = scale;
+  delta.a = to_device(a, Role::kLinear, w, delta.scale);
+  delta.b = to_device(b, Role::kLinear, w, delta.scale);
   max_rank_ = std::max(max_rank_, rank);
 }
 
@@ -102,8 +103,8 @@ void Adapter::add_output_lora(const Tensor& a, const Tensor& b, float scale) {
   require_shape("output lora B", b.view.shape, Shape(w.rows, rank));
   if (output_.lora()) throw CheckpointError("adapter: output came twice");
   output_.scale = scale;
-  output_.a = keep(a, Role::kLinear, w, output_.scale);
-  output_.b = keep(b, Role::kOutput, w, output_.scale);
+  output_.a = to_device(a, Role::kLinear, w, output_.scale);
+  output_.b = to_device(b, Role::kOutput, w, output_.scale);
   max_rank_ = std::max(max_rank_, rank);
 }
 
@@ -114,36 +115,37 @@ void Adapter::add_embedding_lora(const Tensor& a, const Tensor& b, float scale) 
   require_shape("embedding lora B", b.view.shape, Shape(w.cols, rank));
   if (embedding_.a.rows > 0) throw CheckpointError("adapter: embedding came twice");
   embedding_.scale = scale;
-  embedding_.a = keep(a, Role::kEmbedding, w, embedding_.scale);
-  embedding_.b = keep(b, Role::kLinear, w, embedding_.scale);
+  embedding_.a = to_device(a, Role::kEmbedding, w, embedding_.scale);
+  embedding_.b = to_device(b, Role::kLinear, w, embedding_.scale);
   max_rank_ = std::max(max_rank_, rank);
 }
 
 // A factor of the product that is added to `base`; a power of two taken out of it joins `scale`.
-Weight Adapter::keep(const Tensor& matrix, Role role, const Weight& base, float& scale) {
+Weight Adapter::to_device(const Tensor& matrix, Role role, const Weight& base, float& scale) {
   const Tensor kept = halved(matrix, base.dtype != DType::kF32, scale);
   Weight weight = model_->backend().prepare(kept, role, Repack::kAuto);
   bytes_ += weight.held_bytes();
   return weight;
 }
 
-void Adapter::add_input_scale(int64_t layer, Slot slot, std::span<const float> scale) {
-  require_length(place(layer, slot) + " scale", scale.size(), base(layer, slot).cols);
-  at(layer).linear[static_cast<size_t>(slot)].input_scale = model_->backend().keep(scale);
+void Adapter::add_input_scale(int64_t layer, Projection projection, std::span<const float> scale) {
+  require_length(place(layer, projection) + " scale", scale.size(), base(layer, projection).cols);
+  at(layer).linear[static_cast<size_t>(projection)].input_scale =
+      model_->backend().to_device(scale);
 }
 
-void Adapter::add_bias(int64_t layer, Slot slot, std::span<const float> bias) {
-  require_length(place(layer, slot) + " bias", bias.size(), base(layer, slot).rows);
-  at(layer).linear[static_cast<size_t>(slot)].bias = model_->backend().keep(bias);
+void Adapter::add_bias(int64_t layer, Projection projection, std::span<const float> bias) {
+  require_length(place(layer, projection) + " bias", bias.size(), base(layer, projection).rows);
+  at(layer).linear[static_cast<size_t>(projection)].bias = model_->backend().to_device(bias);
 }
 
 void Adapter::replace_norm(int64_t layer, Norm norm, std::span<const float> gain) {
   require_length("layer " + std::to_string(layer) + " norm", gain.size(), model_->config().dim);
-  at(layer).norm[static_cast<size_t>(norm)] = model_->backend().keep(gain);
+  at(layer).norm[static_cast<size_t>(norm)] = model_->backend().to_device(gain);
 }
 
 // Keys or values of the prefix [length, d]: W (P * scale) + bias.
-std::shared_ptr<Storage> Adapter::project(const LinearPatch& patch, const Weight& weight,
+std::shared_ptr<Storage> Adapter::project(const LinearDelta& delta, const Weight& weight,
                                           const float* bias, View prefix) const {
   Backend& backend = model_->backend();
   const int64_t length = prefix.shape[0];
@@ -154,13 +156,13 @@ std::shared_ptr<Storage> Adapter::project(const LinearPatch& patch, const Weight
   const auto [storage, out] = floats(Shape(length, weight.rows));
   const auto [scaled_storage, scaled] = floats(prefix.shape);
   View in = prefix;
-  if (!patch.input_scale.empty()) {
-    backend.scale_columns(prefix, patch.input_scale.data(), scaled);
+  if (!delta.input_scale.empty()) {
+    backend.scale_columns(prefix, delta.input_scale.data(), scaled);
     in = scaled;
   }
   const Linear job[] = {{&weight, bias, out}};
   backend.matmul(in, job);
-  if (!patch.bias.empty()) backend.add_row(patch.bias.data(), 1.0f, out);
+  if (!delta.bias.empty()) backend.add_row(delta.bias.data(), 1.0f, out);
   return storage;
 }
 
@@ -176,14 +178,14 @@ void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::span<const fl
                         " positions, between 1 and " + std::to_string(layout_.page_tokens) +
                         " are supported");
   }
-  const AttentionWeights& w = model_->weights().layers()[static_cast<size_t>(layer)].attention;
+  const QkvWeights& w = model_->weights().layers()[static_cast<size_t>(layer)].attention;
   const auto& patches = target.linear;
   Backend& backend = model_->backend();
   if (!page_) {
     page_ = backend.allocate(static_cast<size_t>(layout_.page_bytes()));
     bytes_ += layout_.page_bytes();
   }
-  const Vector floats = backend.keep(to_floats(prefix));
+  const Vector floats = backend.to_device(to_floats(prefix));
   const View in = f32_view(const_cast<float*>(floats.data()), prefix.view.shape);
   constexpr int32_t kPage[] = {0};
   const Segment all[] = {{0, length, 0, kPage}};
@@ -196,12 +198,12 @@ void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::span<const fl
                     Shape(length, c.n_kv_heads, c.head_dim));
   };
   backend.step([&] {
-    const auto k = project(patches[static_cast<size_t>(Slot::kWk)], w.k, w.k_bias, in);
-    const auto v = project(patches[static_cast<size_t>(Slot::kWv)], w.v, w.v_bias, in);
+    const auto k = project(patches[static_cast<size_t>(Projection::kWk)], w.k, w.k_bias, in);
+    const auto v = project(patches[static_cast<size_t>(Projection::kWv)], w.v, w.v_bias, in);
     backend.store_kv(heads(k), heads(v), prefixes(layer, all, table));
   });
   target.prefix.length = length;
-  target.prefix.gate = backend.keep(gate);
+  target.prefix.gate = backend.to_device(gate);
 }
 
 }  // namespace llama_rt

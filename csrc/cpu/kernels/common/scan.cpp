@@ -8,7 +8,7 @@
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {
 
-using scan::kBarred, scan::kLargest, scan::kLevel, scan::kLevels, scan::kPad;
+using scan::kSuppressed, scan::kLargest, scan::kLevel, scan::kLevels, scan::kPad;
 
 using Float16 = float __attribute__((vector_size(64)));
 using Int16 = int32_t __attribute__((vector_size(64)));
@@ -47,23 +47,23 @@ inline double sum_of(const Double16& v) {
 constexpr float kLog2E = 1.44269504f;
 
 float copy_clean(const float* in, int64_t n, float* out) noexcept {
-  Float16 v, tops = Float16{} + kBarred;
+  Float16 v, tops = Float16{} + kSuppressed;
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     std::memcpy(&v, in + i, sizeof(v));
-    v = v > kBarred ? v : Float16{} + kBarred;  // NaN too
+    v = v > kSuppressed ? v : Float16{} + kSuppressed;  // NaN too
     v = v < kLargest ? v : Float16{} + kLargest;
     tops = v > tops ? v : tops;
     std::memcpy(out + i, &v, sizeof(v));
   }
-  float top = kBarred;
+  float top = kSuppressed;
   for (int64_t lane = 0; lane < kLanes; ++lane) top = tops[lane] > top ? tops[lane] : top;
   for (; i < n; ++i) {
-    const float score = in[i] > kBarred ? in[i] : kBarred;
+    const float score = in[i] > kSuppressed ? in[i] : kSuppressed;
     out[i] = score < kLargest ? score : kLargest;
     top = out[i] > top ? out[i] : top;
   }
-  for (; i < scan::padded(n); ++i) out[i] = kBarred;
+  for (; i < scan::padded(n); ++i) out[i] = kSuppressed;
   return top;
 }
 

@@ -1,4 +1,4 @@
-#include "model/adapters/adapted.h"
+#include "model/adapters/adapter_forward.h"
 
 #include <algorithm>
 #include <array>
@@ -20,34 +20,31 @@ Segment prefix_segment(const AdapterGroup& group) {
   return {0, group.rows, 0, kPage};
 }
 
-View flat_of(View heads) {
-  return f32_view(heads.f32(), Shape(heads.shape[0], heads.shape[1] * heads.shape[2]));
-}
-
 }  // namespace
 
-AdaptedBlocks::AdaptedBlocks(const Model& model, std::span<const AdapterGroup> groups,
-                             Workspace& scratch, Staging& staging)
+AdapterForward::AdapterForward(const Model& model, std::span<const AdapterGroup> groups,
+                               Workspace& scratch, Staging& staging)
     : model_(model), backend_(model.backend()), groups_(groups), scratch_(scratch) {
   for (const AdapterGroup& g : groups_) {
     tables_.push_back(staging.segments(std::array{prefix_segment(g)}, 1));
   }
 }
 
-size_t AdaptedBlocks::stage_bytes(std::span<const AdapterGroup> groups) {
+size_t AdapterForward::stage_bytes(std::span<const AdapterGroup> groups) {
   size_t bytes = 0;
   for (const AdapterGroup& g : groups) bytes += Staging::segment_bytes(g.rows, 1, 1);
   return bytes;
 }
 
-size_t AdaptedBlocks::scratch_bytes(const ModelConfig& c, int64_t n,
-                                    std::span<const AdapterGroup> groups) {
+size_t AdapterForward::scratch_bytes(const ModelConfig& c, int64_t n,
+                                     std::span<const AdapterGroup> groups) {
   constexpr int64_t kTogether = 3;  // linears of one input, at most: q, k and v
   constexpr int64_t kLine = 16;     // floats to which the workspace rounds
   int64_t inner = 0;
   for (const AdapterGroup& g : groups) {
     int64_t ranks = 0;
-    for (const AdapterMix& m : g.mix) ranks += (m.adapter->max_rank() + kLine - 1) / kLine * kLine;
+    for (const ActiveAdapter& m : g.adapters)
+      ranks += (m.adapter->max_rank() + kLine - 1) / kLine * kLine;
     inner = std::max(inner, kTogether * ranks);
   }
   const int64_t widest = std::max({c.dim, c.n_heads * c.head_dim, c.ffn_dim});
@@ -56,10 +53,10 @@ size_t AdaptedBlocks::scratch_bytes(const ModelConfig& c, int64_t n,
 }
 
 // A group's own gain where one of its adapters replaces the norm (the last one wins).
-void AdaptedBlocks::normalise(int64_t layer, Norm norm, const float* gain, View x, View out) {
+void AdapterForward::normalise(int64_t layer, Norm norm, const float* gain, View x, View out) {
   for (const AdapterGroup& g : groups_) {
     const float* own = gain;
-    for (const AdapterMix& m : g.mix) {
+    for (const ActiveAdapter& m : g.adapters) {
       const auto& replacement = m.adapter->layer(layer).norm[static_cast<size_t>(norm)];
       if (!replacement.empty() && m.weight != 0.0f) own = replacement.data();
     }
@@ -68,18 +65,19 @@ void AdaptedBlocks::normalise(int64_t layer, Norm norm, const float* gain, View 
   }
 }
 
-bool AdaptedBlocks::scales_input(int64_t layer, Slot slot) const {
+bool AdapterForward::scales_input(int64_t layer, Projection projection) const {
   return std::ranges::any_of(groups_, [&](const AdapterGroup& g) {
-    return std::ranges::any_of(g.mix, [&](const AdapterMix& m) {
-      return !m.adapter->layer(layer).linear[static_cast<size_t>(slot)].input_scale.empty();
+    return std::ranges::any_of(g.adapters, [&](const ActiveAdapter& m) {
+      return !m.adapter->layer(layer).linear[static_cast<size_t>(projection)].input_scale.empty();
     });
   });
 }
 
 // W x for all rows at once, except where an adapter scales the input. The small products A x of a
-// batch under one mix share that call: they cost their bytes, not a round of the threads each.
-void AdaptedBlocks::linear(int64_t layer, std::span<const Slot> slots, View x,
-                           std::span<const Linear> jobs) {
+// batch under one set of adapters share that call: they cost their bytes, not a round of the
+// threads each.
+void AdapterForward::linear(int64_t layer, std::span<const Projection> projections, View x,
+                            std::span<const Linear> jobs) {
   scratch_.reset();
   const View scaled = scratch_.f32(x.shape);
   products_.clear(), additions_.clear();
@@ -87,27 +85,29 @@ void AdaptedBlocks::linear(int64_t layer, std::span<const Slot> slots, View x,
     if (!products_.empty()) backend_.matmul(in, products_);
     products_.clear();
   };
-  for (size_t i = 0; i < slots.size(); ++i) {
-    if (!scales_input(layer, slots[i])) products_.push_back(jobs[i]);
+  for (size_t i = 0; i < projections.size(); ++i) {
+    if (!scales_input(layer, projections[i])) products_.push_back(jobs[i]);
   }
   if (groups_.size() > 1) multiply(x);
   for (const AdapterGroup& g : groups_) {
     const View in = rows_of(x, g.first_row, g.rows);
-    for (size_t i = 0; i < slots.size(); ++i) {
-      collect(layer, slots[i], g, rows_of(jobs[i].out, g.first_row, g.rows));
+    for (size_t i = 0; i < projections.size(); ++i) {
+      collect(layer, projections[i], g, rows_of(jobs[i].out, g.first_row, g.rows));
     }
     multiply(in);
-    for (size_t i = 0; i < slots.size(); ++i) {
-      if (scales_input(layer, slots[i])) multiply_scaled(layer, slots[i], g, in, scaled, jobs[i]);
+    for (size_t i = 0; i < projections.size(); ++i) {
+      if (scales_input(layer, projections[i]))
+        multiply_scaled(layer, projections[i], g, in, scaled, jobs[i]);
     }
   }
   for (const Addition& addition : additions_) add(addition);
 }
 
 // What a group's adapters add to a product; the A x of it join products_.
-void AdaptedBlocks::collect(int64_t layer, Slot slot, const AdapterGroup& group, View out) {
-  for (const AdapterMix& m : group.mix) {
-    const LinearPatch& p = m.adapter->layer(layer).linear[static_cast<size_t>(slot)];
+void AdapterForward::collect(int64_t layer, Projection projection, const AdapterGroup& group,
+                             View out) {
+  for (const ActiveAdapter& m : group.adapters) {
+    const LinearDelta& p = m.adapter->layer(layer).linear[static_cast<size_t>(projection)];
     if (m.weight == 0.0f || (!p.lora() && p.bias.empty())) continue;
     Addition& added = additions_.emplace_back();
     added.out = out;
@@ -122,11 +122,12 @@ void AdaptedBlocks::collect(int64_t layer, Slot slot, const AdapterGroup& group,
 }
 
 // A group's share of a product whose input its adapters scale.
-void AdaptedBlocks::multiply_scaled(int64_t layer, Slot slot, const AdapterGroup& group, View in,
-                                    View scaled, const Linear& job) {
+void AdapterForward::multiply_scaled(int64_t layer, Projection projection,
+                                     const AdapterGroup& group, View in, View scaled,
+                                     const Linear& job) {
   const View to = rows_of(scaled, group.first_row, group.rows);
-  for (const AdapterMix& m : group.mix) {
-    const auto& p = m.adapter->layer(layer).linear[static_cast<size_t>(slot)];
+  for (const ActiveAdapter& m : group.adapters) {
+    const auto& p = m.adapter->layer(layer).linear[static_cast<size_t>(projection)];
     if (p.input_scale.empty()) continue;
     backend_.scale_columns(in, p.input_scale.data(), to);
     in = to;
@@ -136,7 +137,7 @@ void AdaptedBlocks::multiply_scaled(int64_t layer, Slot slot, const AdapterGroup
   backend_.matmul(in, jobs);
 }
 
-void AdaptedBlocks::add(const Addition& addition) {
+void AdapterForward::add(const Addition& addition) {
   if (addition.b) {
     if (addition.factor != 1.0f) backend_.scale(addition.inner, addition.factor);
     const Linear up[] = {{addition.b, nullptr, addition.out, true}};
@@ -145,26 +146,31 @@ void AdaptedBlocks::add(const Addition& addition) {
   if (addition.bias) backend_.add_row(addition.bias, addition.weight, addition.out);
 }
 
-void AdaptedBlocks::embed(View tokens, View x) {
+void AdapterForward::embed(std::span<const int32_t> tokens, View x) {
+  backend_.embed(model_.weights().embedding(), tokens, x);
   for (const AdapterGroup& g : groups_) {
-    for (const AdapterMix& m : g.mix) {
-      const EmbeddingPatch& p = m.adapter->embedding();
+    for (const ActiveAdapter& m : g.adapters) {
+      const EmbeddingDelta& p = m.adapter->embedding();
       if (p.a.rows == 0 || m.weight == 0.0f) continue;
       scratch_.reset();
       const View inner = scratch_.f32(Shape(g.rows, p.a.cols));
-      backend_.embed(p.a, rows_of(tokens, g.first_row, g.rows), inner);
+      const auto own =
+          tokens.subspan(static_cast<size_t>(g.first_row), static_cast<size_t>(g.rows));
+      backend_.embed(p.a, own, inner);
       add({&p.b, m.weight * p.scale, inner, nullptr, 0.0f, rows_of(x, g.first_row, g.rows)});
     }
   }
 }
 
-void AdaptedBlocks::project(View states, std::span<const int32_t> outputs, View logits) {
+void AdapterForward::logits(View states, std::span<const int32_t> outputs, View logits) {
+  const Linear plain[] = {{&model_.weights().output(), nullptr, logits}};
+  backend_.matmul(states, plain);
   for (const AdapterGroup& g : groups_) {
     const auto begin = std::ranges::lower_bound(outputs, g.first_row);
     const auto end = std::ranges::lower_bound(outputs, g.first_row + g.rows);
     const int64_t first = begin - outputs.begin(), count = end - begin;
-    for (const AdapterMix& m : g.mix) {
-      const LinearPatch& p = m.adapter->output();
+    for (const ActiveAdapter& m : g.adapters) {
+      const LinearDelta& p = m.adapter->output();
       if (count == 0 || !p.lora() || m.weight == 0.0f) continue;
       scratch_.reset();
       const View inner = scratch_.f32(Shape(count, p.a.rows));
@@ -175,11 +181,11 @@ void AdaptedBlocks::project(View states, std::span<const int32_t> outputs, View 
   }
 }
 
-void AdaptedBlocks::attend_prefix(int64_t layer, View q, View out) {
+void AdapterForward::attend_prefix(int64_t layer, View q, View out) {
   const ModelConfig& c = model_.config();
   for (size_t i = 0; i < groups_.size(); ++i) {
     const AdapterGroup& g = groups_[i];
-    for (const AdapterMix& m : g.mix) {
+    for (const ActiveAdapter& m : g.adapters) {
       const GatedPrefix& prefix = m.adapter->layer(layer).prefix;
       if (prefix.length == 0 || m.weight == 0.0f) continue;
       const Segment all[] = {prefix_segment(g)};
@@ -195,39 +201,53 @@ void AdaptedBlocks::attend_prefix(int64_t layer, View q, View out) {
   }
 }
 
-void AdaptedBlocks::run(int64_t layer, const Rotation& rotation, const KvView& kv,
-                        const BlockBuffers& b) {
-  const ModelConfig& c = model_.config();
-  const LayerWeights& w = model_.weights().layers()[static_cast<size_t>(layer)];
-  const View q = heads_of(b.q, c.n_heads, c.head_dim);
-  const View k = heads_of(b.k, c.n_kv_heads, c.head_dim);
-  const View v = heads_of(b.v, c.n_kv_heads, c.head_dim);
-  const View attended = heads_of(b.attended, c.n_heads, c.head_dim);
+const LayerWeights& AdapterForward::weights(int64_t layer) const {
+  return model_.weights().layers()[static_cast<size_t>(layer)];
+}
 
-  normalise(layer, Norm::kAttention, w.attention.norm, b.x, b.normed);
-  constexpr Slot kQkv[] = {Slot::kWq, Slot::kWk, Slot::kWv};
-  const Linear qkv[] = {{&w.attention.q, w.attention.q_bias, b.q},
-                        {&w.attention.k, w.attention.k_bias, b.k},
-                        {&w.attention.v, w.attention.v_bias, b.v}};
-  linear(layer, kQkv, b.normed, qkv);
-  backend_.rope(q, rotation);
+void AdapterForward::qkv(int64_t layer, const Rotation& rotation, const KvView& kv,
+                         const BlockBuffers& b) {
+  const ModelConfig& c = model_.config();
+  const QkvWeights& w = weights(layer).attention;
+  normalise(layer, Norm::kAttention, w.norm, b.x, b.normed);
+  constexpr Projection kQkv[] = {Projection::kWq, Projection::kWk, Projection::kWv};
+  const Linear jobs[] = {{&w.q, w.q_bias, b.q}, {&w.k, w.k_bias, b.k}, {&w.v, w.v_bias, b.v}};
+  linear(layer, kQkv, b.normed, jobs);
+  const View k = heads_of(b.k, c.n_kv_heads, c.head_dim);
+  backend_.rope(heads_of(b.q, c.n_heads, c.head_dim), rotation);
   backend_.rope(k, rotation);
-  backend_.store_kv(k, v, kv);
+  backend_.store_kv(k, heads_of(b.v, c.n_kv_heads, c.head_dim), kv);
+}
+
+void AdapterForward::attention(int64_t layer, const KvView& kv, const BlockBuffers& b) {
+  const ModelConfig& c = model_.config();
+  const View q = heads_of(b.q, c.n_heads, c.head_dim);
+  const View attended = heads_of(b.attended, c.n_heads, c.head_dim);
   backend_.attention(q, kv, model_.attention_spec(), attended);
   attend_prefix(layer, q, attended);
-  constexpr Slot kOutput[] = {Slot::kWo};
-  const Linear output[] = {{&w.attention_output, w.attention_output_bias, b.x, true}};
-  linear(layer, kOutput, flat_of(attended), output);
+}
 
-  normalise(layer, Norm::kFfn, w.ffn.norm, b.x, b.normed);
-  constexpr Slot kGateUp[] = {Slot::kW1, Slot::kW3};
-  const Linear gated[] = {{&w.ffn.gate, w.ffn.gate_bias, b.hidden},
-                          {&w.ffn.up, w.ffn.up_bias, b.up}};
-  linear(layer, kGateUp, b.normed, gated);
+void AdapterForward::attention_output(int64_t layer, const BlockBuffers& b) {
+  const LayerWeights& w = weights(layer);
+  constexpr Projection kOutput[] = {Projection::kWo};
+  const Linear job[] = {{&w.attention_output, w.attention_output_bias, b.x, true}};
+  linear(layer, kOutput, b.attended, job);
+}
+
+void AdapterForward::gate_up_swiglu(int64_t layer, const BlockBuffers& b) {
+  const GateUpWeights& w = weights(layer).ffn;
+  normalise(layer, Norm::kFfn, w.norm, b.x, b.normed);
+  constexpr Projection kGateUp[] = {Projection::kW1, Projection::kW3};
+  const Linear jobs[] = {{&w.gate, w.gate_bias, b.hidden}, {&w.up, w.up_bias, b.up}};
+  linear(layer, kGateUp, b.normed, jobs);
   backend_.swiglu(b.hidden, b.up, b.hidden);
-  constexpr Slot kDown[] = {Slot::kW2};
-  const Linear down[] = {{&w.ffn_down, w.ffn_down_bias, b.x, true}};
-  linear(layer, kDown, b.hidden, down);
+}
+
+void AdapterForward::ffn_down(int64_t layer, const BlockBuffers& b) {
+  const LayerWeights& w = weights(layer);
+  constexpr Projection kDown[] = {Projection::kW2};
+  const Linear job[] = {{&w.ffn_down, w.ffn_down_bias, b.x, true}};
+  linear(layer, kDown, b.hidden, job);
 }
 
 }  // namespace llama_rt
