@@ -121,7 +121,7 @@ class Backend {
                               View up, View hidden);
   virtual void linear_residual(View x, const Weight& weight, const float* bias, View residual);
 
-  // Measuring per primitive, for `bench --profile`; taking it starts anew.
+  // Measuring per primitive, for `bench --profile`; taking it resets it.
   void set_profiling(bool enable) { profiling_ = enable; }
   std::vector<OpTime> take_profile();
 

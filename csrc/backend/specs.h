@@ -17,7 +17,7 @@ enum class Role : uint8_t { kEmbedding, kLinear, kOutput };
 // Whether `prepare` may copy a matrix into the layout its kernels stream.
 enum class Repack : uint8_t { kAuto, kNever, kAlways };
 
-// Base of the backend's own record of a packed matrix; opaque outside the room that made it.
+// Base of the backend's own record of a packed matrix; opaque outside the backend that made it.
 struct PackedWeight {
   virtual ~PackedWeight() = default;
   virtual int64_t bytes() const = 0;
@@ -106,7 +106,7 @@ struct AttentionSpec {
   int64_t length = 0;  // not 0: every row sees exactly the positions [0, length)
 };
 
-// How to draw from one row of logits where the backend draws; the rules are the host sampler's
+// How to sample from one row of logits where the backend samples; the rules are the host sampler's
 // (sampling/sampler.h).
 struct SampleSpec {
   float temperature = 0;  // 0: the most likely token, the lowest id of equals
@@ -114,7 +114,7 @@ struct SampleSpec {
   float top_p = 1;        // 1: off
   float min_p = 0;        // 0: off
   uint64_t seed = 0;
-  uint64_t draw = 0;  // counter of the random number
+  uint64_t counter = 0;  // counter of the random number
 };
 
 // Names a step by all that its ops depend on besides the contents of buffers: equal keys mean equal
@@ -125,8 +125,8 @@ struct GraphKey {
   int64_t segments = 0;
   int64_t outputs = 0;
   int64_t page_stride = 0;
-  int64_t products = 0;  // what happens to the last states
-  bool drawn = false;    // whether the tokens are those that the step before drew, where they are
+  int64_t output = 0;    // what happens to the last states
+  bool sampled = false;  // whether the tokens are those that the step before sampled
 
   bool operator==(const GraphKey&) const = default;
 };

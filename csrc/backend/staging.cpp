@@ -12,7 +12,7 @@ void Staging::begin(size_t bytes) {
   if (device_ && device_->bytes() >= bytes) return;
   const size_t room = std::max<size_t>(bytes + bytes / 2, 4096);
   device_ = backend_.allocate(room);
-  ++moves_;
+  ++generation_;
   if (backend_.host_memory()) {
     host_ = device_->data();
   } else {

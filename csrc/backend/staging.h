@@ -22,7 +22,7 @@ class Staging {
     T* device = nullptr;
   };
 
-  // Starts anew, with room for `bytes` (see bytes_of).
+  // Starts again, with room for `bytes` (see bytes_of).
   void begin(size_t bytes);
   template <class T>
   Array<T> take(int64_t count) {
@@ -35,7 +35,7 @@ class Staging {
   void send();
 
   // Counts how often the addresses changed.
-  uint64_t moves() const { return moves_; }
+  uint64_t generation() const { return generation_; }
 
   template <class T>
   static size_t bytes_of(int64_t count) {
@@ -55,7 +55,7 @@ class Staging {
   std::vector<std::byte> image_;  // empty where the host writes in place
   std::byte* host_ = nullptr;
   size_t used_ = 0;
-  uint64_t moves_ = 0;
+  uint64_t generation_ = 0;
 };
 
 }  // namespace llama_rt

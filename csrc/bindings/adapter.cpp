@@ -1,4 +1,4 @@
-// Adapters as Python builds them: patch by patch, arrays already in the base's rotary order.
+// Adapters as Python builds them: delta by delta, arrays already in the base's rotary order.
 #include "model/adapters/adapter.h"
 
 #include <span>

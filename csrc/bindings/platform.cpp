@@ -1,4 +1,4 @@
-// Exports what the platform room knows about the machine.
+// Exports what platform/ knows about the machine.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

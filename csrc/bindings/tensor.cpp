@@ -63,15 +63,15 @@ py::array_t<uint8_t> recode(const py::object& data, const std::string& dtype, in
     }
   }
   py::array_t<uint8_t> out(static_cast<py::ssize_t>(rows * to_bytes));
-  const cpu::RecodeTask task{from.id,
-                             to.id,
-                             storage->data(),
-                             rows,
-                             k,
-                             order ? order->data() : nullptr,
-                             reinterpret_cast<std::byte*>(out.mutable_data())};
+  const cpu::RequantizeTask task{from.id,
+                                 to.id,
+                                 storage->data(),
+                                 rows,
+                                 k,
+                                 order ? order->data() : nullptr,
+                                 reinterpret_cast<std::byte*>(out.mutable_data())};
   const py::gil_scoped_release release;
-  cpu::recode(task, threads);
+  cpu::requantize(task, threads);
   return out;
 }
 

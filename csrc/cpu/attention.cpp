@@ -1,6 +1,6 @@
 // Attention planning: which ranges of the cache, which rows, which heads make one task. A long
-// cache is cut at fixed positions and the cuts are folded in order, so the bits are the same
-// whether the cuts ran side by side or one after the other. Many rows, which fill the threads as
+// cache is split at fixed positions and the splits are merged in order, so the bits are the same
+// whether the splits ran side by side or one after the other. Many rows, which fill the threads as
 // they are, go the prefill kernel instead, unsplit.
 #include <algorithm>
 #include <cmath>
@@ -13,7 +13,7 @@
 namespace llama_rt::cpu {
 namespace {
 
-constexpr int64_t kCut = 512;         // positions of one range; whole pages
+constexpr int64_t kSplit = 512;       // positions of one range; whole pages
 constexpr int64_t kTaskVectors = 48;  // query vectors (rows x grouped heads) of one task
 // Multiplications below which waking another thread costs more than it saves.
 constexpr int64_t kSerialWork = 65536;
@@ -26,8 +26,8 @@ struct Unit {
   int64_t row;  // first, within the segment
   int64_t rows;
   int64_t kv_head;
-  int64_t begin;  // first position of the first cut
-  int64_t cuts;
+  int64_t begin;  // first position of the first split
+  int64_t splits;
   bool prefill;
 };
 
@@ -77,18 +77,19 @@ std::vector<Unit> units_of(const Problem& p) {
       const int64_t last = last_visible(p, segment, row + rows);
       const int64_t oldest =
           p.spec.window > 0 ? std::max<int64_t>(0, segment.past + row + 1 - p.spec.window) : 0;
-      const int64_t whole = prefill ? kPageTokens : kCut;
+      const int64_t whole = prefill ? kPageTokens : kSplit;
       const int64_t begin = oldest / whole * whole;
-      const int64_t cuts = prefill ? 1 : (last - begin + kCut - 1) / kCut;
+      const int64_t splits = prefill ? 1 : (last - begin + kSplit - 1) / kSplit;
       for (int64_t g = 0; g < p.kv.layout->kv_heads; ++g) {
-        units.push_back({&segment, row, rows, g, begin, cuts, prefill});
+        units.push_back({&segment, row, rows, g, begin, splits, prefill});
       }
     }
   }
   return units;
 }
 
-AttentionTask task_for(const Problem& p, const Unit& u, int64_t cut, State state, float* scratch) {
+AttentionTask task_for(const Problem& p, const Unit& u, int64_t split, State state,
+                       float* scratch) {
   const int64_t heads = p.spec.heads;
   AttentionTask t;
   t.q = p.q.f32() + ((u.segment->first_row + u.row) * heads + u.kv_head * p.group) * p.e;
@@ -100,9 +101,9 @@ AttentionTask task_for(const Problem& p, const Unit& u, int64_t cut, State state
   t.past = u.segment->past + u.row;
   t.window = p.spec.window;
   t.length = p.spec.length;
-  t.begin = u.begin + cut * kCut;
+  t.begin = u.begin + split * kSplit;
   t.last = last_visible(p, *u.segment, u.row + u.rows);
-  t.end = u.prefill ? t.last : std::min(t.begin + kCut, t.last);
+  t.end = u.prefill ? t.last : std::min(t.begin + kSplit, t.last);
   t.base = p.kv.base + p.kv.layer * p.kv.layout->layer_bytes + u.kv_head * p.head_bytes;
   t.page_bytes = p.kv.layout->page_bytes();
   t.pages = u.segment->pages.data();
@@ -112,7 +113,7 @@ AttentionTask task_for(const Problem& p, const Unit& u, int64_t cut, State state
 }
 
 // Folds the next range's state into the total.
-void fold(const State& total, const State& next, int64_t vectors, int64_t e) {
+void merge(const State& total, const State& next, int64_t vectors, int64_t e) {
   constexpr float kNone = -std::numeric_limits<float>::infinity();
   for (int64_t i = 0; i < vectors; ++i) {
     if (next.max[i] == kNone) continue;
@@ -195,14 +196,14 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
     return reinterpret_cast<float*>(worker_[static_cast<size_t>(worker)].get(scratch_bytes));
   };
 
-  int64_t cuts = 0, work = 0;
+  int64_t splits = 0, work = 0;
   for (const Unit& u : units) {
-    cuts = std::max(cuts, u.cuts);
+    splits = std::max(splits, u.splits);
     work += u.rows * group * p.e * last_visible(p, *u.segment, u.row + u.rows);
   }
   const auto count = static_cast<int64_t>(units.size());
-  // Enough units: each folds its own ranges. One row's heads go to the threads that stored them.
-  if (cuts == 1 || count >= 2 * threads_) {
+  // Enough units: each merges its own ranges. One row's heads go to the threads that stored them.
+  if (splits == 1 || count >= 2 * threads_) {
     const int threads = work < kSerialWork ? 1 : threads_;
     parallel_for(threads, count, [&](int64_t begin, int64_t end, int worker) {
       float* scratch = scratch_of(worker);
@@ -211,9 +212,9 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
       for (int64_t i = begin; i < end; ++i) {
         const Unit& u = units[static_cast<size_t>(i)];
         attend_of(u)(task_for(p, u, 0, total, rest));
-        for (int64_t c = 1; c < u.cuts; ++c) {
+        for (int64_t c = 1; c < u.splits; ++c) {
           attend_of(u)(task_for(p, u, c, next, rest));
-          fold(total, next, u.rows * group, p.e);
+          merge(total, next, u.rows * group, p.e);
         }
         write_out(p, u, total);
       }
@@ -221,20 +222,22 @@ void CpuBackend::do_attention(View q, const KvView& kv, const AttentionSpec& spe
     return;
   }
   auto* states = reinterpret_cast<float*>(
-      partial_.get(static_cast<size_t>(count * cuts * p.state_floats()) * sizeof(float)));
-  const auto state_of = [&](int64_t unit, int64_t cut) {
-    return State(states + (unit * cuts + cut) * p.state_floats(), p.vectors);
+      partial_.get(static_cast<size_t>(count * splits * p.state_floats()) * sizeof(float)));
+  const auto state_of = [&](int64_t unit, int64_t split) {
+    return State(states + (unit * splits + split) * p.state_floats(), p.vectors);
   };
-  parallel_for_dynamic(threads_, count * cuts, 1, [&](int64_t begin, int64_t end, int worker) {
+  parallel_for_dynamic(threads_, count * splits, 1, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) {
-      const Unit& u = units[static_cast<size_t>(i / cuts)];
-      if (i % cuts >= u.cuts) continue;
-      attend_of(u)(task_for(p, u, i % cuts, state_of(i / cuts, i % cuts), scratch_of(worker)));
+      const Unit& u = units[static_cast<size_t>(i / splits)];
+      if (i % splits >= u.splits) continue;
+      attend_of(u)(
+          task_for(p, u, i % splits, state_of(i / splits, i % splits), scratch_of(worker)));
     }
   });
   for (int64_t i = 0; i < count; ++i) {
     const Unit& u = units[static_cast<size_t>(i)];
-    for (int64_t c = 1; c < u.cuts; ++c) fold(state_of(i, 0), state_of(i, c), u.rows * group, p.e);
+    for (int64_t c = 1; c < u.splits; ++c)
+      merge(state_of(i, 0), state_of(i, c), u.rows * group, p.e);
     write_out(p, u, state_of(i, 0));
   }
 }

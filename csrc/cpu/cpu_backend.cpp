@@ -51,7 +51,7 @@ KvLayout CpuBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
 }
 
 void CpuBackend::step(const GraphKey&, FunctionRef<void()> body) {
-  const std::scoped_lock turn(mutex_);
+  const std::scoped_lock lock(mutex_);
   ThreadPool::Lease lease(threads_);
   body();
 }

@@ -80,7 +80,7 @@ struct PackedFormat {
   GemmKernel gemm;
 };
 
-// How an ISA level rounds inputs for packed kernels, once for all products that share them. Lines
+// How an ISA level rounds inputs for packed kernels, once for all matmuls that share them. Lines
 // (of 64 bytes) of `block` tokens alternate: line j of token i is line (i / block * lines + j) *
 // block + i % block, where a token has `lines`. The number of tokens is rounded up to whole blocks.
 struct ActivationFormat {

@@ -1,4 +1,4 @@
-// Products: which kernel, and which thread takes which output rows. Work is split by output rows
+// Matmul: which kernel, and which thread takes which output rows. Work is split by output rows
 // only, so results do not depend on the number of threads.
 #include <algorithm>
 #include <limits>

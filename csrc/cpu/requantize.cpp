@@ -39,7 +39,7 @@ void check_finite(const float* values, int64_t count) {
 
 }  // namespace
 
-void recode(const RecodeTask& task, int threads) {
+void requantize(const RequantizeTask& task, int threads) {
   const Kernels& kernels = kernels_for(choose_isa(""));
   const auto decode = kernels.decode[static_cast<size_t>(task.from)];
   const auto encode = encoder(kernels, task.to);

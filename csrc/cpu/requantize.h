@@ -6,7 +6,7 @@
 
 namespace llama_rt::cpu {
 
-struct RecodeTask {
+struct RequantizeTask {
   DType from = DType::kF32;
   DType to = DType::kF32;
   const std::byte* data = nullptr;  // all source rows
@@ -18,7 +18,7 @@ struct RecodeTask {
 
 // `task.rows` new rows on `threads` threads (0 for the default). Throws DTypeError when `to` has no
 // encoder, CheckpointError when it has blocks and a value is not finite.
-void recode(const RecodeTask& task, int threads);
+void requantize(const RequantizeTask& task, int threads);
 
 // `count` elements, whole blocks, on ISA level `isa` ("" for the best). Throws DTypeError likewise.
 void encode_floats(DType dtype, const float* values, int64_t count, std::byte* out,

@@ -1,4 +1,4 @@
-// Replaces the CUDA room in a build without it.
+// Replaces csrc/cuda in a build without it.
 #include "core/error.h"
 #include "cuda/open.h"
 

@@ -1,5 +1,5 @@
 // A CUDA device as a backend: op list -> launches on one stream. Arithmetic lives in kernels/;
-// which products share a launch is decided in products.cpp.
+// which matmuls share a launch is decided in matmul.cpp.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -31,7 +31,7 @@ class CudaBackend final : public Backend {
   CudaBackend& operator=(const CudaBackend&) = delete;
 
   std::string name() const override { return name_; }
-  std::string isa() const override { return std::string(tier_name(kernels_.tier)); }
+  std::string isa() const override { return std::string(sm_arch_name(kernels_.arch)); }
   int threads() const override { return 1; }
 
   std::shared_ptr<Storage> allocate(size_t bytes) override;

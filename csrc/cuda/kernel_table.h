@@ -1,7 +1,7 @@
-// The kernel table of a CUDA tier: what the backend may start, and the plain structs it passes.
-// A slot is a host function that queues kernels on a stream; it checks nothing, allocates nothing
-// and never waits, so that its launches can be captured in a graph. All pointers are to device
-// memory. Letters as in specs.h.
+// The kernel table of an SM architecture: what the backend may start, and the plain structs it
+// passes. A slot is a host function that queues kernels on a stream; it checks nothing, allocates
+// nothing and never waits, so that its launches can be captured in a graph. All pointers are to
+// device memory. Letters as in specs.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,7 +16,7 @@
 
 namespace llama_rt::cuda {
 
-enum class Tier : uint8_t { kSm80, kSm90a };
+enum class SmArch : uint8_t { kSm80, kSm90a };
 
 // ---- Cache --------------------------------------------------------------------------------------
 
@@ -124,8 +124,8 @@ inline constexpr int kProductCounters = 4096;
 // Whether products can append to this cache: a head is whole tiles, and a value needs no others.
 bool can_append(const CacheTask& cache);
 
-// How a tier multiplies one dtype. Every function does the whole task, in as many kernels as it
-// needs. `packed_bytes` null: the stored form is used.
+// How an architecture multiplies one dtype. Every function does the whole task, in as many kernels
+// as it needs. `packed_bytes` null: the stored form is used.
 struct ProductFormat {
   int64_t (*packed_bytes)(int64_t rows, int64_t cols) = nullptr;  // 0: not this shape
   void (*pack)(const PackTask& task, cudaStream_t stream) = nullptr;
@@ -225,7 +225,7 @@ struct SampleTask {
   const SampleRow* row = nullptr;  // [rows]
   int64_t rows = 0;
   int64_t vocab = 0;
-  int32_t* tokens = nullptr;     // [rows]; -1 where no token can be drawn
+  int32_t* tokens = nullptr;     // [rows]; -1 where no token can be sampled
   std::byte* scratch = nullptr;  // sample_scratch_bytes, 256-byte aligned
 };
 int64_t sample_scratch_bytes(int64_t rows, int64_t vocab);
@@ -233,9 +233,9 @@ int64_t sample_scratch_bytes(int64_t rows, int64_t vocab);
 // ---- The table ---------------------------------------------------------------------------------
 
 struct Kernels {
-  Tier tier = Tier::kSm80;
+  SmArch arch = SmArch::kSm80;
   // By DType: by decoding, any n, from the stored form; and the fast form.
-  std::array<void (*)(const MatmulTask& task, cudaStream_t stream), kDTypes> stored{};
+  std::array<void (*)(const MatmulTask& task, cudaStream_t stream), kDTypes> dequantized_matmul{};
   std::array<ProductFormat, kDTypes> product{};
   void (*embed)(const EmbedTask& task, cudaStream_t stream) = nullptr;
   void (*rms_norm)(const NormTask& task, cudaStream_t stream) = nullptr;
@@ -251,14 +251,15 @@ struct Kernels {
 // Each source of kernels fills or replaces its slots; sm90a is painted over sm80 where the build
 // has it.
 void register_elementwise(Kernels& kernels);  // kernels/elementwise.cu
-void register_stored(Kernels& kernels);     // kernels/stored.cu: products by decoding, every dtype
-void register_products(Kernels& kernels);   // kernels/products.cu: packed forms, matvec, mma
-void register_attention(Kernels& kernels);  // kernels/attention.cu: store_kv, attention
-void register_sample(Kernels& kernels);     // kernels/sample.cu
-void register_wgmma(Kernels& kernels);      // kernels/gemm_wgmma.cu, compiled for sm_90a only
+void register_dequantized_matmul(
+    Kernels& kernels);  // kernels/dequantized_matmul.cu: dequantize and multiply, every dtype
+void register_matmul(Kernels& kernels);           // kernels/matmul.cu: packed forms, gemv, mma
+void register_attention(Kernels& kernels);        // kernels/attention.cu: store_kv, attention
+void register_sample(Kernels& kernels);           // kernels/sample.cu
+void register_wgmma(Kernels& kernels);            // kernels/gemm_wgmma.cu, compiled for sm_90a only
 void register_attention_wgmma(Kernels& kernels);  // kernels/attention_wgmma.cu, likewise
 
-std::string_view tier_name(Tier tier);
+std::string_view sm_arch_name(SmArch arch);
 // The table for a device of this compute capability.
 const Kernels& kernels_for(int major, int minor);
 

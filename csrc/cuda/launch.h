@@ -1,5 +1,5 @@
 // The only way a kernel is started, and how an error of the runtime becomes an exception. There is
-// no <<<>>> in this room, so that its sources are also plain C++.
+// no <<<>>> in this folder, so that its sources are also plain C++.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -31,8 +31,8 @@ void allow_overlap(bool allowed);
 bool overlap_allowed();
 
 // Starts `kernel`. With `overlap` it may be scheduled before the kernel before it has finished:
-// every kernel of this room waits (wait_for_previous) before it reads or writes global memory that
-// others touch.
+// every kernel of this folder waits (wait_for_previous) before it reads or writes global memory
+// that others touch.
 template <class... Parameters, class... Arguments>
 void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arguments) {
   cudaLaunchAttribute attributes[2] = {};

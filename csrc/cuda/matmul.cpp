@@ -1,4 +1,4 @@
-// Products and weights: which layout a matrix gets, and which products share a launch.
+// Matmuls and weights: which layout a matrix gets, and which matmuls share a launch.
 #include <algorithm>
 
 #include "cuda/cuda_backend.h"
@@ -34,7 +34,7 @@ void add_job(MatmulTask& task, const Linear& job, Heads heads = Heads::kQueries)
                            job.out.row_stride / static_cast<int64_t>(sizeof(float)), heads};
 }
 
-// Whether two products of one input can be one launch.
+// Whether two matmuls of one input can be one launch.
 bool alike(const Linear& a, const Linear& b) {
   return a.weight->dtype == b.weight->dtype && !a.weight->packed == !b.weight->packed &&
          a.accumulate == b.accumulate;
@@ -112,7 +112,8 @@ Weight CudaBackend::reuse_resident(const Weight& table, Role role, Repack repack
 
 void CudaBackend::multiply(const MatmulTask& given) {
   const Matrix& first = given.job[0].weight;
-  if (!first.packed) return kernels_.stored[static_cast<size_t>(first.dtype)](given, stream_);
+  if (!first.packed)
+    return kernels_.dequantized_matmul[static_cast<size_t>(first.dtype)](given, stream_);
   const ProductFormat& format = kernels_.product[static_cast<size_t>(first.dtype)];
   MatmulTask task = given;
   task.counters = reinterpret_cast<uint32_t*>(counters_->data());

@@ -1,4 +1,4 @@
-// The door to the CUDA room: a backend, or the reason why there is none.
+// Opens the CUDA backend, or the reason why there is none.
 #pragma once
 
 #include <cstdint>

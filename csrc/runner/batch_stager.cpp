@@ -134,7 +134,7 @@ GraphKey BatchStager::graph_key(const StagedStep& step, const StepPlan& plan) co
   const auto rows = static_cast<int64_t>(step.batch.tokens.size());
   const auto segments = static_cast<int64_t>(step.batch.segments.size());
   if (step.batch.adapter_ops || rows != segments || rows > kCapturedRows) return {};
-  return {owner_ + buffer_generation_ + staging_.moves(),
+  return {owner_ + buffer_generation_ + staging_.generation(),
           rows,
           segments,
           step.states.shape[0],

@@ -102,8 +102,8 @@ void filter_top_p(Candidates& candidates, double limit, FilterScratch& scratch) 
 
 void filter_min_p(Candidates& candidates, float min_p) {
   if (candidates.size() == 0) return;
-  const float least = min_p * *std::max_element(candidates.p.begin(), candidates.p.end());
-  keep_if(candidates, [&](size_t i) { return candidates.p[i] >= least; });
+  const float min_value = min_p * *std::max_element(candidates.p.begin(), candidates.p.end());
+  keep_if(candidates, [&](size_t i) { return candidates.p[i] >= min_value; });
 }
 
 void filter_typical(Candidates& candidates, float typical_p, FilterScratch& scratch) {

@@ -82,8 +82,8 @@ void list_candidates(Scratch& s, int64_t count, const float* p) {
 void list_top_k(const ScanKernels& kernels, Scratch& s, int64_t n, int top_k, float top,
                 float scale) {
   const float kth = scan::kth_largest(s.scores.data(), n, top_k, s.largest);
-  const float least = std::max(kth, std::numeric_limits<float>::lowest());
-  const int64_t count = scan::at_least(s.scores.data(), n, least, s.ids.data());
+  const float min_value = std::max(kth, std::numeric_limits<float>::lowest());
+  const int64_t count = scan::at_least(s.scores.data(), n, min_value, s.ids.data());
   list_candidates(s, count, s.scores.data());
   auto& p = s.candidates.p;
   p.resize(static_cast<size_t>(scan::padded(count)), scan::kSuppressed);
@@ -134,8 +134,8 @@ int32_t sample_filtered(const ScanKernels& kernels, Scratch& s, int64_t vocab, f
     double floor = static_cast<double>(o.min_p);  // the largest probability is 1 here
     if (nucleus) floor = nucleus_floor(mass, top_p_limit(o.top_p, total), vocab);
     if (typical) floor = 0;
-    const float least = std::max(static_cast<float>(floor), std::numeric_limits<float>::min());
-    list_candidates(s, scan::at_least(s.p.data(), n, least, s.ids.data()), s.p.data());
+    const float min_value = std::max(static_cast<float>(floor), std::numeric_limits<float>::min());
+    list_candidates(s, scan::at_least(s.p.data(), n, min_value, s.ids.data()), s.p.data());
   }
   if (typical) {
     filter_typical(s.candidates, o.typical_p, s.filters);
@@ -252,8 +252,8 @@ void Sampler::report(std::span<const float> logits, SampledToken& sampled) const
   const int64_t wanted = std::min(options_.logprobs, vocab_);
   if (wanted == 0) return;
   const float kth = scan::kth_largest(scores, n, wanted, s.largest);
-  const float least = std::max(kth, std::numeric_limits<float>::lowest());
-  const int64_t count = scan::at_least(scores, n, least, s.ids.data());
+  const float min_value = std::max(kth, std::numeric_limits<float>::lowest());
+  const int64_t count = scan::at_least(scores, n, min_value, s.ids.data());
   const auto end = s.ids.begin() + count;
   const auto last = s.ids.begin() + std::min(wanted, count);
   std::partial_sort(s.ids.begin(), last, end, [&](int32_t a, int32_t b) {

@@ -62,30 +62,30 @@ float kth_largest(const float* x, int64_t n, int64_t k, std::vector<float>& buff
   const size_t limit = 2 * keep_count + 256;
   buffer.clear();
   buffer.reserve(limit + 16);
-  float least = kSuppressed;
+  float min_value = kSuppressed;
   const auto cut = [&] {
     const auto kth = buffer.begin() + (k - 1);
     std::nth_element(buffer.begin(), kth, buffer.end(), std::greater<>());
-    least = *kth;
+    min_value = *kth;
     buffer.resize(keep_count);
   };
   for (int64_t i = 0; i < n; i += 16) {
-    const Float4 floor = all(least);
+    const Float4 floor = all(min_value);
     const Int4 higher = (load(x + i) > floor) | (load(x + i + 4) > floor) |
                         (load(x + i + 8) > floor) | (load(x + i + 12) > floor);
     if (!any(higher)) continue;
     for (int64_t j = i; j < i + 16; ++j) {
-      if (x[j] > least) buffer.push_back(x[j]);
+      if (x[j] > min_value) buffer.push_back(x[j]);
     }
     if (buffer.size() >= limit) cut();
   }
   if (buffer.size() < keep_count) return kSuppressed;  // fewer than k can be sampled at all
   cut();
-  return least;
+  return min_value;
 }
 
-int64_t at_least(const float* x, int64_t n, float least, int32_t* ids) {
-  const Float4 floor = all(least);
+int64_t at_least(const float* x, int64_t n, float min_value, int32_t* ids) {
+  const Float4 floor = all(min_value);
   int64_t count = 0;
   for (int64_t i = 0; i < n; i += 16) {
     const Int4 reached = (load(x + i) >= floor) | (load(x + i + 4) >= floor) |
@@ -93,7 +93,7 @@ int64_t at_least(const float* x, int64_t n, float least, int32_t* ids) {
     if (!any(reached)) continue;
     for (int64_t j = i; j < i + 16; ++j) {
       ids[count] = static_cast<int32_t>(j);
-      count += x[j] >= least ? 1 : 0;
+      count += x[j] >= min_value ? 1 : 0;
     }
   }
   return count;

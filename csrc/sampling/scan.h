@@ -20,9 +20,9 @@ int64_t first_equal(const float* x, int64_t n, float value);
 // capacity; expected time is one pass, whatever the order of the scores.
 float kth_largest(const float* x, int64_t n, int64_t k, std::vector<float>& buffer);
 
-// Writes the indices with x[i] >= least, ascending, to `ids` (room for n) and returns how many;
-// n padded, `least` above what the padding holds.
-int64_t at_least(const float* x, int64_t n, float least, int32_t* ids);
+// Writes the indices with x[i] >= min_value, ascending, to `ids` (room for n) and returns how many;
+// n padded, `min_value` above what the padding holds.
+int64_t at_least(const float* x, int64_t n, float min_value, int32_t* ids);
 
 // First index where the running sum of p exceeds `target`; if rounding leaves none, the last with
 // p > 0. n padded.

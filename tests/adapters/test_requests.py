@@ -52,7 +52,7 @@ def test_mixed_batches_have_the_bits_of_each_alone(llm, tiny_hf_folder, folders)
         assert [item.logprob for item in done.logprobs] == logprobs
 
 
-def test_a_request_that_cannot_be_drawn_fails_alone(tmp_path, tiny_model, tiny_hf_folder, folders):
+def test_a_request_that_cannot_be_sampled_fails_alone(tmp_path, tiny_model, tiny_hf_folder, folders):
     """Numbers that overflow under one adapter do not concern those beside it."""
     config, _ = tiny_model
     write_gguf_lora(tmp_path / "wild.gguf", config, alpha=1e38, spread=1e9)
@@ -62,7 +62,7 @@ def test_a_request_that_cannot_be_drawn_fails_alone(tmp_path, tiny_model, tiny_h
         streams = [model.stream(PROMPT, adapter=choice, **GREEDY) for choice in mixes]
         for choice, stream in zip(mixes, streams, strict=True):
             if choice == "wild":
-                with pytest.raises(LlamaRtError, match="no token can be drawn"):
+                with pytest.raises(LlamaRtError, match="no token can be sampled"):
                     _ = stream.completion
             else:
                 tokens, _ = alone(tiny_hf_folder, folders, choice)

@@ -69,9 +69,9 @@ const char* draw_both(const Settings* settings, int64_t rows, int64_t vocab, con
       for (int64_t i = 0; i < rows; ++i) {
         const std::span<const float> row(logits + i * vocab, static_cast<size_t>(vocab));
         try {
-          host[d * rows + i] = samplers[static_cast<size_t>(i)].draw(row).token;
+          host[d * rows + i] = samplers[static_cast<size_t>(i)].sample(row).token;
         } catch (const std::exception&) {
-          host[d * rows + i] = -1;  // no token can be drawn
+          host[d * rows + i] = -1;  // no token can be sampled
         }
       }
     }

@@ -234,7 +234,7 @@ def test_a_failed_draw_takes_back_the_step_ahead(backend):
     [drawn] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
     [rest] = runner.decode([sequence], drawn.tokens, [sampler], steps=20)
     assert drawn.tokens + rest.tokens == tokens[: bad + 1]
-    assert "no token can be drawn" in rest.failure
+    assert "no token can be sampled" in rest.failure
     assert runner.length(sequence) == 3 + bad + 1
 
 

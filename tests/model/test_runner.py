@@ -227,6 +227,6 @@ def test_a_sampler_that_can_draw_nothing_fails_alone(runner, call):
     alone = run([greedy()])[0][0].tokens
     assert [len(result.tokens) for result in results] == [1, 0, 1]
     assert [result.failure != "" for result in results] == [False, True, False]
-    assert "no token can be drawn" in results[1].failure
+    assert "no token can be sampled" in results[1].failure
     assert results[0].tokens == results[2].tokens == alone[:1]
     assert lengths == [3 if call == "step" else 1] * 3

@@ -241,7 +241,7 @@ class TestOddLogits:
     @pytest.mark.parametrize("bad", [np.nan, -np.inf])
     def test_nothing_left_raises_and_changes_nothing(self, bad):
         sampler, fresh = _native.Sampler(3, seed=1), _native.Sampler(3, seed=1)
-        with pytest.raises(LlamaRtError, match="no token can be drawn"):
+        with pytest.raises(LlamaRtError, match="no token can be sampled"):
             sampler.draw(np.full(3, bad, np.float32))
         logits = some_logits(3)
         assert tokens_of(sampler, logits, 30).tolist() == tokens_of(fresh, logits, 30).tolist()

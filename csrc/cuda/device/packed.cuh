@@ -1,7 +1,7 @@
-// Packed weights: the layout that products stream. Rows go in panels of 16; a panel is a sequence
-// of units of kUnitK columns, which are kPieces pieces of 64. A unit is first the codes of its
-// pieces, then what scales them. Lane 4 g + t meets rows g and g + 8 of its panel, so that what it
-// loads is, once expanded, its fragment of operand A of mma.m16n8k16 (and of a warp's share of
+// Packed weights: the layout that matmul kernels stream. Rows go in panels of 16; a panel is a
+// sequence of units of kUnitK columns, which are kPieces pieces of 64. A unit is first the codes of
+// its pieces, then what scales them. Lane 4 g + t meets rows g and g + 8 of its panel, so that what
+// it loads is, once expanded, its fragment of operand A of mma.m16n8k16 (and of a warp's share of
 // wgmma's):
 //   a[0] row g, columns 2 t and 2 t + 1 of a tile of 16     a[2] row g, columns 2 t + 8 and the
 //   next a[1] row g + 8, the same columns                        a[3] row g + 8, the same

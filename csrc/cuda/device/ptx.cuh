@@ -1,5 +1,5 @@
 // Every instruction that CUDA C++ has no word for, each as a small function. Nothing else in this
-// room contains assembly; the emulation replaces this file. Section names are the PTX manual's.
+// folder contains assembly; the emulation replaces this file. Section names are the PTX manual's.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -274,7 +274,7 @@ __device__ __forceinline__ void wgmma_f16(float (&d)[kColumns / 2], const uint32
 // Registers per thread of a warpgroup from here on: more for those that compute, fewer for the one
 // that copies.
 template <int kRegisters>
-__device__ __forceinline__ void take_registers() {
+__device__ __forceinline__ void set_max_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 template <int kRegisters>

@@ -9,12 +9,12 @@
 namespace llama_rt::cuda {
 namespace {
 
-// Positions of a warp. Long ones leave less to fold, and are for batches that give each
+// Positions of a warp. Long ones leave less to merge, and are for batches that give each
 // multiprocessor plenty of blocks; short ones keep a small batch on all of them. Reproducible
 // results want one length.
-constexpr int64_t kCut = 128;
-constexpr int64_t kShortestCut = 32;
-constexpr int64_t kLongestCut = 2048;
+constexpr int64_t kSplit = 128;
+constexpr int64_t kMinSplit = 32;
+constexpr int64_t kMaxSplit = 2048;
 constexpr int64_t kPlenty = 8;
 
 }  // namespace
@@ -43,16 +43,18 @@ int64_t kv_head_bytes(KvType type, int64_t e) {
 }
 
 int64_t attention_cut(const AttentionTask& t) {
-  if (t.reproducible) return kCut;
+  if (t.reproducible) return kSplit;
   const int64_t heads = t.cache.segments * t.cache.kv_heads;
   const int warps = split_warps(t.cache.type, kv_width(t.cache.type, t.cache.e));
-  const auto blocks = [&](int64_t cut) {
-    return heads * ((t.max_context + cut * warps - 1) / (cut * warps));
+  const auto blocks = [&](int64_t split_positions) {
+    return heads * ((t.max_context + split_positions * warps - 1) / (split_positions * warps));
   };
-  int64_t cut = kCut;
-  while (cut > kShortestCut && blocks(cut) < t.multiprocessors) cut /= 2;
-  while (cut < kLongestCut && blocks(2 * cut) >= kPlenty * t.multiprocessors) cut *= 2;
-  return cut;
+  int64_t split_positions = kSplit;
+  while (split_positions > kMinSplit && blocks(split_positions) < t.multiprocessors)
+    split_positions /= 2;
+  while (split_positions < kMaxSplit && blocks(2 * split_positions) >= kPlenty * t.multiprocessors)
+    split_positions *= 2;
+  return split_positions;
 }
 
 int64_t attention_scratch_bytes(const AttentionTask& t) {

@@ -1,7 +1,7 @@
 // What the attention kernels share: which positions a row sees, and how parts of a softmax are put
-// together. The cache is cut at fixed positions; a warp makes an unnormalised softmax of one cut, a
-// block folds the cuts of its warps in order, and the block that finishes last folds the blocks in
-// order. So the bits depend on where the cuts are and on nothing else.
+// together. The cache is split at fixed positions; a warp makes an unnormalised softmax of split, a
+// block merges the splits of its warps in order, and the block that finishes last merges the blocks
+// in order. So the bits depend on where the splits are and on nothing else.
 #pragma once
 
 #include <algorithm>
@@ -27,14 +27,14 @@ void attention_plain(const AttentionTask& task, cudaStream_t stream);  // f32
 // Segments of more than `few_rows` rows; not of an f32 cache.
 void attention_tiles(const AttentionTask& task, int64_t few_rows, cudaStream_t stream);
 
-// Warps of a block that splits the cache, a cut each: fewer where four rings of copies would be
+// Warps of a block that splits the cache, a split each: fewer where four rings of copies would be
 // more than the shared memory of every device.
 __host__ __device__ constexpr int split_warps(KvType type, int width) {
   const bool half = type == KvType::kF16 || type == KvType::kBF16;
   return half && width > 192 ? kAttentionWarps / 2 : kAttentionWarps;
 }
 
-// Positions of one cut. A block takes split_warps cuts.
+// Positions of one split. A block takes split_warps splits.
 int64_t attention_cut(const AttentionTask& task);
 inline int64_t attention_parts(const AttentionTask& task) {
   const int width = kv_width(task.cache.type, task.cache.e);
@@ -75,8 +75,8 @@ __host__ __device__ constexpr int softmax_floats(int vectors, int width) {
 }
 
 // Folds the next state into the running one of a vector; `scale` and `add` multiply their values.
-__device__ __forceinline__ void fold(float& largest, float& sum, float next_largest, float next_sum,
-                                     float& scale, float& add) {
+__device__ __forceinline__ void merge(float& largest, float& sum, float next_largest,
+                                      float next_sum, float& scale, float& add) {
   scale = 1.0f, add = 0.0f;
   if (next_largest == -INFINITY) return;
   if (largest == -INFINITY) {
@@ -123,7 +123,7 @@ __device__ __forceinline__ void write_result(const AttentionTask& t, const Vecto
 }
 
 // Folds what the warps left in `shared` ([kWarps] states of kVectors), then either writes the
-// result or leaves it for the last part to fold. `max_parts` is the scratch memory's.
+// result or leaves it for the last part to merge. `max_parts` is the scratch memory's.
 template <int kWarps, int kVectors>
 __device__ void finish(const AttentionTask& t, float* shared, int stride, const Vectors& q,
                        const Part& part, int max_parts, int width) {
@@ -135,7 +135,7 @@ __device__ void finish(const AttentionTask& t, float* shared, int stride, const 
     for (int w = 0; w < kWarps; ++w) {
       const Softmax s(shared + w * stride, kVectors);
       float scale, add;
-      fold(largest, sum, s.largest[v], s.sum[v], scale, add);
+      merge(largest, sum, s.largest[v], s.sum[v], scale, add);
       value = value * scale + (add > 0 ? s.values[v * width + f] * add : 0.0f);
     }
     if (part.count == 1) {
@@ -164,7 +164,7 @@ __device__ void finish(const AttentionTask& t, float* shared, int stride, const 
     for (int p = 0; p < part.count; ++p) {
       const float* from = partial(t, q, v, p, max_parts, width);
       float scale, add;
-      fold(largest, sum, __ldcg(from), __ldcg(from + 1), scale, add);
+      merge(largest, sum, __ldcg(from), __ldcg(from + 1), scale, add);
       value = value * scale + (add > 0 ? __ldcg(from + 2 + f) * add : 0.0f);
     }
     write_result(t, q, v, f, value / sum);

@@ -1,4 +1,4 @@
-// Attention over a float32 cache, in float32: one warp for one cut of one head of one row, a lane
+// Attention over a float32 cache, in float32: one warp for one split of one head of one row, a lane
 // for a position while scoring and for some features while summing.
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/kv.cuh"
@@ -17,7 +17,8 @@ __device__ float score(const float* q, const float* keys, int slot, int e, float
   return sum * scale * kLog2E;
 }
 
-__global__ __launch_bounds__(kAttentionWarps* kWarp) void plain(AttentionTask t, int cut,
+__global__ __launch_bounds__(kAttentionWarps* kWarp) void plain(AttentionTask t,
+                                                                int split_positions,
                                                                 int max_parts) {
   wait_for_previous();
   let_next_start();
@@ -26,9 +27,9 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp) void plain(AttentionTask t,
   const int row = static_cast<int>(blockIdx.z), head = static_cast<int>(blockIdx.y);
   const int g = head / static_cast<int>(t.heads / c.kv_heads);
   const Visible see = visible(t, row);
-  const int block_cut = cut * kAttentionWarps, block = static_cast<int>(blockIdx.x);
-  const int first_block = see.begin / block_cut;
-  const int blocks = (see.end + block_cut - 1) / block_cut - first_block;
+  const int block_split = split_positions * kAttentionWarps, block = static_cast<int>(blockIdx.x);
+  const int first_block = see.begin / block_split;
+  const int blocks = (see.end + block_split - 1) / block_split - first_block;
   if (block < first_block || block >= first_block + blocks) return;
 
   const int stride = softmax_floats(1, width);
@@ -38,8 +39,8 @@ __global__ __launch_bounds__(kAttentionWarps* kWarp) void plain(AttentionTask t,
     q[f] = t.q[(row * t.heads + head) * c.e + f];
   }
   __syncthreads();
-  const int from = block * block_cut + warp_index() * cut;
-  const int begin = max(from, see.begin), end = min(from + cut, see.end);
+  const int from = block * block_split + warp_index() * split_positions;
+  const int begin = max(from, see.begin), end = min(from + split_positions, see.end);
   const int32_t* pages = c.pages + c.segment_of[row] * c.page_stride;
   float largest = -INFINITY, sum = 0, value[kMaxValues] = {};
   for (int p = begin < end ? begin / kWarp * kWarp : end; p < end; p += kWarp) {

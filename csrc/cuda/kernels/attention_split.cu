@@ -1,6 +1,6 @@
 // Attention of few rows over a long cache: sixteen query vectors (the heads that share a KV head,
-// and rows beside each other) against the cut of one warp, which brings its keys and values through
-// its own ring of copies and meets the other warps only at the end.
+// and rows beside each other) against the split of one warp, which brings its keys and values
+// through its own ring of copies and meets the other warps only at the end.
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/kv_mma.cuh"
 #include "cuda/launch.h"
@@ -64,7 +64,7 @@ __device__ __forceinline__ void hide(const AttentionTask& t, float (&s)[2][4], c
   }
 }
 
-// The runs of one warp's cut, in its ring.
+// The runs of one warp's split, in its ring.
 template <KvType kType, int kWidth>
 struct Runs {
   using R = Ring<kType, kWidth>;
@@ -114,7 +114,7 @@ __device__ __forceinline__ void attend(const AttentionTask& t, RunningSoftmax<kW
 
 template <KvType kType, int kWidth>
 __global__ __launch_bounds__(split_warps(kType, kWidth) * kWarp,
-                             kWidth > 128 ? 1 : 2) void split(AttentionTask t, int cut,
+                             kWidth > 128 ? 1 : 2) void split(AttentionTask t, int split_positions,
                                                               int max_parts, int most_rows,
                                                               int slots) {
   using R = Ring<kType, kWidth>;
@@ -133,17 +133,17 @@ __global__ __launch_bounds__(split_warps(kType, kWidth) * kWarp,
   const Vectors vectors{row, slot, g * heads + first_head, group, rows * group};
 
   const Visible oldest = visible(t, row), newest = visible(t, row + rows - 1);
-  const int block_cut = cut * R::kWarps, block = static_cast<int>(blockIdx.x);
-  const int first_block = oldest.begin / block_cut;
-  const int blocks = (newest.end + block_cut - 1) / block_cut - first_block;
+  const int block_split = split_positions * R::kWarps, block = static_cast<int>(blockIdx.x);
+  const int first_block = oldest.begin / block_split;
+  const int blocks = (newest.end + block_split - 1) / block_split - first_block;
   const bool idle = segment_rows > most_rows || (row - c.first_row[segment]) % tile_rows != 0 ||
                     block < first_block || block >= first_block + blocks;
   if (idle) return wait_for_previous();
 
   // The tables and all positions of earlier batches were written before the kernel ahead began:
   // their copies need not wait for it.
-  const int from = block * block_cut + warp_index() * cut;
-  const int begin = max(from, oldest.begin), end = min(from + cut, newest.end);
+  const int from = block * block_split + warp_index() * split_positions;
+  const int begin = max(from, oldest.begin), end = min(from + split_positions, newest.end);
   std::byte* ring = dynamic_shared() + warp_index() * R::kBytes;
   const int first = begin / kRun;
   const Runs<kType, kWidth> runs{c,     c.pages + segment * c.page_stride,

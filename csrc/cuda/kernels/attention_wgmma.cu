@@ -294,7 +294,7 @@ __global__ __launch_bounds__(kThreads, 1) void attention_wgmma_kernel(AttentionT
   tile.first_page = begin / kPage;
   tile.pages = (tile.end + kPage - 1) / kPage - tile.first_page;
   if (warp_index() < kConsumers / kWarp) {
-    take_registers<P::kConsumerRegisters>();
+    set_max_registers<P::kConsumerRegisters>();
     consume<kType, kWidth>(t, ring, tile);
   } else {
     give_registers<P::kProducerRegisters>();

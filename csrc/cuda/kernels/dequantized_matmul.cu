@@ -1,4 +1,4 @@
-// Products of weights as they are stored, by decoding: every dtype, any number of inputs, float32
+// Dequantize-and-multiply fallback: every dtype, any number of inputs, float32
 // throughout. A warp has two rows (kSwiglu: one of the gate and the same of the up matrix) and up
 // to 8 inputs; its lanes take every 32nd column, so the order of a sum depends on k alone.
 #include <algorithm>
@@ -132,9 +132,9 @@ void multiply(const MatmulTask& task, cudaStream_t stream) {
 
 }  // namespace
 
-void register_stored(Kernels& kernels) {
+void register_dequantized_matmul(Kernels& kernels) {
 #define LLAMA_RT_PAINT(id, ...) \
-  kernels.stored[static_cast<size_t>(DType::k##id)] = multiply<DType::k##id>;
+  kernels.dequantized_matmul[static_cast<size_t>(DType::k##id)] = multiply<DType::k##id>;
   LLAMA_RT_DTYPES(LLAMA_RT_PAINT)
 #undef LLAMA_RT_PAINT
 }

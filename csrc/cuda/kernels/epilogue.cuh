@@ -1,4 +1,4 @@
-// What the kernels of packed products share: how the work of a launch is dealt to blocks, which
+// What the packed matmul kernels share: how the work of a launch is dealt to blocks, which
 // rows a tile has, the sum of a tile that several blocks computed, and what happens to a result.
 //
 // A launch is tiles x steps, tile by tile, cut into as many equal ranges as there are blocks: at

@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   wait_for_previous();
   let_next_start();
   if (warp_index() < kGemmWarps) {
-    take_registers<kConsumerRegisters>();
+    set_max_registers<kConsumerRegisters>();
     consume<kType, Shape>(task, plan, ring, begin, end);
   } else {
     give_registers<kProducerRegisters>();

@@ -104,7 +104,7 @@ ProductFormat format() {
           kMatvecInputs,       gemm<kType>, scratch_bytes<kType>};
 }
 
-void register_products(Kernels& kernels) {
+void register_matmul(Kernels& kernels) {
 #define LLAMA_RT_PAINT(id) \
   kernels.product[static_cast<size_t>(DType::k##id)] = format<DType::k##id>();
   LLAMA_RT_PACKED_DTYPES(LLAMA_RT_PAINT)

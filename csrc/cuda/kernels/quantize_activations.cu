@@ -1,4 +1,4 @@
-// Inputs of products with many columns: normalised, rounded to 16 bits and cut into core matrices
+// Inputs of GEMMs with many columns: normalised, rounded to 16 bits and cut into core matrices
 // of 8 rows and 8 columns (128 contiguous bytes, a row's 8 values together), which ldmatrix and
 // wgmma both read as they are. Core (c, g) of columns 8 c and rows 8 g is number
 // (c / 8 * groups + g) * 8 + c % 8, so that 64 columns of consecutive groups are one copy.

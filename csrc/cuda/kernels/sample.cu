@@ -244,14 +244,15 @@ __device__ float nucleus_floor(Shared& s, const float* p, int n, double total, d
   return static_cast<float>((rest > 0 ? rest : 0.0) / n * 0.999);
 }
 
-__device__ void draw(const SampleRow& o, Shared& s, float* x, double* parts, int vocab, float top) {
+__device__ void sample_token(const SampleRow& o, Shared& s, float* x, double* parts, int vocab,
+                             float top) {
   const auto n = static_cast<int>(padded_vocab(vocab));
-  const double u = uniform_double(philox(o.seed, o.draw));
+  const double u = uniform_double(philox(o.seed, o.counter));
   const float scale = fminf(__fdiv_rn(1.0f, o.temperature), kLargest);
   const float factor = fminf(__fmul_rn(scale, 1.44269504f), kLargest);
   const bool few = o.top_k > 0 && o.top_k < vocab, nucleus = o.top_p < 1;
 
-  float least = -INFINITY;
+  float min_value = -INFINITY;
   if (few) {
     unsigned key;
     unsigned long long before;
@@ -260,11 +261,11 @@ __device__ void draw(const SampleRow& o, Shared& s, float* x, double* parts, int
                                 k = ordered(x[slot(i)]), weight = 1;
                                 return x[slot(i)] > -INFINITY;
                               });
-    least = found ? from_ordered(key) : -kLargest;
+    min_value = found ? from_ordered(key) : -kLargest;
   }
   for (int i = thread(); i < n; i += kThreads) {
     const float score = x[slot(i)];
-    const bool out = few && !(score >= least);
+    const bool out = few && !(score >= min_value);
     x[slot(i)] = out ? 0.0f : exp2_negative(__fmul_rn(__fsub_rn(score, top), factor));
   }
   __syncthreads();
@@ -343,7 +344,7 @@ __global__ __launch_bounds__(kThreads, 1) void sample_rows(SampleTask t, bool sh
   }
   find_largest(s, top, token);
   if (!greedy && token < vocab) {
-    draw(options, s, x, parts, vocab, top);
+    sample_token(options, s, x, parts, vocab, top);
     __syncthreads();
     token = s.token;
   }

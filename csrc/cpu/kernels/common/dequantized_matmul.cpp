@@ -1,4 +1,4 @@
-// Products of matrices as they are stored: a few rows are decoded to float32 and multiplied with
+// Dequantize-and-multiply fallback: a few rows are decoded to float32 and multiplied with
 // every input. From the dtype table alone this is there for every format on every ISA level.
 #include "cpu/kernels/common/math.h"
 #include "cpu/levels.h"

@@ -11,7 +11,7 @@ namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 inline constexpr int64_t kBlockTokens = 128;
 inline constexpr int64_t kBlockPanels = 8;
 
-// A stretch of k, counted in steps of the layout (units or lines).
+// A range of k, counted in steps of the layout (units or lines).
 struct Chunk {
   int64_t begin = 0;
   int64_t end = 0;

@@ -12,7 +12,8 @@ namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 
 namespace {
 
-// Codes travel as quads: the bytes of four consecutive k in one word, the first in its low byte.
+// Codes travel as dot groups: the bytes of four consecutive k in one word, the first in its low
+// byte.
 inline uint32_t word(const uint8_t* p) {
   uint32_t w;
   std::memcpy(&w, p, sizeof(w));
@@ -26,7 +27,7 @@ inline uint32_t field(uint32_t quad, int shift, uint32_t mask) {
 inline void put_quad(std::byte* codes, int line, int row, uint32_t quad) {
   std::memcpy(codes + line * kLine + 4 * row, &quad, sizeof(quad));
 }
-// The low four bits of a group's eight quads.
+// The low four bits of a group's eight dot groups.
 inline void put_nibbles(std::byte* codes, int row, const uint32_t* q) {
   for (int v = 0; v < 4; ++v) {
     put_quad(codes, v, row, field(q[v], 0, 15) | field(q[v + 4], 0, 15) << 4);
@@ -68,7 +69,7 @@ inline void put_u16(std::byte* at, int row, uint16_t value) {
 }
 inline void put_u8(std::byte* at, int row, int value) { at[row] = static_cast<std::byte>(value); }
 
-// Blocks of 32: eight quads of codes.
+// Blocks of 32: eight dot groups of codes.
 template <class Nibbles>
 inline void nibbles_of(const Nibbles& b, uint32_t* q) {
   for (int v = 0; v < 4; ++v) {
@@ -121,7 +122,7 @@ void pack_blocks(const std::byte* rows, int64_t row_bytes, int count, int64_t k,
   }
 }
 
-// Blocks of 256: 64 quads of codes; header and scales of unit u.
+// Blocks of 256: 64 dot groups of codes; header and scales of unit u.
 inline void codes_of(const BlockQ2_K& b, uint32_t* q) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {  // halves x shifts

@@ -10,17 +10,17 @@
 //   two-bit lines 0..1  bits 2v, 2v + 1: quad v + 4 * line
 //   one-bit line        bit v: quad v
 //   byte lines 0..7     quad v of line v, as q + 128
-// They lie in the order in which quads 0..7 meet them, which is what a processor's own prefetching
-// follows best:
+// They lie in the order in which dot groups 0..7 meet them, which is what a processor's own
+// prefetching follows best:
 //   3 bits  one-bit line, two-bit lines
 //   5 bits  one-bit line, nibble lines
 //   6 bits  two-bit line 0, nibble lines, two-bit line 1
 // Scale lines, for 16 rows each:
 //   halves              f16 scale of group 0, of group 1                      (one line)
 //   halves with mins    f16 scale and f16 min of a group                      (one line per group)
-//   sixths with mins    u8 scale, u8 min of group 0, of group 1; header: f16 d, f16 dmin
-//   sixteens            i8 scale of each 16 k; header: f32 d
-//   paired sixteens     each row's i8 scales of 16 k in one word, group 0 in its even bytes;
+//   6-bit scales, mins    u8 scale, u8 min of group 0, of group 1; header: f16 d, f16 dmin
+//   per 16 k            i8 scale of each 16 k; header: f32 d
+//   per 16 k, paired     each row's i8 scales of 16 k in one word, group 0 in its even bytes;
 //                       header: f32 d. With mins: u8 (scale | min << 4); header: f16 d, f16 dmin
 // Float panels: f32 one line per k; f16 one line per two k, 16 rows each; bf16 one line per two k,
 // each row's pair in one 32-bit word, the even k in its low half.
@@ -68,7 +68,7 @@ struct PanelShape {
   static constexpr int kCodes = kGroupLines * kLine;  // of one group
   static constexpr int kUnit = kScales + 2 * kCodes;
   static int64_t units(int64_t k) { return (k + 2 * kGroup - 1) / (2 * kGroup); }
-  static int64_t offset(int64_t unit) {  // of a unit that starts a header's stretch
+  static int64_t offset(int64_t unit) {  // of a unit that starts a header's range
     return unit / kUnits * (kHeader + int64_t{kUnits} * kUnit);
   }
   static int64_t bytes(int64_t k) { return offset(units(k)); }

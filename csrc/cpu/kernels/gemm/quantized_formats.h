@@ -100,7 +100,7 @@ struct SuperScaleMin {
             f_mul(f_half(line + 32 + 2 * kLanes * kPart), f_set(-1.0f))};
   }
 };
-struct SixthScalesMins : SuperScaleMin {
+struct SixBitScalesMins : SuperScaleMin {
   static constexpr int kHalves = 1;
   static constexpr bool kPaired = false;
   static constexpr bool kMins = true;
@@ -110,7 +110,7 @@ struct SixthScalesMins : SuperScaleMin {
     *min = f_mul(header.negative_dmin, f_u8<kPart>(line + 32 * kInUnit + 16));
   }
 };
-struct SixteenScales : SuperScale {
+struct ScalesPer16 : SuperScale {
   static constexpr int kHalves = 2;
   static constexpr bool kPaired = false;
   static constexpr bool kMins = false;
@@ -160,8 +160,8 @@ using FormatQ5_1 = QuantizedFormat<ShapeQ5_1, FiveBitCodes, HalfScalesMins, kNon
 using FormatQ8_0 = QuantizedFormat<ShapeQ8_0, ByteCodes, HalfScales, 4>;
 using FormatQ2_K = QuantizedFormat<ShapeQ2_K, TwoBitCodes, PairedScalesMins, kNone>;
 using FormatQ3_K = QuantizedFormat<ShapeQ3_K, ThreeBitCodes, PairedScales, -1>;
-using FormatQ4_K = QuantizedFormat<ShapeQ4_K, NibbleCodes, SixthScalesMins, kNone>;
-using FormatQ5_K = QuantizedFormat<ShapeQ5_K, FiveBitCodes, SixthScalesMins, kNone>;
-using FormatQ6_K = QuantizedFormat<ShapeQ6_K, SixBitCodes, SixteenScales, 2>;
+using FormatQ4_K = QuantizedFormat<ShapeQ4_K, NibbleCodes, SixBitScalesMins, kNone>;
+using FormatQ5_K = QuantizedFormat<ShapeQ5_K, FiveBitCodes, SixBitScalesMins, kNone>;
+using FormatQ6_K = QuantizedFormat<ShapeQ6_K, SixBitCodes, ScalesPer16, 2>;
 
 }  // namespace llama_rt::cpu::LLAMA_RT_LEVEL

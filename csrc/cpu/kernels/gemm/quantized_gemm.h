@@ -1,4 +1,4 @@
-// The products with quantized panels of one ISA level: tiles of each format in the loops around
+// GEMM and GEMV over quantized panels of one ISA level: tiles of each format in the loops around
 // them.
 #pragma once
 

@@ -228,8 +228,8 @@ LLAMA_RT_INLINE I i_multiply_add(I a, I b) {
   return vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
 }
 
-// The whole-number sums of a group, and what they are summed in within sections of quads: open,
-// step for each quad with its four inputs, close.
+// The whole-number sums of a group, and what they are summed in within sections of dot groups:
+// open, step for each quad with its four inputs, close.
 #ifdef __ARM_FEATURE_DOTPROD
 using Sum = I;
 using Section = I;
@@ -244,7 +244,7 @@ inline constexpr bool kSignedBytes = false;  // whether 8-bit codes are multipli
 #else
 inline constexpr bool kSignedBytes = true;
 #endif
-// A load of sixteen inputs serves four quads.
+// A load of sixteen inputs serves four dot groups.
 template <int kBits, int kQuad>
 LLAMA_RT_INLINE Section dot_step(Section sum, I codes, const int8_t* q) {
   const int8x16_t inputs = vld1q_s8(q + 16 * (kQuad / 4));

@@ -52,7 +52,7 @@ class MatrixKernel {
         F(*sums)[kBlocksOfPanel] = sums_ + (p - panel) * kPairsOfBlock;
         if (unit == 0) std::memset(sums, 0, sizeof(F[kBlocksOfPanel]) * kPairsOfBlock);
         if (pairs_ > kPairsOfTile) {
-          expand(w, units);
+          decode_unit(w, units);
           for (int64_t pair = 0; pair < pairs_; pair += kPairsOfTile) {
             tile<ExpandedWeights, 4, 2>(w, units, pair, sums);
           }
@@ -84,7 +84,7 @@ class MatrixKernel {
     }
   }
 
-  void expand(const std::byte* w, int64_t units) {
+  void decode_unit(const std::byte* w, int64_t units) {
     std::byte* to = expanded_;
     for (int64_t u = 0; u < units; ++u) {
       if (u % Shape::kUnitsPerHeader == 0) w += Shape::kHeader;

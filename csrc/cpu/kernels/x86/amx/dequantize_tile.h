@@ -63,7 +63,7 @@ LLAMA_RT_INLINE void dequantize_quad(I quad, F scale, F offset, std::byte* lines
   store_pairs(f_fma(k2, scale, offset), f_fma(k3, scale, offset), lines + kLine);
 }
 
-// A line of nibbles, two quads. Low ones are read at bit 16, high ones at bit 12, so that four
+// A line of nibbles, two dot groups. Low ones are read at bit 16, high ones at bit 12, so that four
 // moves of the line serve all eight codes.
 template <class Format>
 LLAMA_RT_INLINE void dequantize_nibbles(I line, F scale, F min, std::byte* low, std::byte* high) {

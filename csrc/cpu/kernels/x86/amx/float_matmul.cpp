@@ -1,4 +1,4 @@
-// Products of many inputs with float panels, and the inputs of all tile products. Lines of bf16
+// GEMM over float panels, and the inputs of all tile products. Lines of bf16
 // panels are weight tiles as they are. f16 and f32 are multiplied as sums of two bf16, and so are
 // their inputs: of each factor 16 bits count (an f16 has 11). What a product is off by, 2^-16 of it
 // at most, averages out over many k to the size of what sums in float32 are off by.

@@ -1,4 +1,4 @@
-// Products of many inputs with quantized panels.
+// GEMM over quantized panels.
 #include "cpu/kernels/x86/amx/dequantize_tile.h"
 #include "cpu/levels.h"
 

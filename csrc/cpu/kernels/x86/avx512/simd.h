@@ -161,8 +161,8 @@ LLAMA_RT_INLINE I i_pairs(I low, I high) {
 }
 LLAMA_RT_INLINE I i_multiply_add(I a, I b) { return _mm512_madd_epi16(a, b); }
 
-// The whole-number sums of a group, and what they are summed in within sections of quads: open,
-// step for each quad with its four inputs, close.
+// The whole-number sums of a group, and what they are summed in within sections of dot groups:
+// open, step for each quad with its four inputs, close.
 using Sum = I;
 using Section = I;
 LLAMA_RT_INLINE Sum sum_from(I start) { return start; }

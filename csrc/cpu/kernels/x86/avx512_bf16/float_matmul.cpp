@@ -1,4 +1,4 @@
-// Products with bf16 panels by the pair dot product; inputs are rounded to bf16.
+// Matmul over bf16 panels by the pair dot product; inputs are rounded to bf16.
 #include "cpu/kernels/gemm/float_gemm.h"
 #include "cpu/levels.h"
 
