@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"
+SIMD = '-DLLAMA_RT_SIMD="cpu/kernels/arm/neon/simd.h"'
 MARCH = {
     "neon": "armv8-a",
     "neon_dotprod": "armv8.2-a+dotprod",
@@ -105,7 +106,7 @@ def compiled(level: str, name: str, tokens: int) -> Loop:
     """The loop of one tile."""
     source, rows = source_of(level, name, tokens)
     command = ["aarch64-linux-gnu-g++", *FLAGS, f"-march={MARCH[level]}", "-x", "c++", "-"]
-    command += [f"-I{SOURCES}", f"-DLLAMA_RT_LEVEL={level}", "-S", "-o", "-"]
+    command += [f"-I{SOURCES}", f"-DLLAMA_RT_LEVEL={level}", SIMD, "-S", "-o", "-"]
     result = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
     return Loop(innermost(result.stdout), rows, tokens)
 

@@ -1,12 +1,12 @@
-// Speed of what the amx tier does on the matrix unit, products by format and number of inputs and
+// Speed of what the amx level does on the matrix unit, products by format and number of inputs and
 // attention by type of cache, beside what the unit gives with resident tiles. About a minute. Needs
 // a processor with tiles. Build and run from the project's folder:
-//   g++ -std=c++20 -O3 -march=sapphirerapids -DLLAMA_RT_LEVEL=amx -Icsrc -Icsrc/cpu/tiers
-//     benchmarks/tile_products.cpp csrc/cpu/kernel_table.cpp csrc/cpu/tiers/amx/*.cpp -pthread -o
-//     tile_products
+//   g++ -std=c++20 -O3 -march=sapphirerapids -DLLAMA_RT_LEVEL=amx
+//     -DLLAMA_RT_SIMD='"cpu/kernels/x86/avx512/simd.h"' -Icsrc benchmarks/tile_products.cpp
+//     csrc/cpu/kernel_table.cpp csrc/cpu/kernels/x86/amx/*.cpp -pthread -o tile_products
 //   ./tile_products [threads] [rows] [k]
-// The sizes to tune are at the top of csrc/cpu/kernels/x86/amx/blocked_gemm.h: try kStretch 8 with
-// kSweepTokens 512, and 16 and 32 with 256. What expanding the weights costs is the distance of a
+// The sizes to tune are at the top of csrc/cpu/kernels/x86/amx/blocked_gemm.h: try kBlockTiles 8 with
+// kGemmTokens 512, and 16 and 32 with 256. What expanding the weights costs is the distance of a
 // quantized format from bf16. F16 and F32 take three products for one, so a third of the unit is
 // their limit.
 #include <sys/syscall.h>
@@ -117,24 +117,24 @@ double speed(const Format& format, int threads, int64_t rows, int64_t k, int64_t
   Kernels kernels;
   register_kernels(kernels, kTiledFloatMatmul);
   register_kernels(kernels, kTiledQuantizedMatmul);
-  const WideForm& wide = kernels.packed[static_cast<size_t>(format.dtype)].wide;
+  const GemmKernel& wide = kernels.packed[static_cast<size_t>(format.dtype)].gemm;
   const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(wide.activation)];
   const int64_t panels = rows / kPanelRows, panel_bytes = format.panel_bytes(k);
   const Bytes weight = filled(panels * panel_bytes);
   const Bytes x = filled((n + 15) / 16 * 16 * inputs.row_bytes(k));
   const Bytes out = filled(n * rows * 4);
   std::vector<Bytes> scratch;
-  for (int t = 0; t < threads; ++t) scratch.push_back(filled(kSweepScratch));
+  for (int t = 0; t < threads; ++t) scratch.push_back(filled(kGemmScratch));
   const double time = seconds(threads, [&](int thread) {
     const int64_t begin = panels * thread / threads, end = panels * (thread + 1) / threads;
-    for (int64_t panel = begin; panel < end; panel += kSweepPanels) {  // as the backend cuts them
-      PackedTask task;
+    for (int64_t panel = begin; panel < end; panel += kGemmPanels) {  // as the backend cuts them
+      PackedMatmulTask task;
       task.weight = weight.get();
       task.panel_bytes = panel_bytes;
       task.k = k;
       task.rows = rows;
       task.first_panel = panel;
-      task.last_panel = std::min(panel + kSweepPanels, end);
+      task.last_panel = std::min(panel + kGemmPanels, end);
       task.x = x.get();
       task.n = n;
       task.out = reinterpret_cast<float*>(out.get());
@@ -150,8 +150,8 @@ double speed(const Format& format, int threads, int64_t rows, int64_t k, int64_t
 double attention_speed(KvType type, int64_t element_bytes, int threads, int64_t past) {
   Kernels kernels;
   register_kernels(kernels, kTiledAttention);
-  const WideAttention& wide = kernels.kv[static_cast<size_t>(type)].wide;
-  constexpr int64_t kHeads = 32, kWidth = 128, kRows = 512, kUnits = kHeads * kRows / kWideVectors;
+  const WideAttention& wide = kernels.kv[static_cast<size_t>(type)].gemm;
+  constexpr int64_t kHeads = 32, kWidth = 128, kRows = 512, kUnits = kHeads * kRows / kPrefillVectors;
   const int64_t pages = (past + kRows) / kPageTokens;
   // The 8-bit type has a scale for each position and 32 features.
   const int64_t head_bytes = kPageTokens * 2 * (kWidth * element_bytes + kWidth / 32 * 4);
@@ -161,17 +161,17 @@ double attention_speed(KvType type, int64_t element_bytes, int threads, int64_t 
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
   std::vector<Bytes> scratch, acc;
   for (int t = 0; t < threads; ++t) {
-    scratch.push_back(filled(wide.scratch_bytes(kWideVectors, kWidth)));
-    acc.push_back(filled(kWideVectors * (kWidth + 2) * 4));
+    scratch.push_back(filled(wide.scratch_bytes(kPrefillVectors, kWidth)));
+    acc.push_back(filled(kPrefillVectors * (kWidth + 2) * 4));
   }
   const double time = seconds(threads, [&](int thread) {
     const auto own = static_cast<size_t>(thread);
     for (int64_t unit = thread; unit < kUnits; unit += threads) {
-      const int64_t head = unit % kHeads, row = unit / kHeads * kWideVectors;
+      const int64_t head = unit % kHeads, row = unit / kHeads * kPrefillVectors;
       AttentionTask task;
       task.q = reinterpret_cast<const float*>(q.get()) + (row * kHeads + head) * kWidth;
       task.q_stride = kHeads * kWidth;
-      task.rows = kWideVectors;
+      task.rows = kPrefillVectors;
       task.group = 1;
       task.e = kWidth;
       task.scale = 0.1f;
@@ -181,8 +181,8 @@ double attention_speed(KvType type, int64_t element_bytes, int threads, int64_t 
       task.page_bytes = kHeads * head_bytes;
       task.pages = order.data();
       task.acc = reinterpret_cast<float*>(acc[own].get());
-      task.max = task.acc + kWideVectors * kWidth;
-      task.sum = task.max + kWideVectors;
+      task.max = task.acc + kPrefillVectors * kWidth;
+      task.sum = task.max + kPrefillVectors;
       task.scratch = reinterpret_cast<float*>(scratch[own].get());
       wide.attend(task);
     }

@@ -14,8 +14,11 @@ DTYPES = (
     *("q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
 )
 SOURCES = [
-    *(f"csrc/cuda/kernels/{name}.cu" for name in ("stored", "products", "pack", "inputs")),
-    *(f"csrc/cuda/kernels/{name}.cu" for name in ("matvec", "gemm_mma", "gemm_wgmma")),
+    *(
+        f"csrc/cuda/kernels/{name}.cu"
+        for name in ("dequantized_matmul", "matmul", "pack", "quantize_activations")
+    ),
+    *(f"csrc/cuda/kernels/{name}.cu" for name in ("gemv", "gemm_mma", "gemm_wgmma")),
     "csrc/cuda/kernels/kv_append.cu",
     "tests/cuda/products.cu",
 ]

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "cuda/cuda_device.h"
 #include "cuda/graph_cache.h"
 #include "cuda/kernel_table.h"
 #include "cuda/memory.h"
-#include "cuda/open.h"
 
 namespace llama_rt::cuda {
 

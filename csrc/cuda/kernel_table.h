@@ -248,7 +248,7 @@ struct Kernels {
   void (*sample)(const SampleTask& task, cudaStream_t stream) = nullptr;
 };
 
-// Each source of kernels fills or replaces its slots; sm90a is painted over sm80 where the build
+// Each source of kernels fills or replaces its slots; sm90a is registered over sm80 where the build
 // has it.
 void register_elementwise(Kernels& kernels);  // kernels/elementwise.cu
 void register_dequantized_matmul(

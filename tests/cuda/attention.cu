@@ -87,8 +87,8 @@ const char* attend(const Call* call, const Rows* stored, const float* k, const f
       check(cudaDeviceSynchronize(), "running");
     };
     Kernels kernels;
-    paint_attention(kernels);
-    if (call->hopper) paint_attention_wgmma(kernels);
+    register_attention(kernels);
+    if (call->hopper) register_attention_wgmma(kernels);
     batch(*stored, [&](const CacheTask& task) {
       const auto size = static_cast<size_t>(stored->n * call->kv_heads * call->e);
       const auto angles = call->cos ? static_cast<size_t>(stored->n * (call->e / 2)) : 1;

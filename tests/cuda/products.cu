@@ -43,9 +43,9 @@ struct DeviceBytes {
 
 Kernels table(bool wgmma) {
   Kernels kernels;
-  paint_stored(kernels);
-  paint_products(kernels);
-  if (wgmma) paint_wgmma(kernels);
+  register_dequantized_matmul(kernels);
+  register_matmul(kernels);
+  if (wgmma) register_wgmma(kernels);
   return kernels;
 }
 
@@ -163,7 +163,7 @@ extern "C" const char* multiply(const Request* r) {
       }
     }
     if (r->kernel == 0) {
-      kernels.stored[static_cast<size_t>(r->dtype)](task, nullptr);
+      kernels.dequantized_matmul[static_cast<size_t>(r->dtype)](task, nullptr);
     } else {
       task.scratch = hold(nullptr, format.scratch_bytes(task));
       (r->kernel == 1 ? format.matvec : format.gemm)(task, nullptr);

@@ -40,7 +40,7 @@ const char* draw_both(const Settings* settings, int64_t rows, int64_t vocab, con
   static std::string text;
   try {
     Kernels kernels;
-    paint_sample(kernels);
+    register_sample(kernels);
     std::vector<Sampler> samplers;
     for (int64_t i = 0; i < rows; ++i) {
       SamplerOptions o;

@@ -14,7 +14,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
-TIERS = CSRC / "cpu" / "tiers"
 PACKAGE = ROOT / "python" / "llama_rt"
 
 CPP_ROOMS = {
@@ -24,7 +23,9 @@ CPP_ROOMS = {
     "cpu": {"backend", "platform", "core"},
     "cuda": {"backend", "core"},
     "model": {"backend", "core"},
-    "bindings": {"core", "platform", "backend", "cpu", "cuda", "model"},
+    "sampling": {"backend", "core"},
+    "runner": {"sampling", "model", "backend", "core"},
+    "bindings": {"core", "platform", "backend", "cpu", "cuda", "model", "sampling", "runner"},
 }
 # Headers from outside the project, by prefix, and the only rooms that may include them.
 OUTSIDE_HEADERS = {
@@ -79,22 +80,19 @@ def python_files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def include_folders(source: Path) -> list[Path]:
-    """Where the compiler looks for a quoted include; tiers also see their own folders."""
-    folders = [source.parent, CSRC]
-    if TIERS in source.parents:
-        # A generic source is compiled once for each tier that has a vec.h, which it includes.
-        folders += [TIERS, *sorted(path.parent for path in TIERS.glob("*/vec.h"))]
-    return folders
+def included_file(source: Path, target: str) -> Path | None:
+    """The file of a quoted include, whose path starts at csrc/ or beside the source."""
+    for folder in (source.parent, CSRC):
+        found = (folder / target).resolve()
+        if found.is_file() and found.is_relative_to(CSRC):
+            return found
+    return None
 
 
 def included_room(source: Path, target: str) -> str | None:
-    """The room of a quoted include; None if it is not ours."""
-    for folder in include_folders(source):
-        found = (folder / target).resolve()
-        if found.is_file() and found.is_relative_to(CSRC):
-            return found.relative_to(CSRC).parts[0]
-    return None
+    """The package of a quoted include; None if it is not ours."""
+    found = included_file(source, target)
+    return found.relative_to(CSRC).parts[0] if found else None
 
 
 def cpp_edges(source: Path) -> list[tuple[str, str, str]]:
@@ -182,6 +180,35 @@ def test_quoted_includes_exist() -> None:
         if bracket == '"' and included_room(source, target) is None
     ]
     assert not missing, "\n".join(missing)
+
+
+def unit(path: Path) -> str:
+    """A header and its source are one unit."""
+    return path.relative_to(CSRC).with_suffix("").as_posix()
+
+
+def circles(uses: dict[str, set[str]]) -> list[str]:
+    """The names that are in a circle, or between two."""
+    left = {name: set(used) - {name} for name, used in uses.items()}
+    while True:
+        free = {name for name, used in left.items() if not used & set(left)}
+        if not free:
+            return sorted(left)
+        left = {name: used for name, used in left.items() if name not in free}
+
+
+def test_no_circle_between_the_files_of_csrc() -> None:
+    uses: dict[str, set[str]] = {}
+    for source in cpp_files():
+        targets = (t for b, t in INCLUDE.findall(source.read_text(encoding="utf-8")) if b == '"')
+        found = [f for f in (included_file(source, target) for target in targets) if f]
+        uses.setdefault(unit(source), set()).update(map(unit, found))
+    assert not circles(uses)
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+    assert circles({"a": {"a", "b"}, "b": set()}) == []
 
 
 def test_python_rooms_use_only_what_the_table_allows() -> None:

@@ -246,9 +246,9 @@ class TestOddLogits:
         logits = some_logits(3)
         assert tokens_of(sampler, logits, 30).tolist() == tokens_of(fresh, logits, 30).tolist()
 
-    def test_bias_bars_every_token(self):
+    def test_bias_suppresses_every_token(self):
         sampler = _native.Sampler(2, logit_bias={0: -math.inf, 1: -math.inf})
-        with pytest.raises(LlamaRtError, match="barred"):
+        with pytest.raises(LlamaRtError, match="suppressed"):
             sampler.draw(np.zeros(2, np.float32))
 
     def test_one_token(self):

@@ -47,30 +47,30 @@ __host__ __device__ constexpr int64_t shared_bytes(int64_t padded_k, int64_t n) 
   return kInputsAt + sums_bytes<kType>(padded_k) + n * kInputParts<kType> * column_bytes(padded_k);
 }
 
-// Folds `merge(column, k)` (of the columns k to k + 7 of an input) over all k, per input and in the
+// Reduces `run(column, k)` (of the columns k to k + 7 of an input) over all k, per input and in the
 // same order for any number of inputs; then in shared.reduce's first row for all threads.
 template <class Run, class Fold>
-__device__ void reduce_inputs(Shared& shared, const MatmulTask& task, Run run, Fold fold) {
+__device__ void reduce_inputs(Shared& shared, const MatmulTask& task, Run run, Fold reduce) {
   float total[kColumns] = {};
   for (int64_t k = int64_t{threadIdx.x} * kInputRun; k < task.k;
        k += int64_t{kThreads} * kInputRun) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      if (c < task.n) total[c] = merge(total[c], run(c, k));
+      if (c < task.n) total[c] = reduce(total[c], run(c, k));
     }
   }
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
     if (c >= task.n) break;
     for (int step = kWarp / 2; step > 0; step /= 2) {
-      total[c] = merge(total[c], __shfl_xor_sync(kAllLanes, total[c], step));
+      total[c] = reduce(total[c], __shfl_xor_sync(kAllLanes, total[c], step));
     }
     if (lane_index() == 0) shared.reduce[warp_index()][c] = total[c];
   }
   __syncthreads();
   if (threadIdx.x < task.n) {
     float all = 0.0f;
-    for (int w = 0; w < kWarps; ++w) all = merge(all, shared.reduce[w][threadIdx.x]);
+    for (int w = 0; w < kWarps; ++w) all = reduce(all, shared.reduce[w][threadIdx.x]);
     shared.reduce[0][threadIdx.x] = all;
   }
   __syncthreads();

@@ -137,7 +137,7 @@ __device__ __forceinline__ void add_values(float (&o)[kWidth / 8][4], const floa
     const auto keep = [&](int first) {  // of the positions `first` and the next
       return (first < written ? 0x0000ffffu : 0u) | (first + 1 < written ? 0xffff0000u : 0u);
     };
-    const uint32_t keep_low = to_device(lane % 4 * 2), keep_high = to_device(lane % 4 * 2 + 8);
+    const uint32_t keep_low = keep(lane % 4 * 2), keep_high = keep(lane % 4 * 2 + 8);
 #pragma unroll
     for (int j = 0; j < kWidth / 16; ++j) {
       uint32_t b[4];

@@ -184,7 +184,7 @@ void wgmma_f16(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b,
   emulation::product_later({d, a, 0, b, kColumns, accumulate, emulation::decode_f16});
 }
 template <int kRegisters>
-void take_registers() {}
+void set_max_registers() {}
 template <int kRegisters>
 void give_registers() {}
 
