@@ -233,6 +233,13 @@ void Backend::qkv(View x, const QkvWeights& w, float eps, const Rotation& rotati
   const Linear jobs[] = {
       {&w.q, w.q_bias, flat(q)}, {&w.k, w.k_bias, flat(k)}, {&w.v, w.v_bias, flat(v)}};
   matmul(scratch, jobs);
+  norm_rope_append(q, k, v, w, eps, rotation, kv);
+}
+
+void Backend::norm_rope_append(View q, View k, View v, const QkvWeights& w, float eps,
+                               const Rotation& rotation, const KvView& kv) {
+  if (w.q_norm) rms_norm(q, w.q_norm, eps, q);
+  if (w.k_norm) rms_norm(k, w.k_norm, eps, k);
   rope(q, rotation);
   rope(k, rotation);
   store_kv(k, v, kv);

@@ -30,6 +30,8 @@ struct QkvWeights {
   const float* q_bias = nullptr;
   const float* k_bias = nullptr;
   const float* v_bias = nullptr;
+  const float* q_norm = nullptr;  // [e]: gain of an RMS norm of each head before rotation, or null
+  const float* k_norm = nullptr;
 };
 
 struct GateUpWeights {
@@ -115,6 +117,9 @@ class Backend {
   void add_gated(View x, const float* gates, float factor, View out);  // [n, h, e], [h]
 
   // Composites.
+  // Heads of q and k normed (where the weights say so) and rotated; k and v appended to the cache.
+  void norm_rope_append(View q, View k, View v, const QkvWeights& weights, float eps,
+                        const Rotation& rotation, const KvView& kv);
   virtual void qkv(View x, const QkvWeights& weights, float eps, const Rotation& rotation,
                    const KvView& kv, View scratch, View q, View k, View v);
   virtual void gate_up_swiglu(View x, const GateUpWeights& weights, float eps, View scratch,

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <set>
+#include <string>
 #include <thread>
 
 #include "bindings/bindings.h"
@@ -92,13 +94,17 @@ py::array_t<float> forward(Runner& runner, const Model& model, const std::vector
   return to_numpy(std::move(values), {count / width, width});
 }
 
-ModelConfig config_of(const py::kwargs& options) {
+// The model options of a call. Those in `others` are left to the caller; throws TypeError for any
+// that is neither.
+ModelConfig config_of(const py::kwargs& options, std::set<std::string> others) {
   ModelConfig c;
-  const auto take = [&options](const char* key, auto& field) {
+  const auto take = [&](const char* key, auto& field) {
+    others.insert(key);
     if (options.contains(key)) {
       field = options[key].cast<std::remove_reference_t<decltype(field)>>();
     }
   };
+  std::optional<std::string> style, rule;
   take("dim", c.dim);
   take("n_layers", c.n_layers);
   take("n_heads", c.n_heads);
@@ -108,6 +114,7 @@ ModelConfig config_of(const py::kwargs& options) {
   take("vocab_size", c.vocab_size);
   take("norm_eps", c.norm_eps);
   take("sliding_window", c.sliding_window);
+  take("qk_norm", c.qk_norm);
   take("rope_theta", c.rope.theta);
   take("rope_factor", c.rope.factor);
   take("rope_low_freq_factor", c.rope.low_freq_factor);
@@ -117,51 +124,24 @@ ModelConfig config_of(const py::kwargs& options) {
   take("rope_beta_slow", c.rope.beta_slow);
   take("rope_attention_factor", c.rope.attention_factor);
   take("rope_truncate", c.rope.truncate);
-  if (options.contains("rope_style")) {
-    c.rope.style = rope_style_named(options["rope_style"].cast<std::string>());
-  }
-  if (options.contains("rope_scaling")) {
-    c.rope.rule = rope_rule_named(options["rope_scaling"].cast<std::string>());
+  take("rope_style", style);
+  take("rope_scaling", rule);
+  if (style) c.rope.style = rope_style_named(*style);
+  if (rule) c.rope.rule = rope_rule_named(*rule);
+  for (const auto& [key, value] : options) {
+    const auto name = key.cast<std::string>();
+    if (!others.contains(name)) {
+      throw py::type_error("unexpected keyword argument '" + name + "'");
+    }
   }
   return c;
 }
 
-void refuse_unknown(const py::kwargs& options, std::initializer_list<const char*> extra) {
-  static constexpr const char* kKnown[] = {"dim",
-                                           "n_layers",
-                                           "n_heads",
-                                           "n_kv_heads",
-                                           "head_dim",
-                                           "ffn_dim",
-                                           "vocab_size",
-                                           "norm_eps",
-                                           "sliding_window",
-                                           "rope_theta",
-                                           "rope_factor",
-                                           "rope_low_freq_factor",
-                                           "rope_high_freq_factor",
-                                           "rope_original_context",
-                                           "rope_beta_fast",
-                                           "rope_beta_slow",
-                                           "rope_attention_factor",
-                                           "rope_truncate",
-                                           "rope_style",
-                                           "rope_scaling"};
-  for (const auto& [key, value] : options) {
-    const auto name = key.cast<std::string>();
-    bool known = false;
-    for (const char* k : kKnown) known = known || name == k;
-    for (const char* k : extra) known = known || name == k;
-    if (!known) throw py::type_error("unexpected keyword argument '" + name + "'");
-  }
-}
-
 std::shared_ptr<Model> make_model(std::shared_ptr<Backend> backend, const py::kwargs& options) {
-  refuse_unknown(options, {"repack"});
   const Repack repack = options.contains("repack")
                             ? repack_named(options["repack"].cast<std::string>())
                             : Repack::kAuto;
-  return std::make_shared<Model>(std::move(backend), config_of(options), repack);
+  return std::make_shared<Model>(std::move(backend), config_of(options, {"repack"}), repack);
 }
 
 Shape shape_of(const std::string& name, const std::vector<int64_t>& extents) {
@@ -207,7 +187,7 @@ std::unique_ptr<BoundRunner> make_runner(std::shared_ptr<Model> model, int64_t n
 }
 
 py::array_t<float> rope_table(const py::kwargs& options, int32_t positions) {
-  const ModelConfig config = config_of(options);
+  const ModelConfig config = config_of(options, {});
   const RopeTable table(config.rope, config.head_dim);
   std::vector<int32_t> all(static_cast<size_t>(positions));
   for (int32_t i = 0; i < positions; ++i) all[static_cast<size_t>(i)] = i;

@@ -81,7 +81,9 @@ bool CudaBackend::append_in_products(std::span<const Linear> jobs, const CacheTa
 
 void CudaBackend::qkv(View x, const QkvWeights& w, float eps, const Rotation& rotation,
                       const KvView& kv, View scratch, View q, View k, View v) {
-  if (profiling()) return Backend::qkv(x, w, eps, rotation, kv, scratch, q, k, v);
+  if (profiling() || w.q_norm || w.k_norm) {
+    return Backend::qkv(x, w, eps, rotation, kv, scratch, q, k, v);
+  }
   const auto flat = [](View heads) {
     return f32_view(heads.f32(), Shape(heads.shape[0], heads.shape[1] * heads.shape[2]));
   };

@@ -34,6 +34,7 @@ struct ModelConfig {
   int64_t vocab_size = 0;  // v
   float norm_eps = 1e-5f;
   int64_t sliding_window = 0;  // positions; 0: none
+  bool qk_norm = false;        // an RMS norm of each head of q and k before rotation
   RopeConfig rope;
 
   // Throws ConfigError naming the field.

@@ -61,6 +61,10 @@ Weights::TensorSlot Weights::layer_slot(LayerWeights& layer, const std::string& 
   if (part == "feed_forward.w3.weight") return matrix(ffn.up, f, d);
   if (part == "attention_norm.weight") return vector(a.norm, d);
   if (part == "ffn_norm.weight") return vector(ffn.norm, d);
+  if (config_.qk_norm && part == "attention.q_norm.weight")
+    return vector(a.q_norm, config_.head_dim);
+  if (config_.qk_norm && part == "attention.k_norm.weight")
+    return vector(a.k_norm, config_.head_dim);
   if (part == "attention.wq.bias") return vector(a.q_bias, q);
   if (part == "attention.wk.bias") return vector(a.k_bias, kv);
   if (part == "attention.wv.bias") return vector(a.v_bias, kv);
@@ -164,6 +168,10 @@ std::vector<std::string> Weights::required() const {
          {"attention.wq.weight", "attention.wk.weight", "attention.wv.weight",
           "attention.wo.weight", "feed_forward.w1.weight", "feed_forward.w2.weight",
           "feed_forward.w3.weight", "attention_norm.weight", "ffn_norm.weight"}) {
+      names.push_back(kLayers + std::to_string(i) + "." + part);
+    }
+    if (!config_.qk_norm) continue;
+    for (const char* part : {"attention.q_norm.weight", "attention.k_norm.weight"}) {
       names.push_back(kLayers + std::to_string(i) + "." + part);
     }
   }

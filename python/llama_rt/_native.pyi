@@ -224,6 +224,7 @@ class Model:
         rope_attention_factor: float = ...,
         rope_truncate: bool = ...,
         sliding_window: int = ...,
+        qk_norm: bool = ...,
         repack: Literal["auto", "never", "always"] = ...,
     ) -> None: ...
     def add(

@@ -178,8 +178,9 @@ void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::span<const fl
                         " positions, between 1 and " + std::to_string(layout_.page_tokens) +
                         " are supported");
   }
+  if (c.qk_norm) throw ConfigError("adapter: a prefix for a model that norms q and k");
   const QkvWeights& w = model_->weights().layers()[static_cast<size_t>(layer)].attention;
-  const auto& patches = target.linear;
+  const auto& deltas = target.linear;
   Backend& backend = model_->backend();
   if (!page_) {
     page_ = backend.allocate(static_cast<size_t>(layout_.page_bytes()));
@@ -198,8 +199,8 @@ void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::span<const fl
                     Shape(length, c.n_kv_heads, c.head_dim));
   };
   backend.step([&] {
-    const auto k = project(patches[static_cast<size_t>(Projection::kWk)], w.k, w.k_bias, in);
-    const auto v = project(patches[static_cast<size_t>(Projection::kWv)], w.v, w.v_bias, in);
+    const auto k = project(deltas[static_cast<size_t>(Projection::kWk)], w.k, w.k_bias, in);
+    const auto v = project(deltas[static_cast<size_t>(Projection::kWv)], w.v, w.v_bias, in);
     backend.store_kv(heads(k), heads(v), prefixes(layer, all, table));
   });
   target.prefix.length = length;

@@ -213,10 +213,9 @@ void AdapterForward::qkv(int64_t layer, const Rotation& rotation, const KvView& 
   constexpr Projection kQkv[] = {Projection::kWq, Projection::kWk, Projection::kWv};
   const Linear jobs[] = {{&w.q, w.q_bias, b.q}, {&w.k, w.k_bias, b.k}, {&w.v, w.v_bias, b.v}};
   linear(layer, kQkv, b.normed, jobs);
-  const View k = heads_of(b.k, c.n_kv_heads, c.head_dim);
-  backend_.rope(heads_of(b.q, c.n_heads, c.head_dim), rotation);
-  backend_.rope(k, rotation);
-  backend_.store_kv(k, heads_of(b.v, c.n_kv_heads, c.head_dim), kv);
+  backend_.norm_rope_append(heads_of(b.q, c.n_heads, c.head_dim),
+                            heads_of(b.k, c.n_kv_heads, c.head_dim),
+                            heads_of(b.v, c.n_kv_heads, c.head_dim), w, c.norm_eps, rotation, kv);
 }
 
 void AdapterForward::attention(int64_t layer, const KvView& kv, const BlockBuffers& b) {
