@@ -30,7 +30,7 @@ from models import models, parser_of_models
 from report import OURS, Row, command_line, roofline, table, write_between
 
 from llama_rt import _native
-from llama_rt.loading import open_checkpoint
+from llama_rt.checkpoint import open_checkpoint
 
 HERE = Path(__file__).parent
 MODULES = {"llama.cpp": "llama_cpp", "transformers": "transformers"}

@@ -73,8 +73,8 @@ class Model:
 
     def __init__(self, shape: str, form: str) -> None:
         from llama_rt import _native
-        from llama_rt.llama.weights import build_model
-        from llama_rt.loading.synthetic import synthetic_checkpoint
+        from llama_rt.api.weights import build_model
+        from llama_rt.benchmark.synthetic import synthetic_checkpoint
 
         self._native = _native
         began = time.perf_counter()

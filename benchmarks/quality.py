@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_rt import _native
-from llama_rt.llama.weights import build_model
-from llama_rt.loading import open_checkpoint
-from llama_rt.loading.convert import convert
-from llama_rt.loading.mixes import main_type, stored_file_type
+from llama_rt.api.weights import build_model
+from llama_rt.checkpoint import open_checkpoint
+from llama_rt.convert.conversion import convert
+from llama_rt.convert.recipes import main_type, stored_file_type
 from llama_rt.tokenizer import load_tokenizer
 
 Logits = npt.NDArray[np.float64]

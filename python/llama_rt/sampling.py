@@ -22,8 +22,8 @@ __all__ = [
     "SamplingFields",
     "SamplingParams",
     "check_logprobs",
-    "draw_seed",
     "make_sampler",
+    "random_seed",
     "resolve",
 ]
 
@@ -31,7 +31,7 @@ MAX_SEED = 2**64 - 1
 MAX_LOGPROBS = 100
 # What the native sampler computes with.
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_FLOAT32_LEAST = float(np.finfo(np.float32).tiny)
+_FLOAT32_MIN = float(np.finfo(np.float32).tiny)
 
 
 class SamplingFields(TypedDict, total=False):
@@ -85,20 +85,20 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Checks every field and stores it as the plain type it stands for."""
-        most, least = _FLOAT32_MAX, _FLOAT32_LEAST
+        high_limit, low_limit = _FLOAT32_MAX, _FLOAT32_MIN
         checked: dict[str, object] = {
             "top_k": _integer("top_k", self.top_k, 0, 2**31 - 1),
             "logit_bias": _bias(self.logit_bias),
             "seed": None if self.seed is None else _integer("seed", self.seed, 0, MAX_SEED),
         }
         for name, low, high in (
-            ("temperature", 0.0, most),
+            ("temperature", 0.0, high_limit),
             ("top_p", 0.0, 1.0),
             ("min_p", 0.0, 1.0),
             ("typical_p", 0.0, 1.0),
-            ("repetition_penalty", least, most),
-            ("presence_penalty", -most, most),
-            ("frequency_penalty", -most, most),
+            ("repetition_penalty", low_limit, high_limit),
+            ("presence_penalty", -high_limit, high_limit),
+            ("frequency_penalty", -high_limit, high_limit),
         ):
             checked[name] = _number(name, getattr(self, name), low, high)
         for name, value in checked.items():
@@ -137,7 +137,7 @@ def resolve(
     return replace(start, **changes) if changes else start
 
 
-def draw_seed() -> int:
+def random_seed() -> int:
     """Draws a seed of 53 bits from the system: JSON and spreadsheets keep all its digits."""
     return int.from_bytes(os.urandom(7), "little") >> 3
 
@@ -148,7 +148,7 @@ def make_sampler(
     vocab_size: int,
     seed: int,
     stop_ids: Collection[int],
-    barred: Collection[int],
+    suppressed: Collection[int],
     logprobs: int,
     isa: str = "",
 ) -> _native.Sampler:
@@ -159,7 +159,7 @@ def make_sampler(
         vocab_size: Rows of the output matrix.
         seed: Start of this request's random numbers.
         stop_ids: Ids that end the text.
-        barred: Ids that are never drawn, whatever the bias says.
+        suppressed: Ids that are never drawn, whatever the bias says.
         logprobs: Log-probabilities to report besides the chosen token's; 0 reports none at all.
         isa: Highest ISA level to use; empty is the best.
 
@@ -175,7 +175,7 @@ def make_sampler(
         if token >= vocab_size:
             msg = f"stop: id {token} is not in the vocabulary (0 to {vocab_size - 1})"
             raise ConfigError(msg)
-    bias = {**params.logit_bias, **dict.fromkeys(barred, -math.inf)}
+    bias = {**params.logit_bias, **dict.fromkeys(suppressed, -math.inf)}
     if len(bias) >= vocab_size and all(added == -math.inf for added in bias.values()):
         msg = "logit_bias: bars every id of the vocabulary, so that none can be drawn"
         raise ConfigError(msg)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from llama_rt import Llama, _native
 from llama_rt.adapters import merge, open_adapter
+from llama_rt.checkpoint import open_checkpoint
 from llama_rt.errors import CheckpointError
-from llama_rt.loading import open_checkpoint
 from reference.checkpoints import write_hf, write_meta
 from reference.model import Config, forward, random_weights, relative_error
 

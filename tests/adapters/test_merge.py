@@ -5,9 +5,9 @@ import pytest
 
 from llama_rt import Llama
 from llama_rt.adapters import merge, open_adapter
+from llama_rt.checkpoint import open_checkpoint
 from llama_rt.cli import main
 from llama_rt.errors import CheckpointError
-from llama_rt.loading import open_checkpoint
 from reference.checkpoints import write_hf
 from reference.model import Config, random_weights, relative_error
 

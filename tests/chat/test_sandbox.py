@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from llama_rt.chat import budget
-from llama_rt.chat.sandbox import render_sandboxed
+from llama_rt.chat.jinja import resource_budget
+from llama_rt.chat.jinja.sandbox import render_sandboxed
 from llama_rt.errors import TemplateError
 
 MESSAGES = [
@@ -171,7 +171,7 @@ HARMFUL = {
 
 @pytest.mark.parametrize("name", HARMFUL)
 def test_harmful_templates_fail_soon(name, monkeypatch):
-    monkeypatch.setattr(budget, "_MAX_SECONDS", 1.0)
+    monkeypatch.setattr(resource_budget, "_MAX_SECONDS", 1.0)
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TemplateError, match=r"^here: "):
         rendered(HARMFUL[name])

@@ -150,7 +150,7 @@ def test_a_fault_of_ours_is_one_line_too(call, monkeypatch: pytest.MonkeyPatch) 
         msg = "two\nlines"
         raise ZeroDivisionError(msg)
 
-    monkeypatch.setattr("llama_rt.cli.info.find", broken)
+    monkeypatch.setattr("llama_rt.cli.info.find_checkpoint", broken)
     assert "--debug" in said(call("info", "x"), 1)
 
 

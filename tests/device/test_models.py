@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from llama_rt import _native
+from llama_rt.api.weights import build_model
+from llama_rt.benchmark import synthetic
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CapacityError
-from llama_rt.llama.weights import build_model
-from llama_rt.loading import synthetic
 from native_models import cpu, model_on
 from reference.blocks import decode, encode
 from reference.model import Config, Rope, forward, random_weights, relative_error

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama_rt.chat import choose_template
-from llama_rt.chat.named import FORMATS
+from llama_rt.chat.templates.named import FORMATS
 from llama_rt.cli import main
 from llama_rt.tokenizer import load_tokenizer
-from llama_rt.tokenizer.spm_model import parse_model, serialize_model
+from llama_rt.tokenizer.sentencepiece.spm_model import parse_model, serialize_model
 from reference.checkpoints import write_hf
 from reference.model import Config, random_weights
 

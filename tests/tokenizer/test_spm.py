@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer import load_tokenizer
-from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, parse_model, serialize_model
+from llama_rt.tokenizer.sentencepiece.spm_model import (
+    PieceKind,
+    SpmModel,
+    parse_model,
+    serialize_model,
+)
 
 from .conftest import gguf_metadata
 

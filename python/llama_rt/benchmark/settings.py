@@ -48,12 +48,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks the counts."""
-        for name, least in (
+        for name, minimum in (
             ("prompt", 0), ("generate", 0), ("context", 0), ("batch", 1), ("repeat", 1),
             ("lora_rank", 0), ("llama_adapter", 0),
         ):  # fmt: skip
-            if getattr(self, name) < least:
-                msg = f"{name}: expected {least} or more, got {getattr(self, name)}"
+            if getattr(self, name) < minimum:
+                msg = f"{name}: expected {minimum} or more, got {getattr(self, name)}"
                 raise ConfigError(msg)
 
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from llama_rt.chat.checkpoint import (
+from llama_rt.chat.jinja.jinja_template import JinjaTemplate
+from llama_rt.chat.templates.from_checkpoint import (
     adds_bos,
     checkpoint_templates,
     read_template,
     token_texts,
 )
-from llama_rt.chat.jinja_template import JinjaTemplate
-from llama_rt.chat.named import ALIASES, FORMATS
-from llama_rt.chat.named_template import NamedTemplate
+from llama_rt.chat.templates.named import ALIASES, FORMATS
+from llama_rt.chat.templates.named_template import NamedTemplate
 from llama_rt.errors import TemplateError
 from llama_rt.tokenizer import Tokenizer
 

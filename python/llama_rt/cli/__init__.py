@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Sequence
 
 from llama_rt.cli.console import Console
-from llama_rt.cli.parser import UsageError, build_parser
+from llama_rt.cli.options import UsageError
+from llama_rt.cli.parser import build_parser
 from llama_rt.errors import LlamaRtError
 
 __all__ = ["main"]

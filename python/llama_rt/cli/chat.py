@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 
+from llama_rt.api import identify
 from llama_rt.cli.commands import Commands
 from llama_rt.cli.console import Console
 from llama_rt.cli.options import (
+    UsageError,
     add_loading,
     add_model,
     add_sampling,
@@ -19,9 +21,7 @@ from llama_rt.cli.options import (
     sampling_params,
     utf8,
 )
-from llama_rt.cli.parser import UsageError
 from llama_rt.cli.session import Session
-from llama_rt.identify import identify
 
 NAME = "chat"
 USAGE = "[-m MODEL] [options]"

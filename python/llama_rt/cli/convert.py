@@ -6,11 +6,10 @@ import argparse
 import time
 from pathlib import Path
 
+from llama_rt.checkpoint import Checkpoint, open_checkpoint
 from llama_rt.cli.console import Console, duration, plural, size
+from llama_rt.convert import convert, formats
 from llama_rt.errors import LlamaRtError
-from llama_rt.loading import Checkpoint, open_checkpoint
-from llama_rt.loading.convert import convert
-from llama_rt.loading.mixes import formats
 
 NAME = "convert"
 USAGE = "SRC DST --format F [options]"
@@ -80,7 +79,7 @@ def _source(args: argparse.Namespace) -> Checkpoint:
     if args.base is None:
         checkpoint = open_checkpoint(args.source)
     else:
-        from llama_rt.loading.delta import open_delta
+        from llama_rt.checkpoint import open_delta
 
         checkpoint = open_delta(args.source, open_checkpoint(args.base))
     if args.adapter:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from llama_rt import Plan, plan
 from llama_rt.adapters import split_options
+from llama_rt.api import Identity, identify
 from llama_rt.benchmark import stored_formats
 from llama_rt.chat import checkpoint_templates
+from llama_rt.checkpoint import Checkpoint, find_checkpoint
 from llama_rt.cli.console import Console, plural, rate, size
 from llama_rt.cli.options import add_shared
 from llama_rt.errors import CheckpointError, LlamaRtError
-from llama_rt.identify import Identity, identify
-from llama_rt.loading import Checkpoint
-from llama_rt.plan import find
 from llama_rt.tokenizer import Tokenizer, load_tokenizer
 
 NAME = "info"
@@ -60,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace, console: Console) -> int:
     """Runs the command."""
     try:
-        checkpoint = find(args.model)
+        checkpoint = find_checkpoint(args.model)
     except CheckpointError:
         if args.model is None or not split_options(args.model)[0].exists():
             raise

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llama_rt.cli.console import Console
 from llama_rt.cli.options import (
+    UsageError,
     add_loading,
     add_model,
     add_sampling,
@@ -18,8 +19,7 @@ from llama_rt.cli.options import (
     sampling_params,
     utf8,
 )
-from llama_rt.cli.parser import UsageError
-from llama_rt.cli.report import as_json, summary
+from llama_rt.cli.summary import as_json, summary
 
 NAME = "run"
 USAGE = "[-m MODEL] [options] [PROMPT ...]"

@@ -9,7 +9,7 @@ from llama_rt import Completion, Llama, SamplingParams
 from llama_rt.cli.console import Console, plural
 from llama_rt.cli.conversation import Conversation
 from llama_rt.cli.options import utf8
-from llama_rt.cli.report import as_json, summary
+from llama_rt.cli.summary import as_json, summary
 from llama_rt.errors import CapacityError, TemplateError
 
 __all__ = ["Session"]
