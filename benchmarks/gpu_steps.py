@@ -86,7 +86,7 @@ class Model:
         self.streamed = self.model.streamed_bytes
 
     def runner(self, *, context: int, batch: int, kv: str) -> Any:  # noqa: ANN401
-        """A runner with room for `batch` sequences of `context` tokens."""
+        """A runner for `batch` sequences of `context` tokens."""
         return self._native.Runner(
             self.model, n_ctx=context, kv_dtype=kv, max_batch_tokens=CHUNK,
             cache_tokens=batch * (context + PAGE),

@@ -1,4 +1,4 @@
-"""What lies at a path, and the one way to open it: every failure of the system is a typed error.
+"""What is at a path, and the one way to open it: every failure of the system is a typed error.
 
 Only regular files are opened: reading a pipe waits for a writer that may never come, and a device
 may never end.
@@ -82,7 +82,7 @@ def read_head(path: Path, count: int, failure: type[LlamaRtError] = CheckpointEr
     """
     with open_file(path, failure) as file:
         try:
-            # Python makes room for all that is asked for.
+            # Python allocates all that is asked for.
             return file.read(min(count, os.fstat(file.fileno()).st_size + 1))
         except OSError as error:
             _refuse(path, error, failure)

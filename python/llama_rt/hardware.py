@@ -1,7 +1,7 @@
-"""What this computer offers: processor, threads, memory, bandwidth, devices or why not.
+"""The hardware: processor, threads, memory, bandwidth, devices or why they cannot be used.
 
-Facts, and the door to a device; what a model would need of them is `plan`'s. The native module
-reads what control groups allow.
+Facts, and the function that opens a device; what a model needs is estimated in `memory`. The native
+module reads what control groups allow.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Gpu:
         name: its model.
         capability: compute capability, such as `"9.0"`.
         memory_total: bytes.
-        memory_free: bytes that nobody uses now.
+        memory_free: bytes that are not in use now.
         bandwidth: bytes per second that its memory's clock and width allow.
         multiply_rate: multiply-adds per second of its tensor cores in bf16, as clocked.
         reason: why it cannot be used; None: it can.
@@ -111,7 +111,7 @@ def open_backend(
         msg = f"{wrong[0]}: expected {wrong[1]}, got {type(wrong[2]).__name__}"
         raise TypeError(msg)
     if isa == "":
-        msg = "isa: expected the name of a tier or None, got an empty string"
+        msg = "isa: expected the name of an ISA level or None, got an empty string"
         raise ConfigError(msg)
     count = None if threads is None else operator.index(threads)
     if count is not None and not 1 <= count <= _MAX_THREADS:

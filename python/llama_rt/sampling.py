@@ -1,6 +1,6 @@
-"""How the next token is drawn: the settings, their limits, and the native sampler they become.
+"""How the next token is sampled: the settings, their limits, and the native sampler they become.
 
-The arithmetic (penalties, cut-offs, the draw itself) is native; this room checks and hands over.
+The arithmetic (penalties, filters, the random choice) is native; this module checks the settings.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class SamplingParams:
             or the text so far (Keskar et al. 2019); 1 is off.
         presence_penalty: Subtracted once from the logit of every token generated so far.
         frequency_penalty: Subtracted from a token's logit once per time it was generated.
-        logit_bias: Added to the logits of these ids; `-inf` bars an id, `inf` forces it.
-        seed: Start of the random numbers, 0 to 2**64 - 1; None draws one from the system. The seed
+        logit_bias: Added to the logits of these ids; `-inf` suppresses an id, `inf` forces it.
+        seed: Start of the random numbers, 0 to 2**64 - 1; None takes one from the system. The seed
             that was used is in the `Completion`.
 
     Raises:
@@ -138,7 +138,7 @@ def resolve(
 
 
 def random_seed() -> int:
-    """Draws a seed of 53 bits from the system: JSON and spreadsheets keep all its digits."""
+    """Takes a seed of 53 bits from the system: JSON and spreadsheets keep all its digits."""
     return int.from_bytes(os.urandom(7), "little") >> 3
 
 
@@ -152,20 +152,20 @@ def make_sampler(
     logprobs: int,
     isa: str = "",
 ) -> _native.Sampler:
-    """Makes the native state that draws one request's tokens.
+    """Makes the native state that samples one request's tokens.
 
     Args:
         params: Checked settings; their own `seed` is not looked at.
         vocab_size: Rows of the output matrix.
         seed: Start of this request's random numbers.
         stop_ids: Ids that end the text.
-        suppressed: Ids that are never drawn, whatever the bias says.
+        suppressed: Ids that are never sampled, whatever the bias says.
         logprobs: Log-probabilities to report besides the chosen token's; 0 reports none at all.
         isa: Highest ISA level to use; empty is the best.
 
     Raises:
         ConfigError: An id of `logit_bias` or `stop` is not in the vocabulary, or all of them are
-            barred.
+            suppressed.
     """
     for token in params.logit_bias:
         if token >= vocab_size:
@@ -177,7 +177,7 @@ def make_sampler(
             raise ConfigError(msg)
     bias = {**params.logit_bias, **dict.fromkeys(suppressed, -math.inf)}
     if len(bias) >= vocab_size and all(added == -math.inf for added in bias.values()):
-        msg = "logit_bias: bars every id of the vocabulary, so that none can be drawn"
+        msg = "logit_bias: suppresses every id of the vocabulary, so that none can be sampled"
         raise ConfigError(msg)
     return _native.Sampler(
         vocab_size,

@@ -91,8 +91,8 @@ def test_a_pad_token_in_the_delta(tmp_path, bases, tiny_tokenizer_file, layout, 
         assert llm.config.vocab_size == 513
         assert relative_error(llm.logits([*IDS, 512]), expected) < 2e-3
         assert 512 in llm.tokenizer.unsampled_ids or llm.tokenizer.vocab_size <= 512
-        drawn = llm.generate(IDS, temperature=5.0, max_tokens=40, seed=1).tokens
-        assert 512 not in drawn
+        sampled = llm.generate(IDS, temperature=5.0, max_tokens=40, seed=1).tokens
+        assert 512 not in sampled
 
 
 def test_sums_are_rounded_once(tmp_path, bases, tiny_tokenizer_file):
@@ -177,8 +177,8 @@ def test_the_checksum_speaks_once_and_only_when_it_differs(tmp_path, bases, tiny
     for expected, times in ((exact, 0), (exact + 3, 1)):
         said = []
         checksum = Checksum(expected, 0.5, set(delta.tensors), said.append)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_alpaca_checksum", lambda _, c=checksum: c)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(module, "_alpaca_checksum", lambda _, c=checksum: c)
             both = add_delta(delta, base)
         for record in (*both.tensors.values(), *both.tensors.values()):
             record.read()

@@ -87,7 +87,7 @@ def test_single_safetensors_file(folder):
 
 def test_safetensors_file_without_config(folder):
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"put config\.json beside it"):
+    with pytest.raises(CheckpointError, match=r"put config\.json next to it"):
         open_checkpoint(folder / "model.safetensors")
 
 

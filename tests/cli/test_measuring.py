@@ -232,7 +232,8 @@ def test_doctor_for_people(call) -> None:
 def test_threads_respect_the_affinity_mask() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from llama_rt import machine; found = machine.inspect(); print(found.cores, found.threads)"
+        "from llama_rt.hardware import inspect; found = inspect()\n"
+        "print(found.cores, found.threads)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["1", "1"], done.stderr

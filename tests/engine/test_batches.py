@@ -1,4 +1,4 @@
-"""A request's result is its own: alone, in a batch, beside others, with and without reuse."""
+"""A request's result is its own: alone, in a batch, with others, with and without reuse."""
 
 import threading
 
@@ -43,11 +43,11 @@ def test_a_batch_is_its_members(tiny_hf_folder, quantize, options):
 
 def test_greedy_takes_the_most_likely_token(llm):
     ids = llm.tokenizer.encode("The llama")
-    drawn = llm.generate("The llama", temperature=0.0, max_tokens=20).tokens
-    rows = llm.logits(ids + drawn[:-1])[len(ids) - 1 :]
+    sampled = llm.generate("The llama", temperature=0.0, max_tokens=20).tokens
+    rows = llm.logits(ids + sampled[:-1])[len(ids) - 1 :]
     stops = {*llm.tokenizer.stop_ids, *llm.tokenizer.unsampled_ids}
-    assert drawn == rows.argmax(axis=1).tolist()
-    assert not stops & set(drawn)
+    assert sampled == rows.argmax(axis=1).tolist()
+    assert not stops & set(sampled)
 
 
 def test_more_requests_than_one_batch_holds(llm):
@@ -79,7 +79,7 @@ def test_a_conversation_only_pays_for_what_is_new(llm):
     ids = llm.tokenizer.encode("A beginning that is quite long and is said again")
     first = llm.generate(ids, max_tokens=12, temperature=0.0)
     again = llm.generate([*ids, *first.tokens, 50, 51], max_tokens=4, temperature=0.0)
-    # All of it but the last token drawn, which was never fed.
+    # All of it but the last token sampled, which was never fed.
     assert again.usage.cached_tokens >= len(ids) + len(first.tokens) - 1
     assert again.timings.prompt_tokens == again.usage.prompt_tokens - again.usage.cached_tokens
 
@@ -158,8 +158,8 @@ def cramped(tiny_hf_folder, monkeypatch):
 def test_a_full_cache_makes_requests_wait_but_changes_none(cramped, llm):
     prompts = [[1, 20 + i, *range(30, 60)] for i in range(8)]
     crowded = cramped.generate(prompts, seed=2, max_tokens=150)
-    roomy = [llm.generate(prompt, seed=2, max_tokens=150) for prompt in prompts]
-    assert [outcome(c) for c in crowded] == [outcome(c) for c in roomy]
+    uncrowded = [llm.generate(prompt, seed=2, max_tokens=150) for prompt in prompts]
+    assert [outcome(c) for c in crowded] == [outcome(c) for c in uncrowded]
     assert cramped.generate([1, 2], seed=1, max_tokens=5).finish_reason
 
 

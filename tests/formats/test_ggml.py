@@ -219,7 +219,7 @@ def test_the_vocabulary_is_a_tokenizer(tmp_path, tiny_tokenizer_file, generation
 
 
 def test_scores_of_files_without_them():
-    """LLaMA's own: minus the place behind the bytes, and -1e9 for marks alone."""
+    """LLaMA's own: minus the position after the bytes, and -1e9 for marks alone."""
     from llama_rt.checkpoint.ggml_vocabulary import tokenizer_keys
 
     pieces = [b" \xe2\x81\x87 ", b"", b"", *(bytes([i]) for i in range(256)), b"  ", b" t", b"er"]
@@ -233,7 +233,7 @@ def test_scores_of_files_without_them():
 
 
 def test_gpt4all_declares_a_token_that_has_no_piece(tmp_path, tiny_tokenizer_file):
-    """513 rows and 512 pieces: the last is the pad token, which is never drawn."""
+    """513 rows and 512 pieces: the last is the pad token, which is never sampled."""
     config = Config(n_kv_heads=4, vocab_size=513, norm_eps=1e-6)
     path = tmp_path / "gpt4all-lora-quantized.bin"
     weights = Writer(config, tiny_tokenizer_file, "ggml", "q4_0").write(path)
@@ -243,8 +243,8 @@ def test_gpt4all_declares_a_token_that_has_no_piece(tmp_path, tiny_tokenizer_fil
         )
         assert llm.tokenizer.encode("<pad>", bos=False) == llm.tokenizer.encode("<pad>", bos=False)
         assert 512 not in llm.tokenizer.encode("a <pad>")
-        drawn = llm.generate(IDS, temperature=50.0, top_p=1.0, max_tokens=50, seed=1).tokens
-        assert 512 not in drawn
+        sampled = llm.generate(IDS, temperature=50.0, top_p=1.0, max_tokens=50, seed=1).tokens
+        assert 512 not in sampled
 
 
 def test_epsilon_and_context(tmp_path):

@@ -71,7 +71,7 @@ def test_dropped_tensors_give_their_pages_back(tmp_path):
 
 
 def test_ctrl_c_while_native_code_holds_the_last_view_is_raised(tmp_path):
-    """It is met by the first Python code behind the call, which must not be one that drops it."""
+    """It is met by the first Python code after the call, which must not be one that drops it."""
     (tmp_path / "x").write_bytes(bytes(64 << 20))
     file = MappedFile(tmp_path / "x")
 

@@ -148,7 +148,7 @@ def test_bombs_fit_in_little_memory(tmp_path):
         import resource, sys
         from pathlib import Path
         from llama_rt.errors import CheckpointError
-        from llama_rt.loading.pth import read_pth
+        from llama_rt.formats.pth import read_pth
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (768 << 20),) * 2)
         for path in sys.argv[1:]:

@@ -1,4 +1,4 @@
-"""What the machine offers: memory within a container's limits, and the facts of `inspect`."""
+"""The hardware: memory within a container's limits, and the facts of `inspect`."""
 
 from __future__ import annotations
 

@@ -211,8 +211,8 @@ def test_a_sampler_that_can_draw_nothing_fails_alone(runner, call):
     def greedy():
         return _native.Sampler(CONFIG.vocab_size, temperature=0.0)
 
-    barred = dict.fromkeys(range(CONFIG.vocab_size), -np.inf)
-    samplers = [greedy(), _native.Sampler(CONFIG.vocab_size, logit_bias=barred), greedy()]
+    suppressed = dict.fromkeys(range(CONFIG.vocab_size), -np.inf)
+    samplers = [greedy(), _native.Sampler(CONFIG.vocab_size, logit_bias=suppressed), greedy()]
 
     def run(samplers):
         sequences = [runner.create() for _ in samplers]

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
-TIERS = CSRC / "cpu" / "tiers"
+ISA_LEVELS = CSRC / "cpu" / "tiers"
 PACKAGE = ROOT / "python" / "llama_rt"
 
 CPP_ROOMS = {
@@ -88,9 +88,9 @@ def python_files() -> list[Path]:
 def include_folders(source: Path) -> list[Path]:
     """Where the compiler looks for a quoted include; tiers also see their own folders."""
     folders = [source.parent, CSRC]
-    if TIERS in source.parents:
+    if ISA_LEVELS in source.parents:
         # A generic source is compiled once for each tier that has a vec.h, which it includes.
-        folders += [TIERS, *sorted(path.parent for path in TIERS.glob("*/vec.h"))]
+        folders += [ISA_LEVELS, *sorted(path.parent for path in ISA_LEVELS.glob("*/vec.h"))]
     return folders
 
 

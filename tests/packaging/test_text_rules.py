@@ -24,11 +24,11 @@ def project_files() -> list[Path]:
 
 def source_files() -> list[Path]:
     """What is compiled or imported: not the tests, not the documents."""
-    rooms = {ROOT / "csrc", ROOT / "python"}
+    folders = {ROOT / "csrc", ROOT / "python"}
     return [
         path
         for path in project_files()
-        if rooms & set(path.parents) and path.suffix not in {".md", ".txt"}
+        if folders & set(path.parents) and path.suffix not in {".md", ".txt"}
     ]
 
 

@@ -72,12 +72,12 @@ def test_a_stopped_decode_keeps_what_was_drawn(runner):
     first = runner.step([sequence], [IDS[:10]], [sampler])[0].tokens[0]
     flag = _native.CancelFlag()
     flag.set()
-    drawn = runner.decode([sequence], [first], [sampler], steps=50, cancel=flag)[0].tokens
-    assert len(drawn) <= 1
-    assert runner.length(sequence) == 10 + len(drawn)
+    sampled = runner.decode([sequence], [first], [sampler], steps=50, cancel=flag)[0].tokens
+    assert len(sampled) <= 1
+    assert runner.length(sequence) == 10 + len(sampled)
     flag.clear()
-    more = runner.decode([sequence], [(drawn or [first])[-1]], [sampler], steps=5, cancel=flag)
-    ids = [*IDS[:10].tolist(), first, *drawn, *more[0].tokens]
+    more = runner.decode([sequence], [(sampled or [first])[-1]], [sampler], steps=5, cancel=flag)
+    ids = [*IDS[:10].tolist(), first, *sampled, *more[0].tokens]
     assert ids[10:] == np.argmax(logits(runner, ids[:-1])[9:], axis=1).tolist()
     runner.release(sequence)
 

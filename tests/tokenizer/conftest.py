@@ -87,7 +87,7 @@ def bpe_library():
 
 @pytest.fixture(scope="session")
 def bpe_folder(bpe_library, tmp_path_factory) -> Path:
-    """`tokenizer.json` and the files beside it, as Llama 3.1 instruct is published."""
+    """`tokenizer.json` and the files next to it, as Llama 3.1 instruct is published."""
     folder = tmp_path_factory.mktemp("bpe")
     bpe_library.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}

@@ -322,7 +322,7 @@ def test_a_file_cut_between_pieces_is_refused(tmp_path):
     whole = serialize_model(SpmModel(texts=["<unk>", "a"], scores=[0, 0], kinds=[2, 1]))
     (tmp_path / "tokenizer.model").write_bytes(whole)
     assert load_tokenizer(tmp_path, {}, "hf").vocab_size == 2
-    rules = whole.index(b"\x12", 20)  # the first field behind the pieces
+    rules = whole.index(b"\x12", 20)  # the first field after the pieces
     (tmp_path / "tokenizer.model").write_bytes(whole[:rules])
     with pytest.raises(TokenizerError, match="truncated"):
         load_tokenizer(tmp_path, {}, "hf")

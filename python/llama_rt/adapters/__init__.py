@@ -1,4 +1,4 @@
-"""Adapters: LoRA and LLaMA-Adapter files, read into patches; attached to a loaded model, or merged.
+"""Adapters: LoRA and LLaMA-Adapter files, read as deltas; attached to a loaded model, or merged.
 
 To add a type: a reader that gives an `AdapterFile`, and a branch in `open_adapter`.
 """

@@ -1,6 +1,6 @@
-"""What an adapter changes, as data, and how it is laid onto a model.
+"""What an adapter adds to a model, as data, and how it is attached.
 
-A reader gives patches in its file's own rotary order; `attach` turns the rows of wq and wk round
+A reader gives deltas in its file's own rotary order; `attach` permutes the rows of wq and wk
 where the base keeps the other one, and hands everything to the native adapter.
 """
 
@@ -109,7 +109,7 @@ AdapterDelta = Lora | Bias | InputScale | NormGain | Prefix
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """An adapter as it lies on disk.
+    """An adapter as it is stored.
 
     Attributes:
         path: file or folder.
@@ -127,7 +127,7 @@ class AdapterFile:
 
     @property
     def n_layers(self) -> int:
-        """The highest layer that is patched, and one."""
+        """The highest layer that has a delta, and one."""
         return 1 + max(delta.layer for delta in self.deltas)
 
     @property
@@ -137,7 +137,7 @@ class AdapterFile:
 
     @property
     def vocab(self) -> int | None:
-        """Rows of the tables of the model that it was made for; None if it patches none."""
+        """Rows of the tables of the model that it was made for; None if it changes none."""
         return next(
             (p.b.shape[0] for p in self.deltas if isinstance(p, Lora) and p.layer < 0), None
         )
@@ -166,7 +166,7 @@ def _elements(delta: AdapterDelta) -> int:
 
 
 def _width(delta: AdapterDelta) -> int | None:
-    """The model's width where a patch shows it; projections may be of any other."""
+    """The model's width where a delta shows it; projections may be of any other."""
     if isinstance(delta, Lora):
         sides = (delta.b.shape[0], delta.a.shape[1])
         return {"wo": sides[0], "w2": sides[0]}.get(delta.slot, sides[1])
@@ -255,7 +255,7 @@ def check_pairing(file: AdapterFile, config: ModelConfig) -> None:
         raise CheckpointError(msg)
     if file.n_layers > config.n_layers:
         msg = (
-            f"{file.path}: {file.kind} that patches layer {file.n_layers - 1}, but the model has "
+            f"{file.path}: {file.kind} that changes layer {file.n_layers - 1}, but the model has "
             f"{config.n_layers} layers: it was made for another model"
         )
         raise CheckpointError(msg)
@@ -322,7 +322,7 @@ def _add(
 
 
 def module_of(delta: Lora | Bias) -> str:
-    """Canonical name of the linear that is patched, without `.weight` or `.bias`."""
+    """Canonical name of the linear that is changed, without `.weight` or `.bias`."""
     if delta.layer < 0:
         return delta.slot
     part = "attention" if delta.slot in ("wq", "wk", "wv", "wo") else "feed_forward"

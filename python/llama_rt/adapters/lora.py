@@ -32,7 +32,7 @@ _WEIGHT = re.compile(
 _EMBEDDING = re.compile(
     r"(?:base_model\.model\.)?(?P<module>model\.embed_tokens)\.lora_embedding_(?P<part>A|B)(?:\.[^.]+)?"
 )
-# The base's own tables, which peft saves beside factors of them.
+# The base's own tables, which peft saves together with factors of them.
 _TABLE = re.compile(r"(?:base_model\.model\.)?(?:model\.embed_tokens|lm_head)\.base_layer\.weight")
 _PLAIN = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\.bias")
 _SLOT = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(w[qkvo123])\.(?:weight|bias)")

@@ -41,7 +41,7 @@ def merge(checkpoint: Checkpoint, files: Sequence[AdapterFile]) -> Checkpoint:
 
     Raises:
         CheckpointError: an adapter was made for another model; or it is no sum of weights, so it
-            can only run beside them.
+            can only be applied at run time.
     """
     tensors = dict(checkpoint.tensors)
     for file in files:

@@ -44,7 +44,7 @@ Adapter = str | Mapping[str, float] | AllAdapters | None
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """An adapter laid onto the loaded model."""
+    """An adapter attached to the loaded model."""
 
     file: AdapterFile
     native: _native.Adapter
@@ -73,7 +73,7 @@ def open_adapters(adapters: object) -> dict[str, AdapterFile]:
 def attach_adapters(
     files: Mapping[str, AdapterFile], model: _native.Model, checkpoint: Checkpoint
 ) -> dict[str, LoadedAdapter]:
-    """Lays opened adapters onto a finished model.
+    """Attaches opened adapters to a finished model.
 
     Raises:
         CheckpointError: One was made for another model; names both shapes.

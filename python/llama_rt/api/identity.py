@@ -1,4 +1,4 @@
-"""What somebody holds: one sentence for any path, with what is missing and the command to run.
+"""What a path is: one sentence, with what is missing and the command to run.
 
 A base model, a delta, or an adapter and for what size; told by content. A name only ever suggests
 the prompts of a project, and the sentence says that it does.

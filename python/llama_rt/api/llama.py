@@ -44,7 +44,7 @@ class Llama:
         path: The checkpoint.
         n_ctx: Tokens of context.
         device: Where it runs, such as `"cpu"`.
-        isa: The instruction-set tier in use.
+        isa: The ISA level in use.
         threads: Threads it computes with.
         load_s: Seconds that loading took.
         reproducible: As given to `load`.
@@ -100,7 +100,7 @@ class Llama:
             quantize: Format for the weights, such as `"q8_0"`; None keeps them as stored.
             n_ctx: Context in tokens; None is the trained one.
             threads: Threads to compute with; None is what the container and the cores allow.
-            isa: Highest instruction-set tier to use, such as `"avx2"`.
+            isa: Highest ISA level to use, such as `"avx2"`.
             repack: `"auto"`, `"never"` or `"always"` copy weights into a faster layout.
             kv_dtype: Cache type: `"f16"`, `"bf16"`, `"f32"` or `"q8_0"`.
             base: The model that a delta, given as `path`, is added to.
@@ -194,11 +194,11 @@ class Llama:
             loaded.engine.close()
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Returns the model, for a `with` block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes it."""
+        """Frees the model at the end of a `with` block."""
         self.close()
 
     def __repr__(self) -> str:
@@ -251,11 +251,12 @@ class Llama:
         Args:
             prompt: Text (begin-of-text is put in front), ids (taken as they are), or a list of
                 either, which gives a list.
-            max_tokens: Most tokens to generate; None runs to the end of the context.
+            max_tokens: Maximum number of tokens to generate; None runs to the end of the context.
             params: Sampling settings; a field given directly (`temperature=0.0`) wins.
             stop: Strings to stop before, or ids to stop at; one or several.
-            seed: Start of the random numbers; None draws one per prompt. Each prompt of a list uses
-                it as it would alone, so the same prompt twice gives the same text twice.
+            seed: Start of the random numbers; None takes one per prompt from the system. Each
+                prompt of a list uses it as it would alone, so the same prompt twice gives the same
+                text twice.
             logprobs: Report the log-probability of each token and of this many most likely ones;
                 0 reports none.
             adapter: A loaded adapter's name, weights by name, or None for none; all by default.
@@ -418,7 +419,7 @@ class Llama:
         engine, ids, active = self._for_numbers(text_or_ids, adapter)
         return forward.embed(engine, ids, active, self._config.dim, pooling, normalize)
 
-    # Behind the calls.
+    # Shared by the calls.
 
     def _open(self) -> Loaded:
         if self._loaded is None:
@@ -437,9 +438,9 @@ class Llama:
         loaded = self._open()
         active = choose_adapters(adapter, loaded.adapters)
         ids = self._ids(text_or_ids)
-        room = min(self.n_ctx, loaded.cache_tokens)
-        if len(ids) > room:
-            msg = f"{len(ids)} tokens do not fit in the context of {room}"
+        limit = min(self.n_ctx, loaded.cache_tokens)
+        if len(ids) > limit:
+            msg = f"{len(ids)} tokens do not fit in the context of {limit}"
             raise CapacityError(msg)
         return loaded.engine, ids, active
 

@@ -158,7 +158,7 @@ def _find(path: str | Path | None, base: str | Path | None) -> Checkpoint:
 def _open_tokenizer(
     checkpoint: Checkpoint, override: str | Path | None
 ) -> Tokenizer | LlamaRtError:
-    """The tokenizer; where the checkpoint's own is missing, the reason, for whoever needs it.
+    """The tokenizer; where the checkpoint's own is missing, the reason, raised when it is needed.
 
     A model without one still gives logits for ids.
     """

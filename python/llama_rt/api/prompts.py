@@ -39,7 +39,7 @@ def split_prompts(prompt: object) -> tuple[list[object], bool]:
     if not any(nested):
         return [items], False
     if not all(nested):
-        msg = "prompt: expected one prompt or a list of prompts, got ids beside prompts"
+        msg = "prompt: expected one prompt or a list of prompts, got ids mixed with prompts"
         raise TypeError(msg)
     return [item if isinstance(item, str) else _as_list(item) for item in items], True
 
@@ -88,12 +88,12 @@ def fit(prompt_tokens: int, max_tokens: int | None, n_ctx: int, cache_tokens: in
 
     Args:
         prompt_tokens: Length of the prompt.
-        max_tokens: Most tokens wanted; None is as many as the context holds.
+        max_tokens: Maximum number of tokens; None is as many as the context holds.
         n_ctx: Context length.
         cache_tokens: Tokens that the memory for the cache holds.
 
     Raises:
-        CapacityError: The prompt does not fit, or leaves no room for a token that is wanted.
+        CapacityError: The prompt does not fit, or leaves no space for a token that is wanted.
         ConfigError: `max_tokens` is negative.
         TypeError: `max_tokens` is no int.
     """
@@ -106,15 +106,15 @@ def fit(prompt_tokens: int, max_tokens: int | None, n_ctx: int, cache_tokens: in
     if cache_tokens < n_ctx and prompt_tokens >= cache_tokens:
         msg = (
             f"the prompt has {prompt_tokens} tokens, but the free memory holds a cache of "
-            f"{cache_tokens}; load with kv_dtype='q8_0' or quantize=... to make room"
+            f"{cache_tokens}; load with kv_dtype='q8_0' or quantize=... to free memory"
         )
         raise CapacityError(msg)
-    room = n_ctx - prompt_tokens
-    if room < 0 or (room == 0 and max_tokens != 0):
-        missing = "does not fit" if room < 0 else "leaves no room for a token"
+    left = n_ctx - prompt_tokens
+    if left < 0 or (left == 0 and max_tokens != 0):
+        missing = "does not fit" if left < 0 else "leaves no space for a token"
         msg = f"the prompt has {prompt_tokens} tokens and {missing} in the context of {n_ctx}"
         raise CapacityError(msg)
-    return room if max_tokens is None else min(operator.index(max_tokens), room)
+    return left if max_tokens is None else min(operator.index(max_tokens), left)
 
 
 def _as_list(value: object) -> list[object]:

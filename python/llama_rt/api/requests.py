@@ -66,7 +66,7 @@ class Settings:
 
         Args:
             prompt: Ids, at least one.
-            tokenizer: Turns what is drawn into text.
+            tokenizer: Turns sampled tokens into text.
             vocab_size: Rows of the output matrix.
             n_ctx: Context in tokens.
             cache_tokens: Tokens that the cache can hold.

@@ -32,7 +32,7 @@ def build_model(
 ) -> _native.Model:
     """Streams every tensor into a native model.
 
-    At no time is more than one tensor held besides the model: with `quantize`, its stored bytes
+    At most one tensor is held in addition to the model: with `quantize`, its stored bytes
     (mapped, not read at once), a few rows as float32, and the result. Matrices of a synthetic
     model are put together in the backend's memory.
 

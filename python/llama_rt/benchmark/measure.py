@@ -37,7 +37,8 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
     cache_tokens = _cache_tokens(settings)
     backend = hardware.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
     _check_memory(checkpoint, settings, cache_tokens, hardware.free_memory(backend.name))
-    # First, and freed again: it must neither stand beside the model nor count in its peak.
+    # First, and freed again: its buffer must neither share the memory with the model nor count in
+    # its peak.
     bandwidth = hardware.read_bandwidth(backend.threads, device=backend.name)
     _reset_peak()
     began = time.perf_counter()
@@ -110,7 +111,7 @@ def _check_memory(checkpoint: Checkpoint, settings: Settings, tokens: int, avail
 
 
 def _reset_peak() -> None:
-    """Starts the kernel's record of peak memory anew (Linux `proc(5)`, clear_refs)."""
+    """Resets the kernel's record of peak memory (Linux `proc(5)`, clear_refs)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

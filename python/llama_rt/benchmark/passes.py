@@ -53,7 +53,7 @@ class Passes:
 
         Returns:
             The figures; and, if there are adapters, those without them, each taken right after its
-            counterpart, so that both saw the same machine.
+            counterpart, so that both ran under the same load.
         """
         settings, runner = self._settings, self._runner
         sequences = [runner.create() for _ in range(settings.batch)]
@@ -87,7 +87,7 @@ class Passes:
     def _timed_decode(
         self, sequences: list[int], steps: int, *, with_adapters: bool = True
     ) -> float:
-        """Seconds to draw `steps` tokens for each sequence; the cache is as before afterwards.
+        """Seconds to decode `steps` tokens for each sequence; the cache is as before afterwards.
 
         The samplers have no stop tokens, so that all steps are taken.
         """

@@ -57,7 +57,7 @@ def synthetic_checkpoint(
 
     Args:
         shape: `"7B"`, `"13B"`, `"33B"`, `"65B"`, `"8x4096"`, or any configuration.
-        format: a stored type (all matrices have it) or a mix such as `"q4_k_m"`. Matrices whose
+        format: a stored type (all matrices have it) or a recipe such as `"q4_k_m"`. Matrices whose
             rows are not whole blocks take a type of smaller blocks, or f16. Norms are f32.
         tie: the output is the embedding.
         seed: the same seed gives the same bytes.

@@ -1,6 +1,6 @@
 """Tensors that are computed when they are read: sums of others, merged adapters, older layouts.
 
-Rows are made a few at a time on all threads; besides the result only those rows are held.
+Rows are made a few at a time on all threads; only the result and those rows are held.
 """
 
 from __future__ import annotations

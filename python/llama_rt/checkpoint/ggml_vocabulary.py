@@ -62,7 +62,7 @@ def _piece(id: int, stored: bytes, *, has_bytes: bool) -> tuple[str, int]:
 
 
 def _score(id: int, text: str) -> float:
-    """LLaMA's: minus the place behind the byte pieces; pieces of marks only come last."""
+    """LLaMA's: minus the position after the byte pieces; pieces of marks only come last."""
     if id < _FIRST_PIECE:
         return 0.0
     return _SPACES_SCORE if text.strip(_MARK) == "" else float(_FIRST_PIECE - id)

@@ -56,7 +56,7 @@ def open_hf(folder: Path) -> Checkpoint:
 
 
 def open_safetensors(path: Path) -> Checkpoint:
-    """Opens one .safetensors file with the config.json beside it.
+    """Opens one .safetensors file with the config.json of its folder.
 
     Raises:
         CheckpointError: the file is damaged, or config.json is not there.
@@ -64,7 +64,7 @@ def open_safetensors(path: Path) -> Checkpoint:
     """
     config_path = path.parent / "config.json"
     if kind_of(config_path) == "nothing":
-        msg = f"{path}: a safetensors file does not describe its model; put config.json beside it"
+        msg = f"{path}: a safetensors file does not describe its model; put config.json next to it"
         raise CheckpointError(msg)
     return _checkpoint(path, config_path, read_safetensors(path).tensors, (path,), "safetensors")
 

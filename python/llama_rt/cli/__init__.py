@@ -1,4 +1,4 @@
-"""The command `llama-rt`: parses, calls one command, turns what happened into an exit code.
+"""The command `llama-rt`: parses, calls one command, gives the exit code.
 
 Each command is a file of this folder. This one owns the exit codes: 0 done, 1 the work failed (one
 line on standard error), 2 usage, 130 interrupted.

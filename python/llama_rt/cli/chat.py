@@ -1,6 +1,6 @@
 """`llama-rt chat`: a conversation in the terminal, or line by line through a pipe.
 
-What was said before stays in the model's cache, so each turn costs only what is new. Nothing is
+The conversation so far stays in the model's cache, so each turn costs only what is new. Nothing is
 forgotten unasked: a conversation that outgrows the context asks before it drops its oldest turns.
 """
 

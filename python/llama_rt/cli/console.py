@@ -51,7 +51,7 @@ class Console:
         if not text or self.json:
             return
         if self.on_terminal:
-            # A model may draw any character; a terminal must not take it for a command.
+            # A model may produce any character; a terminal must not take it for a command.
             text = _CONTROLS.sub("\ufffd", text)
         self._column = 0 if text.endswith("\n") else 1  # first: Ctrl-C may end what follows
         self._put(self.styled(text, style) if style else text, "replace")

@@ -1,4 +1,4 @@
-"""Options that several commands share: how a model is loaded and how tokens are drawn.
+"""Options that several commands share: how a model is loaded and how tokens are sampled.
 
 Defaults live in `Llama.load` and `SamplingParams`; an option that was not given is not passed on.
 """
@@ -37,8 +37,8 @@ __all__ = [
 _LOADING = ("device", "quantize", "kv_dtype", "threads", "isa", "repack", "base", "tokenizer")
 _SAMPLING: dict[str, tuple[type, str]] = {
     "temperature": (float, "0 is greedy; higher is wilder"),
-    "top_k": (int, "draw from the K most likely tokens only; 0 is off"),
-    "top_p": (float, "draw from the most likely tokens that sum to X; 1 is off"),
+    "top_k": (int, "sample from the K most likely tokens only; 0 is off"),
+    "top_p": (float, "sample from the most likely tokens that sum to X; 1 is off"),
     "min_p": (float, "leave out tokens less likely than X times the best; 0 is off"),
     "typical_p": (float, "locally typical sampling; 1 is off"),
     "repetition_penalty": (float, "divide the logits of seen tokens; 1 is off"),

@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help with module for long option names beside their explanations."""
+    """Help with a wide column for long option names."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)

@@ -1,6 +1,7 @@
 """`llama-rt run`: continues a text.
 
-The text goes to standard output as it is drawn; what it took goes to standard error, in one line.
+The text goes to standard output as it is generated; what it took goes to standard error, in one
+line.
 """
 
 from __future__ import annotations

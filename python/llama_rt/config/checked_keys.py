@@ -87,7 +87,7 @@ class Keys:
         return value
 
     def text(self, key: str, default: str = "") -> str:
-        """A string."""
+        """The string under a key, or `default`."""
         value = self.get(key)
         if value is None:
             return default

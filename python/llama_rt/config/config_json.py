@@ -58,7 +58,7 @@ def from_hf(
     positions = min(positions, MAX_SIZE)
     theta, scaling, context = _hf_rope(keys, positions)
     if scaling.kind in ("none", "linear"):
-        # Older long-context files keep the base length and put the stretched one beside it.
+        # Older long-context files keep the base length and put the stretched one next to it.
         context = max(context, keys.integer("max_sequence_length", 0))
     window: int | None = None
     if mistral:

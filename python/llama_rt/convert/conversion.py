@@ -69,8 +69,8 @@ def convert(
         src: what `open_checkpoint` takes, or an opened checkpoint.
         dst: a name ending in `.gguf`; any other is a Hugging Face folder to make.
         format: `"f32"`, `"f16"`, `"bf16"`; for GGUF also every quantized type and llama.cpp's
-            mixes of them (`mixes.formats()`). Matrices whose rows are not whole blocks take a type
-            of smaller blocks, or f16.
+            recipes for them (`convert.formats()`). Matrices whose rows are not whole blocks take a
+            type of smaller blocks, or f16.
         base: the model that `src`, a delta, is added to.
         overwrite: replace a GGUF file that exists; folders are never replaced.
         max_context: tokens that the new file promises, fewer than the source's.

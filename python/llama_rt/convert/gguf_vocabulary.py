@@ -85,7 +85,7 @@ def read_vocabulary(metadata: Mapping[str, object]) -> dict[str, Value]:
 
 
 def vocabulary_keys(checkpoint: Checkpoint) -> dict[str, Value]:
-    """Keys for the tokenizer that lies with a Meta or Hugging Face checkpoint.
+    """Keys for the tokenizer of a Meta or Hugging Face checkpoint.
 
     Returns:
         `tokenizer.*` keys; none if the checkpoint brings no tokenizer.

@@ -53,7 +53,7 @@ def flag(value: bool) -> Value:
 
 
 def string(value: str) -> Value:
-    """A string."""
+    """A value of GGUF's string type."""
     return Value(_STRING, value)
 
 

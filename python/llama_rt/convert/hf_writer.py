@@ -80,7 +80,7 @@ def write_hf_folder(
 
 
 def _with_llama3(checkpoint: Checkpoint) -> ModelConfig:
-    """The rule behind stored divisors: config.json has names for rules, not for divisors."""
+    """The rule that stored divisors come from: config.json names rules, not divisors."""
     config = checkpoint.config
     record = checkpoint.tensors.get(DIVISORS)
     if record is None:

@@ -1,6 +1,6 @@
-"""Formats by name, and the type that each matrix has in them.
+"""Quantization recipes: formats by name, and the type that each matrix has in them.
 
-The name of an element type gives it to every matrix. A mix, such as `q4_k_m`, gives more bits to
+The name of an element type gives it to every matrix. A recipe, such as `q4_k_m`, gives more bits to
 the matrices that lose most by rounding, by the rules of llama.cpp's quantizer
 (`src/llama-quant.cpp`, `llama_tensor_get_type_impl`): its file has the same type for each tensor.
 """
@@ -58,7 +58,7 @@ def matrix_type(name: str, width: int, format: str, config: ModelConfig) -> str 
         name: canonical name.
         width: elements of a row.
         format: one of `formats()`.
-        config: of the model; layers and heads decide in mixes.
+        config: of the model; layers and heads decide in recipes.
 
     Returns:
         The type, or one of smaller blocks where rows are no whole blocks of it; None where rows are

@@ -131,7 +131,7 @@ def requantize(
     order: Order | None = None,
     threads: int = 0,
 ) -> Bytes:
-    """Rows of a tensor in another type, as `_native.recode` makes them.
+    """Rows of a tensor in another type, encoded on all threads.
 
     Raises:
         CheckpointError: a weight is NaN or infinite and `dtype` is a quantized format.

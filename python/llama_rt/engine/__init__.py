@@ -1,9 +1,9 @@
-"""Generation: requests become batches, batches become tokens, tokens become text.
+"""The engine: requests become batches, batches become tokens, tokens become text.
 
-`engine` takes work from any thread; `scheduler` decides what runs next and calls the native runner;
+`engine` takes jobs from any thread; `scheduler` decides what runs next and calls the native runner;
 `cancellation` cancels; `job` is what callers hand in;
-`detokenizer` and `stopping` turn tokens into text; `prefix` reuses the cache; `streams` is how
-callers wait; `results` is what they get.
+`detokenizer` and `stopping` turn tokens into text; `prefix_cache` reuses the cache; `streams` is
+how callers wait; `results` is what they get.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who wants what: cancelling work from any thread, and telling the driver's step about it."""
+"""Cancelling jobs from any thread, and ending the native step that computes them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["CancellationRegistry"]
 
 
 class CancellationRegistry:
-    """Every native step passes through here, so that it can be ended from outside.
+    """Knows which jobs are in the native step, so that cancelling all of them ends it.
 
     Attributes:
         lock: Guards what several threads share; re-entrant, because a stream that the garbage
-            collector finds calls `cancel` wherever that happens to be. For the same reason nobody
-            may wait for another thread while holding it.
+            collector finds calls `cancel` wherever that happens to be. For the same reason no
+            thread may wait for another while holding it.
         flag: Seen by the native module between layers.
-        closed: Nothing is wanted any more.
+        closed: Every job counts as cancelled.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class CancellationRegistry:
         self._running: Sequence[Job] = ()
 
     def cancel(self, job: Job) -> None:
-        """Ends `job` soon: within a layer if nobody shares its step, else after the step."""
+        """Ends `job` soon: within a layer if no other job shares its step, else after the step."""
         with self.lock:
             job.cancelled = True
             if self._running and all(other.cancelled for other in self._running):
@@ -43,24 +43,24 @@ class CancellationRegistry:
             self.flag.set()
 
     def is_cancelled(self, job: Job) -> bool:
-        """Nobody waits for `job` any more."""
+        """The job was cancelled or abandoned, or the engine was closed."""
         return self.closed or job.cancelled or job.is_abandoned
 
     @contextmanager
     def running(self, jobs: Sequence[Job]) -> Iterator[bool]:
-        """Announces a step; gives False if all its works were cancelled before it."""
+        """Registers the jobs of a step; gives False if all of them were cancelled before it."""
         with self.lock:
-            wanted = not self.closed and not all(job.cancelled for job in jobs)
-            if wanted:
+            active = not self.closed and not all(job.cancelled for job in jobs)
+            if active:
                 self.flag.clear()
                 self._running = jobs
         try:
-            yield wanted
+            yield active
         finally:
             with self.lock:
                 self._running = ()
 
     def after_fork(self) -> None:
-        """In a child process: no other thread came along, whatever it held."""
+        """In a child process: other threads do not exist here, whatever lock they held."""
         self.lock = threading.RLock()
         self._running = ()

@@ -1,4 +1,4 @@
-"""One request's tokens on their way to text: decoding, stop strings, log-probabilities, chunks."""
+"""Incremental detokenization of a request: text, stop strings, log-probabilities, chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["IncrementalDetokenizer"]
 
 
 class IncrementalDetokenizer:
-    """Everything one request has said so far, and how much of it has been handed out.
+    """The text and tokens of one request so far, and how much of them was returned in chunks.
 
     A token belongs to the result if its text begins before the result's end. It is handed out with
     the first chunk that reaches into its text, so chunks add up to the completion exactly.
@@ -29,7 +29,7 @@ class IncrementalDetokenizer:
         *,
         logprobs: bool,
     ) -> None:
-        """Starts behind `prompt`; `stop` are the strings that end the text."""
+        """Starts after `prompt`; `stop` are the strings that end the text."""
         self._tokenizer = tokenizer
         self._decoder = tokenizer.decoder(prompt)
         self._matcher = StopMatcher(stop)
@@ -44,7 +44,7 @@ class IncrementalDetokenizer:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has come; the rest is not listened to."""
+        """A stop string was found; later tokens are ignored."""
         return self._matcher.found
 
     @property
@@ -54,7 +54,7 @@ class IncrementalDetokenizer:
 
     @property
     def tokens(self) -> list[int]:
-        """Ids behind the text, after `finish`."""
+        """Ids of the text, after `finish`."""
         return self._tokens
 
     @property
@@ -83,7 +83,7 @@ class IncrementalDetokenizer:
             self._append(self._matcher.push(decoded))
 
     def finish(self) -> None:
-        """Ends the text: lets go what was held back, drops tokens behind a stop string."""
+        """Ends the text: releases what was held back, drops tokens after a stop string."""
         if not self.stopped:
             self._append(self._matcher.push(self._decoder.finish()))
         if not self.stopped:

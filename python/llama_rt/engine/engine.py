@@ -1,4 +1,4 @@
-"""The engine: takes work from any thread and drives the scheduler from one of its own.
+"""The engine: takes jobs from any thread and drives the scheduler from one of its own.
 
 The driver thread exists only while there is work, so nothing has to be shut down at exit; a program
 that ends takes the work of its daemon threads with it.
@@ -25,7 +25,7 @@ __all__ = ["Engine"]
 
 
 class Engine:
-    """Everybody's door to one runner; may be called from any thread."""
+    """Entry point of one runner for all callers; may be called from any thread."""
 
     def __init__(
         self,
@@ -35,13 +35,13 @@ class Engine:
         max_batch_tokens: int = 512,
         max_sequences: int = 64,
     ) -> None:
-        """Takes over `runner`; nobody else may call it.
+        """Takes over `runner`; nothing else may call it.
 
         Args:
             runner: Model, cache and workspace.
             cache_tokens: Tokens that the cache holds, all sequences together.
-            max_batch_tokens: Most tokens in one step.
-            max_sequences: Most requests in one batch; more wait.
+            max_batch_tokens: Maximum number of tokens in one step.
+            max_sequences: Maximum number of requests in one batch; more wait.
         """
         self._cancellation = CancellationRegistry()
         self._scheduler = Scheduler(
@@ -51,7 +51,7 @@ class Engine:
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,
         )
-        self._arrivals: deque[Job] = deque()  # this and the next three: under the gate's lock
+        self._arrivals: deque[Job] = deque()  # this and the next three: under the registry's lock
         self._driver: threading.Thread | None = None
         self._idle = threading.Event()
         self._idle.set()
@@ -59,7 +59,7 @@ class Engine:
         _engines.add(self)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queues works that should run together; they report to their listeners.
+        """Queues jobs that should run together; they report to their callbacks.
 
         Raises:
             LlamaRtError: The engine is closed.
@@ -97,7 +97,7 @@ class Engine:
             raise
 
     def _disown(self, driver: threading.Thread | None, error: BaseException) -> None:
-        """A driver that will not run must leave nobody waiting."""
+        """Fails the jobs of a driver that will not run, so that no caller waits for ever."""
         with self._cancellation.lock:
             if driver is None or self._driver is not driver or self._is_running(driver):
                 return
@@ -141,7 +141,7 @@ class Engine:
                     return
             try:
                 self._scheduler.step()
-            except BaseException as error:  # whatever it is, the callers must hear it
+            except BaseException as error:  # whatever it is, the callers must be told
                 self._fail(error)
 
     def _enqueue_arrivals(self) -> None:

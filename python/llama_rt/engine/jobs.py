@@ -1,4 +1,4 @@
-"""What callers hand to the engine: a request for text, or a plain forward pass over given ids."""
+"""Jobs of the engine: a request for text, or a plain forward pass over given ids."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Finished:
 
 
 Event = Chunk | Completion | Finished | BaseException
-"""What a caller hears, in order: chunks (if it streams), then one of the others."""
+"""What a caller is told, in order: chunks (if it streams), then one of the others."""
 
 
 class Job:
-    """A place in the engine's queue, and the way back to the caller.
+    """A unit of work for the engine, and the callback that reports it.
 
-    The engine's thread calls `emit`; every work hears exactly one last event.
+    The engine's thread calls `emit`; every job emits exactly one last event.
     """
 
     def __init__(self, ids: Sequence[int], adapters: ActiveAdapters = ()) -> None:
@@ -48,11 +48,11 @@ class Job:
         self._callback: Callable[[Event], None] | None = None
 
     def set_callback(self, callback: Callable[[Event], None]) -> None:
-        """Sets who hears the events; called from the engine's thread, must not block."""
+        """Sets the callback for events; the engine's thread calls it, so it must not block."""
         self._callback = callback
 
     def emit(self, event: Event) -> None:
-        """Tells the caller; a caller that can no longer be told is as good as gone."""
+        """Calls the callback; a job whose caller cannot be reached counts as cancelled."""
         if self._callback is None:
             return
         try:
@@ -99,7 +99,7 @@ class Forward(Job):
             consume: Gets the first position and rows float32 `[<= chunk, vocab]` (or `[..., dim]`),
                 in the engine's thread.
             states: Give normed states of the last layer instead of logits.
-            chunk: Most tokens in one step.
+            chunk: Maximum number of tokens in one step.
             adapters: Adapters in use.
         """
         super().__init__(ids, adapters)
@@ -126,9 +126,9 @@ class Request(Job):
 
         Args:
             prompt: Ids, at least one.
-            sampler: Native state that draws this request's tokens.
-            detokenizer: Takes the drawn tokens.
-            max_new: Most tokens to draw.
+            sampler: Native state that samples this request's tokens.
+            detokenizer: Takes the sampled tokens.
+            max_new: Maximum number of tokens to sample.
             seed: Seed of the sampler, for the report.
             streaming: The caller wants chunks.
             adapters: Adapters in use.
@@ -155,12 +155,12 @@ class Request(Job):
 
     @property
     def is_decoding(self) -> bool:
-        """Its first token is drawn and its last one is all that is to be fed."""
+        """Its first token is sampled, and only its last one is still to be fed."""
         return self.sampled_count > 0 and self.remaining == 1
 
     @property
     def left(self) -> int:
-        """Tokens that may still be drawn."""
+        """Tokens that may still be sampled."""
         return self.max_new - self.sampled_count
 
     def cached_sequence(self) -> CachedSequence:
@@ -175,12 +175,12 @@ class Request(Job):
             self.cached_tokens = cached
 
     def accept(self, sampled: _native.Sampled) -> FinishReason | None:
-        """Takes what was drawn; returns why the request is over, or None.
+        """Takes sampled tokens; returns why the request is over, or None.
 
         The end-of-text token is neither text nor a token of the result.
 
         Raises:
-            LlamaRtError: its sampler could draw no token.
+            LlamaRtError: its sampler could choose no token.
         """
         tokens = sampled.tokens
         self.history += tokens
@@ -198,12 +198,12 @@ class Request(Job):
         return "length" if self.left <= 0 else None
 
     def report(self) -> None:
-        """Delivers what is new, if the caller streams."""
+        """Emits what is new, if the caller streams."""
         if self.streaming and (chunk := self.detokenizer.take()) is not None:
             self.emit(chunk)
 
     def finish(self, reason: FinishReason) -> None:
-        """Delivers the last chunk and the completion."""
+        """Emits the last chunk and the completion."""
         self.detokenizer.finish()
         if self.streaming and (chunk := self.detokenizer.take(reason)) is not None:
             self.emit(chunk)

@@ -31,7 +31,7 @@ class PrefixStore:
 
     What is reused are the very keys and values that the same tokens gave before; in a model loaded
     as reproducible a result has the same bits with and without reuse. Only the engine's thread
-    comes here.
+    calls this.
     """
 
     def __init__(self, runner: _native.Runner, *, max_sequences: int, max_tokens: int) -> None:

@@ -56,7 +56,7 @@ class Timings:
         prompt_s: From there to the first token.
         decode_s: From the first token to the last.
         prompt_tokens: Tokens computed in `prompt_s` (those found in the cache do not count).
-        decode_tokens: Tokens drawn in `decode_s`.
+        decode_tokens: Tokens sampled in `decode_s`.
     """
 
     queue_s: float = 0.0
@@ -87,8 +87,8 @@ class Completion:
 
     Attributes:
         text: The text, without the prompt, the stop string or the end-of-text token.
-        tokens: Ids behind `text`. The end-of-text id is not among them; with a stop string, tokens
-            that lie wholly inside or behind it are not either.
+        tokens: Ids of `text`. The end-of-text id is not among them; with a stop string, tokens
+            that are wholly inside or after it are not either.
         finish_reason: `"stop"`: the model ended its text or a stop string came; `"length"`:
             `max_tokens` or the context was used up; `"cancelled"`.
         logprobs: One entry per token of `tokens` if asked for, else None.
@@ -116,7 +116,7 @@ class Chunk:
 
     Attributes:
         text: Whole characters; all chunks' texts together are the completion's.
-        tokens: Ids behind the text; all chunks' together are the completion's.
+        tokens: Ids of the text; all chunks' together are the completion's.
         logprobs: As in `Completion`, for these tokens.
         finish_reason: Set on the last chunk (whose text may be empty), else None.
     """

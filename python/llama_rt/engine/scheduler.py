@@ -1,9 +1,9 @@
 """The scheduler: decides what the model runs next.
 
-Each turn it lets waiting requests in, drops cancelled ones, and runs one batch: a row for every
+Each step admits waiting requests, drops cancelled ones, and runs one batch: a row for every
 request that is decoding, then chunks of prompts up to the step's limit. When all are decoding, the
-native loop draws several tokens before it comes back. Plain forward passes get a chunk between the
-steps. Only the engine's thread comes here.
+native loop samples several tokens before it returns (multi-step decode). Plain forward passes get
+a chunk between the steps. Only the engine's thread calls this.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Scheduler"]
 
-# The native loop comes back at least this often, so that text streams and new requests get in.
+# The native loop returns at least this often, so that text streams and new requests are admitted.
 _DECODE_SECONDS = 0.02
 _DECODE_STEPS = 256
-# Most tokens of prompts in a step that others wait for: their text must not come in jerks.
+# Maximum number of prompt tokens in a step that decoding requests share: their text must not stall.
 _SHARED_TOKENS = 64
 _KEPT_SEQUENCES = 4
 # A prompt waits for another that is being read if it will save at least this many tokens.
 _SHARED_BEGINNING = 32
-# A request is let in when its prompt and this many more tokens fit beside the others.
+# A request is admitted when its prompt and this many more tokens fit in the cache with the others.
 _HEADROOM = 256
 
 
 class Scheduler:
     """Continuous batching over one runner.
 
-    A request's draws depend on its own logits and seed, never on what else is running; in a model
-    loaded as reproducible its logits have the same bits in any company.
+    A request's sampled tokens depend on its own logits and seed, never on what else is running; in
+    a model loaded as reproducible its logits have the same bits in any batch.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Scheduler:
         max_batch_tokens: int,
         max_sequences: int,
     ) -> None:
-        """Takes over `runner`; nobody else may call it.
+        """Takes over `runner`; nothing else may call it.
 
         Args:
             runner: Model, cache and workspace.
-            cancellation: Says what is still wanted.
+            cancellation: Says which jobs were cancelled.
             cache_tokens: Tokens that the cache holds, all sequences together.
-            max_batch_tokens: Most tokens in one step.
-            max_sequences: Most requests in one batch; more wait.
+            max_batch_tokens: Maximum number of tokens in one step.
+            max_sequences: Maximum number of requests in one batch; more wait.
         """
         self._runner = runner
         self._cancellation = cancellation
@@ -79,21 +79,21 @@ class Scheduler:
         return not (self._waiting or self._active or self._forwards)
 
     def add(self, job: Job) -> None:
-        """Takes new work, to be begun when its turn comes."""
+        """Queues a job."""
         if isinstance(job, Request):
             self._waiting.append(job)
         elif isinstance(job, Forward):
             self._forwards.append(job)
 
     def step(self) -> None:
-        """Runs one batch and delivers what came of it."""
+        """Runs one batch and emits its events."""
         self._drop_finished()
         self._admit()
         self._advance_requests()
         self._advance_forward()
 
     def fail(self, error: BaseException) -> None:
-        """Something broke: everybody hears it, and the next request finds a clean cache."""
+        """Reports an error to every job and empties the cache."""
         jobs: list[Job] = [*self._active, *self._waiting, *self._forwards]
         self.forget()
         for job in jobs:
@@ -105,7 +105,7 @@ class Scheduler:
             self._prefixes.clear()
 
     def forget(self) -> None:
-        """Drops all work without a word."""
+        """Drops all jobs without an event."""
         self._active.clear()
         self._waiting.clear()
         self._forwards.clear()
@@ -122,7 +122,7 @@ class Scheduler:
                 self._end_forward(job, CancelledError("the call was cancelled"))
 
     def _admit(self) -> None:
-        """Lets waiting requests in, first come, first served, as long as the cache has room."""
+        """Admits waiting requests, first come, first served, as long as they fit in the cache."""
         while self._waiting and len(self._active) < self._max_sequences:
             request = self._waiting[0]
             running = [other.cached_sequence() for other in self._active]
@@ -139,7 +139,7 @@ class Scheduler:
                     break
 
     def _should_wait(self, request: Request, running: Sequence[CachedSequence]) -> bool:
-        """Somebody's prompt is being read that begins the same way, well beyond what is there."""
+        """A running prompt shares a longer prefix with it than the cache holds."""
         ids = request.history
         others = [o for o in self._active if o.remaining > 1 and o.adapters == request.adapters]
         coming = [common_length(other.history, ids) for other in others]
@@ -169,8 +169,8 @@ class Scheduler:
         """One mixed batch of decoded tokens and chunks of prompts."""
         requests = [request for request, _ in rows]
         try:
-            with self._cancellation.running(requests) as wanted:
-                if not wanted:
+            with self._cancellation.running(requests) as active:
+                if not active:
                     return
                 results = self._runner.step(
                     [request.sequence_id for request in requests],
@@ -182,7 +182,7 @@ class Scheduler:
         except CancelledError:
             return
         except CapacityError as error:
-            self._make_room(requests, error)
+            self._free_cache(requests, error)
             return
         for (request, count), sampled in zip(rows, results, strict=True):
             request.fed += count
@@ -191,8 +191,8 @@ class Scheduler:
     def _decode(self, requests: list[Request]) -> None:
         """Several tokens for each request without leaving native code."""
         try:
-            with self._cancellation.running(requests) as wanted:
-                if not wanted:
+            with self._cancellation.running(requests) as active:
+                if not active:
                     return
                 results = self._runner.decode(
                     [request.sequence_id for request in requests],
@@ -204,17 +204,17 @@ class Scheduler:
                     adapters=[request.adapters for request in requests],
                 )
         except CapacityError as error:
-            self._make_room(requests, error)
+            self._free_cache(requests, error)
             return
         for request, sampled in zip(requests, results, strict=True):
-            # Each token was fed before the next was drawn, or could not be.
+            # Each token was fed before the next was sampled, or could not be.
             request.fed += len(sampled.tokens) + bool(sampled.failure)
             self._accept(request, sampled)
 
     def _accept(self, request: Request, sampled: _native.Sampled) -> None:
         try:
             reason = request.accept(sampled)
-        except Exception as error:  # it could not draw or decode its tokens; the others can
+        except Exception as error:  # it could not sample or decode its tokens; the others can
             self._end_request(request)
             request.emit(error)
             return
@@ -230,11 +230,11 @@ class Scheduler:
         job = self._forwards[0]
         if job.sequence is None:
             job.sequence = self._runner.create()
-        most = min(job.chunk, _SHARED_TOKENS) if self._active else job.chunk
-        tokens = job.next_tokens(min(most, job.remaining))
+        limit = min(job.chunk, _SHARED_TOKENS) if self._active else job.chunk
+        tokens = job.next_tokens(min(limit, job.remaining))
         try:
-            with self._cancellation.running([job]) as wanted:
-                if not wanted:
+            with self._cancellation.running([job]) as active:
+                if not active:
                     return
                 rows = self._runner.forward(
                     [job.sequence],
@@ -259,9 +259,9 @@ class Scheduler:
         if not job.remaining:
             self._end_forward(job, Finished())
 
-    # Room in the cache.
+    # A full cache.
 
-    def _make_room(self, requests: list[Request], error: CapacityError) -> None:
+    def _free_cache(self, requests: list[Request], error: CapacityError) -> None:
         """The cache is full: drops what is kept, then puts the last request back in the queue.
 
         A request that is alone with a full cache has used up its context, or never fitted.
@@ -271,7 +271,7 @@ class Scheduler:
         if len(self._active) > 1:
             self._preempt()
         elif any(forward.sequence is not None for forward in self._forwards):
-            return  # room comes when that pass ends
+            return  # its cache is free when that pass ends
         elif requests[0].sampled_count:
             self._finish(requests[0], "length")
         else:
@@ -294,7 +294,7 @@ class Scheduler:
         self._end_request(request)
         try:
             request.finish(reason)
-        except Exception as error:  # its last words could not be decoded
+        except Exception as error:  # its last tokens could not be decoded
             request.emit(error)
 
     def _end_request(self, request: Request) -> None:

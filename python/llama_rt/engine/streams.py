@@ -98,7 +98,7 @@ class Stream(Iterator[Chunk]):
         engine.submit([request])
 
     def __iter__(self) -> Stream:
-        """Itself."""
+        """Returns the iterator itself."""
         return self
 
     def __next__(self) -> Chunk:
@@ -129,7 +129,7 @@ class Stream(Iterator[Chunk]):
             self._engine.cancel(self._request)
 
     def __enter__(self) -> Stream:
-        """Itself."""
+        """Returns the iterator itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,7 +137,7 @@ class Stream(Iterator[Chunk]):
         self.close()
 
     def __del__(self) -> None:
-        """Nobody listens any more."""
+        """Cancels what nobody can read any more."""
         if hasattr(self, "_over"):
             self.close()
 
@@ -174,7 +174,7 @@ class AsyncStream(AsyncIterator[Chunk]):
         self._over = False
 
     def __aiter__(self) -> AsyncStream:
-        """Itself."""
+        """Returns the iterator itself."""
         return self
 
     async def __anext__(self) -> Chunk:
@@ -211,7 +211,7 @@ class AsyncStream(AsyncIterator[Chunk]):
         self._stop()
 
     async def __aenter__(self) -> AsyncStream:
-        """Itself."""
+        """Returns the iterator itself."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -219,7 +219,7 @@ class AsyncStream(AsyncIterator[Chunk]):
         self._stop()
 
     def __del__(self) -> None:
-        """Nobody listens any more."""
+        """Cancels what nobody can read any more."""
         if hasattr(self, "_over"):
             self._stop()
 

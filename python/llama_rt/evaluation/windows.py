@@ -3,7 +3,7 @@
 Chunks (llama.cpp): disjoint windows, the first token of each replaced by BOS, the second half of
 each scored: `llama.cpp/tools/perplexity`. Strided (Hugging Face's guide; with a stride of the
 whole window also that of GPTQ and AWQ): BOS once at the very start, windows moved by the stride,
-every token scored once with what the window holds before it. Text behind the last full window is
+every token scored once with what the window holds before it. Text after the last full window is
 left out in both.
 """
 

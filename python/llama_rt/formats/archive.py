@@ -27,7 +27,7 @@ _MAX_DIRECTORY = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored file: where its bytes lie."""
+    """One stored file: where its bytes are."""
 
     name: str
     offset: int

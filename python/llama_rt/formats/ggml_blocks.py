@@ -79,7 +79,7 @@ class OldBlocks:
     Attributes:
         source: the stored bytes.
         rows: of the matrix as stored (of the slice, in a file of several parts).
-        layout: how its blocks lie.
+        layout: the layout of its blocks.
         file: named in errors.
         name: of the tensor, for errors.
     """

@@ -1,7 +1,7 @@
 """GGUF v2 and v3: header, keys, tensor table; single files and splits.
 
 Format: ggml `include/gguf.h`, `src/gguf.cpp`. Everything is little-endian; dims come fastest first
-and are turned round here, so that a matrix is `[out, in]` as everywhere else.
+and are reversed here, so that a matrix is `[out, in]` as everywhere else.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _join_parts(opened: GgufFile, count: int) -> GgufFile:
     files = tuple(path.with_name(name) for name in names)
     for file in files:
         if kind_of(file) == "nothing":
-            msg = f"{path}: part {file.name!r} is missing beside it"
+            msg = f"{path}: part {file.name!r} is missing next to it"
             raise CheckpointError(msg)
     parts = [_Reader(MappedFile(file)).read() for file in files]
     tensors: dict[str, TensorRecord] = {}

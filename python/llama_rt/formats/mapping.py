@@ -64,7 +64,7 @@ class MappedFile:
         return self._map[offset : offset + length]
 
     def strings(self, offset: int, count: int, what: str) -> tuple[list[str], int]:
-        """`count` UTF-8 strings, each behind its u64 length, and the offset behind them.
+        """`count` UTF-8 strings, each after its u64 length, and the offset after them.
 
         Vocabularies have hundreds of thousands: one loop, every length checked.
         """

@@ -21,7 +21,7 @@ _MAX_TEXT = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A byte string or an extension: where its payload lies.
+    """A byte string or an extension: where its payload is.
 
     Attributes:
         offset: in the file.
@@ -50,7 +50,7 @@ _MAPS = {0xDE: 2, 0xDF: 4}
 
 
 def read_item(file: MappedFile, offset: int, end: int, depth: int = 0) -> tuple[Item, int]:
-    """The object at `offset` and the offset behind it; nothing at or beyond `end` is looked at.
+    """The object at `offset` and the offset after it; nothing at or beyond `end` is looked at.
 
     Raises:
         CheckpointError: it is cut off, or no MessagePack, or nested or large beyond reason.

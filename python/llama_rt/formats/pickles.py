@@ -40,7 +40,7 @@ def load_pickle(
         persistent: gives the object of a persistent id.
 
     Returns:
-        The object, and the offset behind the pickle.
+        The object, and the offset after the pickle.
 
     Raises:
         PickleError: damaged, or a global, opcode or call outside of the table.

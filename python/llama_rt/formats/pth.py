@@ -1,6 +1,6 @@
 """Files of `torch.save`: zip archives (since torch 1.6) and the pickle streams before them.
 
-Only tensors come out: views of storages that lie in the file, under the names of the saved
+Only tensors are read: views of storages in the file, under the names of the saved
 dictionary. Meaning of the records: pytorch `torch/serialization.py`, `torch/_utils.py`.
 """
 

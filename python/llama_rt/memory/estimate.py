@@ -51,7 +51,7 @@ class MemoryEstimate:
         return self.weights + self.kv_cache + self.workspace
 
     def cache_tokens(self, available: int) -> int:
-        """Tokens of cache that fit beside weights and workspace."""
+        """Tokens of cache that fit after weights and workspace."""
         free = max(0, available - self.weights - self.workspace)
         return int(free * _CACHE_SHARE) // self.kv_per_token
 
@@ -166,7 +166,7 @@ def target_dtype(record: TensorRecord, quantize: str | None, config: ModelConfig
 def check_memory(
     needed: MemoryEstimate, available: int, *, explicit: bool, quantize: str | None, kv_dtype: str
 ) -> int:
-    """Returns how many tokens of cache there is room for.
+    """Returns how many tokens of cache fit.
 
     Args:
         needed: What the model takes.

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = ["GPU_SIZES", "fits_by_gpu_size"]
 
-GPU_SIZES = (12, 24, 40, 80, 141)  # GiB (141: GB, as that card is sold)
+GPU_SIZES = (12, 24, 40, 80, 141)  # GiB (141: GB, as that GPU is sold)
 _GIB = 1 << 30
 _BYTES = {141: 141 * 10**9}
-# What the driver, the module's code and the kernels' scratch take of a card.
+# What the driver, the module's code and the kernels' scratch take of a GPU's memory.
 _OVERHEAD = 768 << 20
 _FORMATS = ("q8_0", "q4_0")
 _MIN_CONTEXT = 512
@@ -23,7 +23,7 @@ _MIN_CONTEXT = 512
 def fits_by_gpu_size(
     checkpoint: Checkpoint, *, quantize: str | None, n_ctx: int, kv_dtype: str
 ) -> dict[int, str]:
-    """For each size of card: in what format, and with how much context, the model fits.
+    """For each GPU size: in what format, and with how much context, the model fits.
 
     The best format comes first: as stored (or as asked for), then smaller ones. A format with a
     shorter context is named only when no smaller one holds the whole of it.

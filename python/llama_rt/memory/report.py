@@ -1,4 +1,4 @@
-"""`plan`: what a checkpoint would take on this machine, before anything of it is read."""
+"""`plan`: what a checkpoint would take on this hardware, from its headers only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Plan:
         available_bytes: Memory that can be had now without swapping.
         fits: Everything fits at once.
         device: Device that would be used.
-        isa: Its instruction-set tier.
+        isa: Its ISA level.
         threads: Threads it would use.
         decode_tok_s: Expected tokens per second of one sequence with a short context.
         prefill_tok_s: Expected tokens per second of a prompt.
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def runs_on(self) -> str:
-        """Device, tier and, where they compute, threads."""
+        """Device, ISA level and, on the CPU, threads."""
         if self.device == "cpu":
             return f"cpu, {self.isa}, {self.threads} thread{'s' * (self.threads != 1)}"
         return f"{self.device}, {self.isa}"
@@ -105,9 +105,9 @@ def plan(
     *,
     kv_dtype: str = "f16",
 ) -> Plan:
-    """Says what a checkpoint would take on this machine, from its headers only.
+    """Says what a checkpoint would take on this hardware, from its headers only.
 
-    The speeds are what the memory bandwidth and the matrix kernels of this machine, both measured
+    The speeds are what the memory bandwidth and the matrix kernels of this hardware, both measured
     for a moment, allow; nothing of the file but its headers is read.
 
     Args:

@@ -1,4 +1,4 @@
-"""How fast a model would be: this machine's bandwidth and its kernels, measured for a moment."""
+"""How fast a model would be: the hardware's bandwidth and the kernels, measured for a moment."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _GPU_MULTIPLY_SHARE = 0.4
 _DECODE_WIDTH = 1024
 _PROMPT_WIDTH = 2048
 _HEAD = 128
-_SHORT_PROMPT = 16  # whose rate is taken where even that needs patience
+_SHORT_PROMPT = 16  # whose rate is taken where even that takes long
 _PROMPT = 256
 _STEPS = 8
 _REPEATS = 5
-_PATIENCE = 0.3  # seconds after which a run is not repeated a second time
+_MAX_TRIAL_SECONDS = 0.3  # seconds after which a run is not repeated a second time
 
 
 def decode_rate(backend: _native.Backend, needed: MemoryEstimate, dtype: str) -> float:
@@ -111,7 +111,7 @@ def _prompt_multiplications(backend: _native.Backend, dtype: str) -> float:
 
     tokens = _SHORT_PROMPT
     seconds = _min_seconds(partial(read, tokens))
-    if seconds < _PATIENCE:
+    if seconds < _MAX_TRIAL_SECONDS:
         tokens = _PROMPT
         seconds = _min_seconds(partial(read, tokens))
     return tokens * 7 * _PROMPT_WIDTH * _PROMPT_WIDTH / seconds
@@ -120,7 +120,7 @@ def _prompt_multiplications(backend: _native.Backend, dtype: str) -> float:
 def _min_seconds(body: Callable[[], None]) -> float:
     """Seconds of the fastest of several runs, of which the first meets cold memory."""
     times: list[float] = []
-    while len(times) < 2 or (len(times) < _REPEATS and sum(times) < _PATIENCE):
+    while len(times) < 2 or (len(times) < _REPEATS and sum(times) < _MAX_TRIAL_SECONDS):
         start = time.perf_counter()
         body()
         times.append(time.perf_counter() - start)

@@ -16,7 +16,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def is_folder(path: Path) -> bool:
-    """Says whether a folder lies at `path`.
+    """Says whether there is a folder at `path`.
 
     Raises:
         TokenizerError: The system does not tell, for want of permission for example.
@@ -25,10 +25,10 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Says whether a file lies at `path`, and not nothing.
+    """Says whether there is a file at `path`, and not nothing.
 
     Raises:
-        TokenizerError: Something else lies there, or the system does not tell.
+        TokenizerError: Something else is there, or the system does not tell.
     """
     return files.is_file(path, TokenizerError)
 

@@ -24,7 +24,7 @@ _END_TEXTS = frozenset(
 
 
 class SpecialTokens:
-    """The tokens that text is cut at, longest first; what lies between them is ordinary text."""
+    """The tokens that text is cut at, longest first; what is between them is ordinary text."""
 
     def __init__(self, ids: Mapping[str, int], words: Mapping[str, int]) -> None:
         """Builds the cuts; empty texts are ignored.

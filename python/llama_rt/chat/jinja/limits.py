@@ -1,4 +1,4 @@
-"""What a template may call, and the most that each call can make; nothing is called here.
+"""Allow-lists and limits: what a template may call, and the maximum size that each call can make.
 
 Filters and methods that are not listed do not exist. One that is listed with None makes no more
 than a few times what it is given, in time in proportion to it. The others have a function here of
@@ -108,7 +108,7 @@ def _letters(_: ResourceBudget, value: object, *__: object, **___: object) -> in
 def _words(budget: ResourceBudget, value: object, *_: object, **__: object) -> int:
     """A list of pieces of the value's text."""
     text = str(value)
-    _product(text.count("<"), len(text))  # older versions of `striptags` start anew at each
+    _product(text.count("<"), len(text))  # older versions of `striptags` start again at each
     return _letters(budget, text)
 
 

@@ -1,8 +1,8 @@
-"""What one rendering may use: steps, seconds and bytes. What a template may call is not known here.
+"""The resource budget of one rendering: steps, seconds and bytes.
 
-Python's own functions cannot be interrupted. So every value is weighed when it comes into being:
-its bytes with everything in it, counted as often as it is held. No function then meets a value
-that takes long to print, compare or hash, however it was put together.
+Python's own functions cannot be interrupted. So every value is measured when it is made: its bytes
+with everything in it, counted as often as it is held. No function is then called with a value that
+takes long to print, compare or hash, however it was put together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_DEPTH = 100  # of lists within lists
 _MAX_STEPS = 1_000_000  # loop rounds, calls, filters, attributes of one rendering
 _MAX_SECONDS = 5.0
 _MAX_INTEGER_BITS = 4096
-_LARGE = 1024  # bytes; what is smaller is weighed anew wherever it appears
+_LARGE = 1024  # bytes; what is smaller is measured again wherever it appears
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 
 
@@ -34,8 +34,8 @@ class ResourceBudget:
         self._steps = 0
         self._spent = 0
         self._deadline = time.monotonic() + _MAX_SECONDS
-        # Weight and depth of what is large, by identity: nothing that a template can reach changes,
-        # and what is kept here keeps its identity.
+        # Size and depth of large values, by identity: nothing that a template can reach changes,
+        # and a value that is kept here keeps its identity.
         self._known: dict[int, tuple[object, int, int]] = {}
 
     def step(self) -> None:
@@ -93,7 +93,7 @@ class ResourceBudget:
 
 
 class Steps:
-    """An iterator whose items are counted and weighed as they come."""
+    """An iterator whose items are counted and measured as they come."""
 
     def __init__(self, budget: ResourceBudget, inner: Iterable[object]) -> None:
         self._budget = budget
@@ -108,7 +108,7 @@ class Steps:
 
 
 class Rounds(Steps):
-    """What a loop runs over: its items were weighed before, and their number may be asked for."""
+    """What a loop runs over: its items were measured before, and their number may be asked for."""
 
     def __init__(self, budget: ResourceBudget, inner: Iterable[object]) -> None:
         super().__init__(budget, inner)

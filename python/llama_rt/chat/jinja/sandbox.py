@@ -1,8 +1,9 @@
 """Running a checkpoint's Jinja template without trusting it: no access, bounded time and size.
 
-Three things together bound it. Every value is weighed when it comes into being (`budget.py`), only
-listed filters and methods exist, and what a call can make at most is known before it is made
-(`bounds.py`). Here is where Jinja is made to ask: at each operation a template has.
+Three things together bound it. Every value is measured when it is made (`resource_budget.py`), only
+listed filters and methods exist, and the maximum that a call can make is known before it is made
+(`limits.py`). This module puts the checks into Jinja's environment, at each operation of a
+template.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             refuse(f"it has {len(source)} characters, at most {_MAX_SOURCE} are read")
         return self.from_string(source)
 
-    # What every operation passes through.
+    # Checks of every operation.
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Calls what a template calls, within the budget."""

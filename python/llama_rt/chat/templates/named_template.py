@@ -24,7 +24,7 @@ class NamedTemplate:
     Attributes:
         name: The format's name.
         origin: Whose format it is.
-        stop: Strings that end an answer, besides the tokenizer's stop ids.
+        stop: Strings that end an answer, in addition to the tokenizer's stop ids.
         sampling: `SamplingParams` fields as the project's demo had them.
         max_tokens: Longest answer of the demo, or None.
         system: Default system text, "" for none.
@@ -57,7 +57,7 @@ class NamedTemplate:
 
         Args:
             messages: `{"role": "system" | "user" | "assistant", "content": str}`, the user's last;
-                Alpaca's formats also take an `"input"` beside a user's content.
+                Alpaca's formats also take an `"input"` with a user's content.
 
         Raises:
             TemplateError: A message is malformed or out of place; names its index.

@@ -46,8 +46,8 @@ class BpeVocabulary:
         vocab_size: Rows of the model's embedding; rows without a token are padding.
         bos_id: Id that starts a text, or None.
         eos_id: Id that ends a text, or None.
-        stop_ids: Ids that end a generation besides eos.
-        unsampled_ids: Ids barred from sampling besides the padding rows.
+        stop_ids: Ids that end a generation in addition to eos.
+        unsampled_ids: Ids suppressed in sampling in addition to the padding rows.
     """
 
     tokens: Mapping[int, str]
@@ -85,9 +85,9 @@ class BpeTokenizer:
         ends |= {words.eos_id} if words.eos_id is not None else set()
         self.stop_ids = frozenset(ends)
         known = words.tokens.keys() | words.added.keys()
-        barred = set(range(self._size)) - known | words.unsampled_ids
-        barred |= {id for id, (text, _) in words.added.items() if is_padding_text(text)}
-        self.unsampled_ids = frozenset(barred - self.stop_ids - {self.bos_id})
+        suppressed = set(range(self._size)) - known | words.unsampled_ids
+        suppressed |= {id for id, (text, _) in words.added.items() if is_padding_text(text)}
+        self.unsampled_ids = frozenset(suppressed - self.stop_ids - {self.bos_id})
 
     @property
     def vocab_size(self) -> int:

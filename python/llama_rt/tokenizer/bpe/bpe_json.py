@@ -28,7 +28,7 @@ def tokenizer_from_json(file: Path, metadata: Mapping[str, object] | None) -> To
     """Reads `tokenizer.json`.
 
     Args:
-        file: The file; `tokenizer_config.json` and its like are looked for beside it.
+        file: The file; `tokenizer_config.json` and its like are looked for in its folder.
         metadata: `config.json`.
 
     Raises:

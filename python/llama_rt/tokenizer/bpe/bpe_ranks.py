@@ -27,7 +27,7 @@ def tokenizer_from_ranks(
 
     Args:
         data: The file's bytes.
-        file: Its path, for errors and for the JSON files beside it.
+        file: Its path, for errors and for the JSON files next to it.
         metadata: `params.json` or `config.json`.
 
     Raises:

@@ -19,7 +19,7 @@ _CONTROL_KINDS = (PieceKind.CONTROL, PieceKind.UNKNOWN)
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token beside the sentencepiece model's own.
+    """A token that JSON files add to the sentencepiece model's own.
 
     Attributes:
         text: Its text. It is found in ordinary text only if it is not special and looks like a
@@ -57,8 +57,8 @@ class SpmTokenizer:
             name: File or source, for errors.
             added: Tokens by id, beyond the pieces or in place of one.
             vocab_size: Rows of the model's embedding; rows that no token stands for are padding.
-            stop_ids: Ids that end a generation besides eos.
-            unsampled_ids: Ids barred from sampling besides the padding rows.
+            stop_ids: Ids that end a generation in addition to eos.
+            unsampled_ids: Ids suppressed in sampling in addition to the padding rows.
 
         Raises:
             TokenizerError: The model has rules that are not supported; names `name`.
@@ -92,9 +92,9 @@ class SpmTokenizer:
         self._special = SpecialTokens(special, words)
         ends = self._special.end_ids | set(stop_ids)
         self._stop_ids = frozenset(ends if self._eos_id is None else {*ends, self._eos_id})
-        barred = {id for id, token in added.items() if is_padding_text(token.text)}
-        barred |= padding | set(unsampled_ids)
-        self._unsampled_ids = frozenset(barred - self._stop_ids - {self._bos_id})
+        suppressed = {id for id, token in added.items() if is_padding_text(token.text)}
+        suppressed |= padding | set(unsampled_ids)
+        self._unsampled_ids = frozenset(suppressed - self._stop_ids - {self._bos_id})
 
     @property
     def vocab_size(self) -> int:
@@ -118,7 +118,7 @@ class SpmTokenizer:
 
     @property
     def unsampled_ids(self) -> frozenset[int]:
-        """Ids barred from sampling."""
+        """Ids suppressed in sampling."""
         return self._unsampled_ids
 
     @property

@@ -1,4 +1,4 @@
-"""A sentencepiece `tokenizer.model` together with the JSON files that may lie beside it."""
+"""A sentencepiece `tokenizer.model` together with the JSON files of its folder."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def spm_from_json(
 
     Args:
         document: The parsed file, its `model.vocab` already checked.
-        file: Its path, for errors and for the JSON files beside it.
+        file: Its path, for errors and for the JSON files next to it.
         metadata: `config.json`.
 
     Raises:
@@ -76,7 +76,7 @@ def model_from_json(document: dict[str, Any], file: Path) -> SpmModel | None:
 
     Args:
         document: The parsed file, its `model.vocab` a map of token to id.
-        file: Its path, for errors and for the JSON files beside it.
+        file: Its path, for errors and for the JSON files next to it.
 
     Raises:
         TokenizerError: The file contradicts itself.
@@ -142,7 +142,7 @@ def _model(
 
 
 def _unknown(rules: Mapping[str, Any], folder: Path) -> str | None:
-    """Names the unknown token; transformers 5 leaves that to the files beside tokenizer.json."""
+    """Names the unknown token; transformers 5 leaves that to the files next to tokenizer.json."""
     named = named_texts(folder, "unk_token")
     usual = [text for text in (*named, "<unk>") if text not in (_BOS, _EOS)]  # named so in 2023
     vocab = rules["vocab"]
