@@ -68,7 +68,7 @@ def test_transposed_layers_are_none_of_llama(tmp_path, tiny_model, tiny_hf_folde
 
 
 @pytest.mark.parametrize("isa", ISA_LEVELS)
-def test_tiers(tmp_path, tiny_model, tiny_hf_folder, isa):
+def test_isa_levels(tmp_path, tiny_model, tiny_hf_folder, isa):
     options = {"target_modules": [*LINEARS, "embed_tokens", "lm_head"]}
     expected = save_lora(tmp_path / "lora", *tiny_model, **options)(IDS)
     with Llama.load(tiny_hf_folder, adapters=[tmp_path / "lora"], isa=isa, threads=1) as llm:
@@ -211,7 +211,7 @@ def test_weights_and_several_at_once(tmp_path, tiny_model, tiny_meta_folder):
         )
 
 
-def test_factors_are_kept_as_halves_where_the_weights_are_rounded(
+def test_factors_are_kept_as_f16_where_the_weights_are_rounded(
     tmp_path, tiny_model, tiny_meta_folder
 ):
     config, weights = tiny_model

@@ -52,7 +52,9 @@ def test_mixed_batches_have_the_bits_of_each_alone(llm, tiny_hf_folder, folders)
         assert [item.logprob for item in done.logprobs] == logprobs
 
 
-def test_a_request_that_cannot_be_drawn_fails_alone(tmp_path, tiny_model, tiny_hf_folder, folders):
+def test_a_request_that_cannot_be_sampled_fails_alone(
+    tmp_path, tiny_model, tiny_hf_folder, folders
+):
     """Numbers that overflow under one adapter do not concern others."""
     config, _ = tiny_model
     write_gguf_lora(tmp_path / "wild.gguf", config, alpha=1e38, spread=1e9)
@@ -70,7 +72,7 @@ def test_a_request_that_cannot_be_drawn_fails_alone(tmp_path, tiny_model, tiny_h
         assert model.generate(PROMPT, adapter="one", **GREEDY).tokens
 
 
-def test_prefixes_are_shared_only_under_the_same_mix(llm):
+def test_prefixes_are_shared_only_under_the_same_adapters(llm):
     first = llm.generate(PROMPT, adapter="one", **GREEDY)
     again = llm.generate(PROMPT, adapter="one", **GREEDY)
     other = llm.generate([*PROMPT, 7], adapter={"one": 0.75}, **GREEDY)

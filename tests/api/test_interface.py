@@ -188,7 +188,7 @@ def test_seeds(llm):
     assert len({tuple(c.tokens) for c in several}) > 1
 
 
-def test_ids_are_barred_and_forced(llm):
+def test_ids_are_suppressed_and_forced(llm):
     first = llm.generate(TEXT, max_tokens=1, temperature=0.0).tokens[0]
     suppressed = llm.generate(TEXT, max_tokens=1, temperature=0.0, logit_bias={first: -np.inf})
     assert suppressed.tokens[0] != first

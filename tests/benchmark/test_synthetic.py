@@ -69,7 +69,7 @@ def test_tensors_of_one_model_differ():
     assert not np.array_equal(first, tensors["layers.1.feed_forward.w1.weight"].read())
 
 
-def test_mix_uses_the_richer_type_where_llama_cpp_does():
+def test_recipe_uses_the_richer_type_where_llama_cpp_does():
     tensors = synthetic_checkpoint(SMALL, "q4_k_m").tensors
     assert tensors["output.weight"].dtype == "q6_k"
     assert tensors["tok_embeddings.weight"].dtype == "q4_k"

@@ -190,5 +190,5 @@ def test_harmful_templates_fail_soon(name, monkeypatch):
         "{{ self._TemplateReference__context }}",
     ],
 )
-def test_python_behind_the_values_is_out_of_reach(source):
+def test_python_objects_of_the_values_are_out_of_reach(source):
     assert rendered(source) in ("", "0")

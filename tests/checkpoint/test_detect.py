@@ -34,7 +34,7 @@ def refused(path, *words):
     return message
 
 
-def test_each_format_is_recognised(tmp_path, weights):
+def test_each_format_is_detected(tmp_path, weights):
     meta = write_meta(tmp_path / "a", CONFIG, weights)
     hf = write_hf(tmp_path / "b", CONFIG, weights)
     gguf = write_gguf(tmp_path / "c.gguf", CONFIG, weights)

@@ -119,7 +119,7 @@ def test_plain_rope(rope):
         assert read(**{key: rope}).rope_scaling == RopeScaling()
 
 
-def test_long_context_beside_the_base_length():
+def test_long_context_with_the_base_length():
     """Vicuna 1.5-16k: linear scaling of a 4096 base; 2023 files say max_sequence_length."""
     assert read(max_position_embeddings=4096, max_sequence_length=16384,
                 rope_scaling={"type": "linear", "factor": 4.0}).max_context == 16384  # fmt: skip

@@ -148,7 +148,7 @@ def test_the_gguf_package_decodes_what_we_decode(tmp_path, kind, format):
 
 
 @pytest.mark.parametrize("format", [f for f in GGUF_FORMATS if f != main_type(f)])
-def test_mixes_are_tensor_by_tensor_those_of_llama_cpp(tmp_path, format):
+def test_recipes_are_tensor_by_tensor_those_of_llama_cpp(tmp_path, format):
     """Types in files that `llama_model_quantize` of llama-cpp-python 0.3.36 made of this shape."""
     config = replace(CONFIG, dim=256, head_dim=64, n_heads=4, n_kv_heads=4, ffn_dim=512,
                      n_layers=8, max_context=64)  # fmt: skip
@@ -169,7 +169,7 @@ def test_mixes_are_tensor_by_tensor_those_of_llama_cpp(tmp_path, format):
     assert done.nbytes == sum(tensor.nbytes for tensor in tensors.values())
 
 
-def test_shared_values_get_more_bits_in_the_smallest_mix():
+def test_shared_values_get_more_bits_in_the_smallest_recipe():
     config = replace(SMALL, dim=256, n_heads=8, head_dim=32)
     for groups, expected in ((8, "q3_k"), (2, "q4_k")):
         shared = replace(config, n_kv_heads=groups)

@@ -125,7 +125,7 @@ def test_chunks_and_single_tokens_give_the_same_logits(model):
     np.testing.assert_array_equal(np.concatenate(got), whole)
 
 
-def test_batches_do_not_mix(model):
+def test_batches_do_not_influence_each_other(model):
     """With `reproducible` a sequence has the same bits alone and with others."""
     runner = runner_of(model)
     prompts = [[1, 2, 3], [9], [4, 5, 6, 7, 8], [300, 301]]
@@ -152,7 +152,7 @@ def test_greedy_text_is_the_cpus(backend):
     assert greedy(device, prompts, 8) == greedy(host, prompts, 8)
 
 
-def test_drawn_tokens_depend_on_the_seed_alone(model):
+def test_sampled_tokens_depend_on_the_seed_alone(model):
     prompts = [[1, 2, 3], [9], [4, 5]]
     runner = runner_of(model)
     options = {"temperature": 1.0, "top_k": 40, "top_p": 0.9, "seed": 11}
@@ -265,7 +265,7 @@ def test_a_loop_that_is_cancelled_or_out_of_time(model, seconds):
             assert len(rest.tokens) == 1
 
 
-def test_what_the_host_must_draw_is_drawn_there(model):
+def test_what_the_host_must_sample_is_sampled_there(model):
     """A penalty keeps a token from coming twice; log-probabilities are those of the logits."""
     runner = runner_of(model)
     [tokens] = greedy(runner, [[1, 2, 3]], 8, frequency_penalty=1e6, repetition_penalty=1.0)

@@ -163,7 +163,7 @@ def test_a_full_cache_makes_requests_wait_but_changes_none(cramped, llm):
     assert cramped.generate([1, 2], seed=1, max_tokens=5).finish_reason
 
 
-def test_numbers_find_room_in_a_full_cache(cramped, llm):
+def test_forward_passes_fit_in_a_full_cache(cramped, llm):
     ids = list(range(3, 200))
     streams = [cramped.stream([1, 20 + i], seed=i, max_tokens=100) for i in range(3)]
     np.testing.assert_array_equal(cramped.logits(ids), llm.logits(ids))

@@ -67,7 +67,7 @@ def test_half_a_character_at_the_end_is_replaced(tokenizer):
     assert "".join(chunk.text for chunk in chunks) == whole.text
 
 
-def test_tokens_behind_the_stop_are_dropped(tokenizer):
+def test_tokens_after_the_stop_are_dropped(tokenizer):
     ids = ids_of(tokenizer, "drank water. END of it")
     _, whole = fed(tokenizer, ids, ("END",), step=100, logprobs=True)
     assert whole.text == "drank water. "

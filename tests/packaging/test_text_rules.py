@@ -49,7 +49,7 @@ def test_files_are_found() -> None:
     assert {"pyproject.toml", "README.md", "python/llama_rt/errors.py"} <= names
 
 
-def test_no_file_is_longer_than_a_room_may_be() -> None:
+def test_no_file_is_too_long() -> None:
     code = [path for path in project_files() if path.suffix not in {".md", ".txt"}]
     lengths = {
         path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())

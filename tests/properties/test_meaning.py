@@ -87,7 +87,7 @@ def test_cache_types_cost_what_they_say():
 
 
 @pytest.mark.parametrize("dtype", ["q4_0", "q5_k", "q8_0", "bf16", "f16"])
-def test_tiers_agree_with_each_other(dtype):
+def test_isa_levels_agree_with_each_other(dtype):
     config = Config(dim=256, n_heads=4, head_dim=64, ffn_dim=256)
     weights, stored = stored_as(config, dtype, seed=4)
     results = [logits(build_runner(config, weights, stored=stored, isa=t), IDS) for t in ISA_LEVELS]

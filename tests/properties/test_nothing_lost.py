@@ -66,7 +66,7 @@ def test_a_flag_set_from_another_thread_stops_between_layers():
     np.testing.assert_array_equal(rows, np.concatenate([expected[70:], expected[66:]]))
 
 
-def test_a_stopped_decode_keeps_what_was_drawn(runner):
+def test_a_stopped_decode_keeps_what_was_sampled(runner):
     sequence = runner.create()
     sampler = _native.Sampler(512, temperature=0.0)
     first = runner.step([sequence], [IDS[:10]], [sampler])[0].tokens[0]
@@ -111,7 +111,7 @@ def test_a_cache_that_is_full_loses_nothing():
     )
 
 
-def test_two_threads_take_turns():
+def test_two_threads_alternate():
     runner = build_runner(CONFIG, WEIGHTS, kv_dtype="f16")
     expected = logits(runner, IDS[:120])
     failures = []

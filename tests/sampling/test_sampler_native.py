@@ -214,7 +214,7 @@ class TestTies:
 
 
 class TestOddLogits:
-    def test_nan_counts_as_barred(self):
+    def test_nan_counts_as_suppressed(self):
         logits = np.array([np.nan, 0, np.nan, 0, -np.inf], np.float32)
         for options in (NEUTRAL, {}, {"top_k": 4}, {"typical_p": 0.9}, {"min_p": 0.1}):
             assert set(tokens_of(_native.Sampler(5, **options), logits, 200)) == {1, 3}
@@ -280,7 +280,7 @@ class TestReport:
         assert top == []
         assert (logprob == 0.0) == (logprobs == -1)
 
-    def test_does_not_change_what_is_drawn(self):
+    def test_does_not_change_what_is_sampled(self):
         logits = some_logits(300)
         quiet = tokens_of(_native.Sampler(300, seed=6), logits, 50)
         assert (

@@ -64,8 +64,8 @@ def bpe_library():
     tokenizers = pytest.importorskip("tokenizers")
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    from llama_rt.tokenizer.bpe.bpe import LLAMA3_PATTERN
     from llama_rt.tokenizer.bpe.bpe_ranks import special_texts
+    from llama_rt.tokenizer.hf_backend import LLAMA3_PATTERN
 
     tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -96,7 +96,7 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
     deltas: list[AdapterDelta] = []
     for module, parts in pairs.items():
         scaling = (alphas[module], bool(config.get("use_rslora")), int(ranks[module]))
-        deltas += _lora_patches(folder, module, places[module], parts, scaling)
+        deltas += _lora_deltas(folder, module, places[module], parts, scaling)
     for module, record in biases:
         layer, slot = _place(folder, module, from_hf_name(f"{module}.bias"))
         deltas.append(Bias(layer, slot, record, replaces=True))
@@ -136,7 +136,7 @@ def _sorted(
     return pairs, biases
 
 
-def _lora_patches(
+def _lora_deltas(
     path: Path,
     module: str,
     place: tuple[int, str],

@@ -195,7 +195,7 @@ def _plan_rows(estimate: Plan) -> dict[str, str]:
         "runs on": estimate.runs_on,
         "speed": f"writes about {rate(estimate.decode_tok_s)}, reads prompts at about "
         f"{rate(estimate.prefill_tok_s)} (estimated from memory and matrix speed)",
-        "GPU cards": "\n".join(f"{card} GB: {what}" for card, what in estimate.cards.items()),
+        "GPU sizes": "\n".join(f"{card} GB: {what}" for card, what in estimate.cards.items()),
     }
 
 

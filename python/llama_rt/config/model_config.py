@@ -9,7 +9,7 @@ from llama_rt.errors import ConfigError
 
 MAX_SIZE = 2**31 - 1  # every size travels as int32 somewhere below
 MAX_NUMBER = (2 - 2**-23) * 2.0**127  # every other number as float32
-_LEAST = 2.0**-149  # the next to zero
+_MIN_NUMBER = 2.0**-149  # the next to zero
 _MAX_LAYERS = 2**14  # more than any model; bounds the work that a wrong number can cause
 
 
@@ -90,7 +90,7 @@ class ModelConfig:
         if not 0 <= self.norm_eps <= MAX_NUMBER:
             msg = f"{who}: norm_eps must be a float32 number >= 0, not {self.norm_eps}"
             raise ConfigError(msg)
-        if not _LEAST <= self.rope_theta <= MAX_NUMBER:
+        if not _MIN_NUMBER <= self.rope_theta <= MAX_NUMBER:
             msg = f"{who}: rope_theta must be a float32 number > 0, not {self.rope_theta}"
             raise ConfigError(msg)
         if self.sliding_window is not None and not 1 <= self.sliding_window <= MAX_SIZE:
@@ -103,7 +103,7 @@ class ModelConfig:
         for field in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow",
                       "attention_factor"):  # fmt: skip
             value = getattr(rope, field)
-            if not _LEAST <= value <= MAX_NUMBER:
+            if not _MIN_NUMBER <= value <= MAX_NUMBER:
                 msg = f"{who}: rope scaling {field} must be a float32 number > 0, not {value}"
                 raise ConfigError(msg)
         if not 0 <= rope.original_context <= MAX_SIZE:

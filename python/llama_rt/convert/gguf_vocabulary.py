@@ -20,12 +20,8 @@ from llama_rt.tokenizer.bpe.bpe_ranks import (
     special_texts,
     uses_scaled_rope,
 )
-from llama_rt.tokenizer.sentencepiece.spm_folder import (
-    added_tokens,
-    end_ids,
-    json_object,
-    read_bytes,
-)
+from llama_rt.tokenizer.file_access import json_object, read_bytes
+from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids
 from llama_rt.tokenizer.sentencepiece.spm_json import model_from_json
 from llama_rt.tokenizer.sentencepiece.spm_model import (
     PieceKind,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary, build_backend
+from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary
+from llama_rt.tokenizer.hf_backend import build_backend
 from llama_rt.tokenizer.sentencepiece.spm_gguf import gguf_id, gguf_list, gguf_texts
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind
 

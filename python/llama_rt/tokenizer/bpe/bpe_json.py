@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary, guarded, import_tokenizers
+from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary
 from llama_rt.tokenizer.file_access import json_object
+from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids, named_texts, vocab_rows
+from llama_rt.tokenizer.hf_backend import guarded, import_tokenizers
 from llama_rt.tokenizer.protocol import Tokenizer
-from llama_rt.tokenizer.sentencepiece.spm_folder import (
-    added_tokens,
-    end_ids,
-    named_texts,
-    vocab_rows,
-)
 
 __all__ = ["tokenizer_from_json"]
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.bpe.bpe import BYTE_TO_CHAR, BpeTokenizer, BpeVocabulary, build_backend
-from llama_rt.tokenizer.sentencepiece.spm_folder import end_ids, vocab_rows
+from llama_rt.tokenizer.bpe.bpe import BYTE_TO_CHAR, BpeTokenizer, BpeVocabulary
+from llama_rt.tokenizer.folder_tokens import end_ids, vocab_rows
+from llama_rt.tokenizer.hf_backend import build_backend
 
 __all__ = ["special_texts", "tokenizer_from_ranks"]
 

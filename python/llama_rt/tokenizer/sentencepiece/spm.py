@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.protocol import check_ids, check_text, frame
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel
 from llama_rt.tokenizer.sentencepiece.spm_stream import SpmDecoder, SpmSurfaces
-from llama_rt.tokenizer.special import SpecialTokens, is_padding_text
+from llama_rt.tokenizer.special import AddedToken, SpecialTokens, is_padding_text
 
-__all__ = ["AddedToken", "SpmTokenizer", "open_proto"]
+__all__ = ["SpmTokenizer", "open_proto"]
 
 _SPACE = "▁"
 _CONTROL_KINDS = (PieceKind.CONTROL, PieceKind.UNKNOWN)
-
-
-@dataclass(frozen=True, slots=True)
-class AddedToken:
-    """A token that JSON files add to the sentencepiece model's own.
-
-    Attributes:
-        text: Its text. It is found in ordinary text only if it is not special and looks like a
-            word, otherwise only where special tokens are read.
-        special: A control token: decodes to nothing.
-    """
-
-    text: str
-    special: bool
 
 
 class SpmTokenizer:

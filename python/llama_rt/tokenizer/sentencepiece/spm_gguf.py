@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.protocol import check_text
-from llama_rt.tokenizer.sentencepiece.spm import AddedToken, SpmTokenizer, open_proto
+from llama_rt.tokenizer.sentencepiece.spm import SpmTokenizer, open_proto
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.sentencepiece.spm_rebuild import encodable
-from llama_rt.tokenizer.special import is_padding_text
+from llama_rt.tokenizer.special import AddedToken, is_padding_text
 
 __all__ = ["gguf_flag", "gguf_id", "gguf_list", "gguf_texts", "spm_from_gguf"]
 

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.bpe.bpe import guarded, import_tokenizers
-from llama_rt.tokenizer.sentencepiece.spm import AddedToken, SpmTokenizer, open_proto
-from llama_rt.tokenizer.sentencepiece.spm_folder import (
-    added_tokens,
-    end_ids,
-    named_texts,
-    vocab_rows,
-)
+from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids, named_texts, vocab_rows
+from llama_rt.tokenizer.hf_backend import guarded, import_tokenizers
+from llama_rt.tokenizer.sentencepiece.spm import SpmTokenizer, open_proto
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.sentencepiece.spm_rebuild import encodable
 from llama_rt.tokenizer.sentencepiece.spm_steps import check_decoder, space_rules
+from llama_rt.tokenizer.special import AddedToken
 
 __all__ = ["model_from_json", "spm_from_json"]
 
