@@ -160,7 +160,7 @@ def make_sampler(
         seed: Start of this request's random numbers.
         stop_ids: Ids that end the text.
         suppressed: Ids that are never sampled, whatever the bias says.
-        logprobs: Log-probabilities to report besides the chosen token's; 0 reports none at all.
+        logprobs: Log-probabilities to report next to the chosen token's; 0 reports none at all.
         isa: Highest ISA level to use; empty is the best.
 
     Raises:

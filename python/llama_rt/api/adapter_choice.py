@@ -34,7 +34,7 @@ class AllAdapters(Enum):
     ALL = "all adapters"
 
     def __repr__(self) -> str:
-        """For signatures."""
+        """Shows a readable default in signatures."""
         return "<all adapters>"
 
 

@@ -76,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Measures, and prints the figures."""
     checkpoint, name = _checkpoint(args)
     if args.save is not None:
         _save(checkpoint, args.save, console)

@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Opens the session and runs it to its end."""
     sampling_params(args)  # a mistake in them is told before the model is loaded
     system = utf8(args.system or "")
     if args.model is None and args.template is None:

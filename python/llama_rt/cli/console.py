@@ -33,8 +33,8 @@ class Console:
         self.out = _or_null_device(out, "w")
         self.err = _or_null_device(err, "w")
         self.json = False
-        self._progress = False  # a line of progress stands on standard error
-        self._column = 0  # 0: standard output stands at the start of a line
+        self._progress = False  # a line of progress is on standard error
+        self._column = 0  # 0: standard output is at the start of a line
 
     @property
     def interactive(self) -> bool:

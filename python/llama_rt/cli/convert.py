@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Converts, and prints what was written."""
     if args.target.is_file() and not args.force:
         msg = f"{args.target}: exists; --force replaces it"
         raise LlamaRtError(msg)

@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Looks at the hardware, and prints what it finds."""
     found = hardware.inspect()
     threads = args.threads or found.threads
     bandwidth = hardware.read_bandwidth(threads)

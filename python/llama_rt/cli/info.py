@@ -1,6 +1,6 @@
 """`llama-rt info`: what a checkpoint is, and what it would take on this computer.
 
-Reads headers only. Written for somebody who has never seen the file.
+Reads headers only. Written for a reader who has never seen the file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Reads the headers, and prints what they say."""
     try:
         checkpoint = find_checkpoint(args.model)
     except CheckpointError:

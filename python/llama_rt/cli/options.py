@@ -114,7 +114,7 @@ def add_shared(
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """`-m`."""
+    """Declares `-m`, the model."""
     parser.add_argument(
         "-m",
         "--model",

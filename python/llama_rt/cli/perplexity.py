@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Scores the text, and prints the perplexity."""
     if args.stride and args.stride > (args.ctx or _DEFAULT_WINDOW):
         msg = f"--stride {args.stride} is longer than the window (--ctx)"
         raise UsageError(msg)

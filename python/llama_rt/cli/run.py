@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Generates, and streams the text."""
     prompt = read_prompt(args, console)
     params = sampling_params(args)
     with load(args, console) as llm:

@@ -78,7 +78,7 @@ class Keys:
             self.refuse(key, f"must be a number > 0, not {value}")
 
     def flag(self, key: str, *, default: bool = False) -> bool:
-        """True or false."""
+        """The bool under a key, or `default`."""
         value = self.get(key)
         if value is None:
             return default

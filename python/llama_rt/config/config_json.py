@@ -160,8 +160,8 @@ def _hf_rope(keys: Keys, positions: int) -> tuple[float, RopeScaling, int]:
         base = rope.integer("original_max_position_embeddings", positions)
         return theta, RopeScaling(kind="linear", factor=factor), stretched(base, factor, positions)
     if kind == "dynamic":
-        # Equal to the plain rule up to the trained length; beyond it every step would turn the
-        # cached keys' base under their feet, so the context ends there.
+        # Equal to the plain rule up to the trained length; beyond it the base changes at
+        # every step and cached keys would be wrong, so the context ends there.
         factor = rope.number("factor", 1.0)
         scaling = RopeScaling(kind="dynamic", factor=factor, original_context=positions)
         return theta, scaling, positions

@@ -1,4 +1,4 @@
-"""Meta's `params.json`."""
+"""Reading Meta's `params.json` as a `ModelConfig`."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def _gguf_keys(
         vocabulary = vocabulary_keys(checkpoint)
     if not vocabulary:
         vocabulary = {"tokenizer.ggml.model": string("no_vocab")}
-        notes.append("no tokenizer was found beside the weights; the file has none")
+        notes.append("no tokenizer was found with the weights; the file has none")
     return keys | vocabulary
 
 

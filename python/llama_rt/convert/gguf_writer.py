@@ -38,17 +38,17 @@ class Value:
 
 
 def unsigned(value: int) -> Value:
-    """A u32."""
+    """A value of GGUF's 32-bit unsigned type."""
     return Value(_U32, value)
 
 
 def floating(value: float) -> Value:
-    """An f32."""
+    """A value of GGUF's 32-bit float type."""
     return Value(_F32, value)
 
 
 def flag(value: bool) -> Value:
-    """A bool."""
+    """A value of GGUF's bool type."""
     return Value(_BOOL, value)
 
 

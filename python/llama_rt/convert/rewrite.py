@@ -44,7 +44,7 @@ class OutTensor(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Torch order."""
+        """Sizes in torch order, `[out, in]`."""
 
     @property
     def nbytes(self) -> int:
@@ -154,7 +154,7 @@ class Constant:
 
     @property
     def dtype(self) -> str:
-        """Always float32."""
+        """The type of the values, float32."""
         return "f32"
 
     @property

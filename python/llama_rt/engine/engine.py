@@ -119,7 +119,7 @@ class Engine:
             raise self._failure
 
     def cancel(self, job: Job) -> None:
-        """Ends `job` soon: within a layer if nobody shares its step, else after the step."""
+        """Ends `job` soon: within a layer if no other job shares its step, else after the step."""
         self._cancellation.cancel(job)
 
     def close(self) -> None:

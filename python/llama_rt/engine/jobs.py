@@ -64,7 +64,7 @@ class Job:
 
     @property
     def is_abandoned(self) -> bool:
-        """The program is ending and nobody that it would wait for wants the result."""
+        """The program is ending and no thread that it waits for needs the result."""
         if threading.main_thread().is_alive():
             return False
         owner = self.owner

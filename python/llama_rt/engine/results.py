@@ -106,7 +106,7 @@ class Completion:
     seed: int
 
     def __str__(self) -> str:
-        """The text."""
+        """Returns the text, so that `print` shows it."""
         return self.text
 
 
@@ -127,5 +127,5 @@ class Chunk:
     finish_reason: FinishReason | None = None
 
     def __str__(self) -> str:
-        """The text."""
+        """Returns the text, so that `print` shows it."""
         return self.text

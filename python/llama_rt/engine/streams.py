@@ -137,7 +137,7 @@ class Stream(Iterator[Chunk]):
         self.close()
 
     def __del__(self) -> None:
-        """Cancels what nobody can read any more."""
+        """Cancels the generation: its chunks can no longer be read."""
         if hasattr(self, "_over"):
             self.close()
 
@@ -219,7 +219,7 @@ class AsyncStream(AsyncIterator[Chunk]):
         self._stop()
 
     def __del__(self) -> None:
-        """Cancels what nobody can read any more."""
+        """Cancels the generation: its chunks can no longer be read."""
         if hasattr(self, "_over"):
             self._stop()
 

@@ -96,8 +96,8 @@ class MappedFile:
         first = -(-offset // _PAGE) * _PAGE  # whole pages only: a neighbour may be in use
         last = (offset + length) // _PAGE * _PAGE
         if last > first and hasattr(mmap, "MADV_DONTNEED"):
-            # Python code that runs as an array dies would meet, and lose, a Ctrl-C that came during
-            # the native call before it; this callback has none.
+            # Python code that runs as an array is freed would receive, and lose, a Ctrl-C that came
+            # during the native call before it; this callback has none.
             alive = weakref.ref(array, self._dead.append)
             self._alive[id(alive)] = (alive, first, last - first)
         return array

@@ -111,7 +111,7 @@ class _Reader:
     def pop(self) -> object:
         item = self.stack.pop()
         if item is _MARK:
-            msg = "a mark stands where a value was expected"
+            msg = "a mark where a value was expected"
             raise PickleError(msg)
         return item
 

@@ -174,13 +174,13 @@ class TensorRecord:
 
     @property
     def nbytes(self) -> int:
-        """Stored bytes."""
+        """Bytes of the tensor as stored."""
         return self.source.nbytes
 
     def read(self) -> npt.NDArray[np.uint8]:
         """The stored bytes, uint8 `[nbytes]`, contiguous.
 
-        A read-only view of the mapped file where the tensor lies in one piece, else a merged copy;
+        A read-only view of the mapped file where the tensor is in one piece, else a merged copy;
         memory goes when the array is dropped.
         """
         return self.source.read()

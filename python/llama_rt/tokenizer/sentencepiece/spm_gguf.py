@@ -146,7 +146,7 @@ def gguf_id(
     """Returns the id `tokenizer.ggml.<key>_token_id`, or `default` if it exists, or None.
 
     Raises:
-        TokenizerError: The id lies outside `[0, size)`.
+        TokenizerError: The id is outside `[0, size)`.
     """
     value = metadata.get(f"{_PREFIX}{key}_token_id")
     if value is None:
