@@ -26,7 +26,7 @@ import numpy.typing as npt
 from llama_rt import _native
 from llama_rt.api.weights import build_model
 from llama_rt.checkpoint import open_checkpoint
-from llama_rt.convert.conversion import convert
+from llama_rt.convert import convert
 from llama_rt.convert.recipes import main_type, stored_file_type
 from llama_rt.tokenizer import load_tokenizer
 

@@ -17,7 +17,7 @@ from llama_rt import (
     TokenizerError,
 )
 from llama_rt.api import load as loading
-from llama_rt.convert.conversion import convert
+from llama_rt.convert import convert
 from reference.checkpoints import write_hf
 from reference.model import forward, relative_error
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_rt.engine.prefix_cache import PrefixStore, common_length
+from llama_rt.engine.prefix_cache import PrefixCache, common_length
 from native_models import build_runner
 
 
@@ -28,7 +28,7 @@ def filled(runner, ids):
 
 
 def test_the_longest_beginning_is_taken_but_never_all(runner):
-    store = PrefixStore(runner, max_sequences=4, max_tokens=1000)
+    store = PrefixCache(runner, max_sequences=4, max_tokens=1000)
     store.keep(filled(runner, [1, 2, 3]), [1, 2, 3])
     store.keep(filled(runner, [1, 5, 6, 7]), [1, 5, 6, 7])
     for ids, length in (([1, 2, 3, 4], 3), ([1, 5, 6, 7], 3), ([1, 9], 1), ([2, 3], 0), ([1], 0)):
@@ -38,7 +38,7 @@ def test_the_longest_beginning_is_taken_but_never_all(runner):
 
 
 def test_what_a_longer_one_holds_is_not_kept_twice(runner):
-    store = PrefixStore(runner, max_sequences=4, max_tokens=1000)
+    store = PrefixCache(runner, max_sequences=4, max_tokens=1000)
     store.keep(filled(runner, [1, 2, 3]), [1, 2, 3])
     store.keep(filled(runner, [1, 2, 3, 4]), [1, 2, 3, 4])
     store.keep(filled(runner, [1, 2]), [1, 2])
@@ -47,7 +47,7 @@ def test_what_a_longer_one_holds_is_not_kept_twice(runner):
 
 
 def test_the_least_recently_used_goes_first(runner):
-    store = PrefixStore(runner, max_sequences=2, max_tokens=1000)
+    store = PrefixCache(runner, max_sequences=2, max_tokens=1000)
     store.keep(filled(runner, [1, 2]), [1, 2])
     store.keep(filled(runner, [3, 4]), [3, 4])
     runner.release(store.take([1, 2, 9])[0])
@@ -58,7 +58,7 @@ def test_the_least_recently_used_goes_first(runner):
 
 
 def test_tokens_are_limited(runner):
-    store = PrefixStore(runner, max_sequences=9, max_tokens=5)
+    store = PrefixCache(runner, max_sequences=9, max_tokens=5)
     store.keep(filled(runner, [1, 2, 3]), [1, 2, 3])
     store.keep(filled(runner, [4, 5, 6]), [4, 5, 6])
     assert store.tokens == 3
@@ -67,7 +67,7 @@ def test_tokens_are_limited(runner):
 
 
 def test_a_full_cache_hands_the_kept_sequence_over(runner):
-    store = PrefixStore(runner, max_sequences=9, max_tokens=1000)
+    store = PrefixCache(runner, max_sequences=9, max_tokens=1000)
     ids = list(range(3, 103))
     store.keep(filled(runner, ids), ids)
     filled(runner, list(range(128)))  # four pages of 64: none is left

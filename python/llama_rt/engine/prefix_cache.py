@@ -11,7 +11,7 @@ from llama_rt.errors import CapacityError
 if TYPE_CHECKING:
     from llama_rt import _native
 
-__all__ = ["ActiveAdapters", "CachedSequence", "PrefixStore", "common_length"]
+__all__ = ["ActiveAdapters", "CachedSequence", "PrefixCache", "common_length"]
 
 ActiveAdapters = tuple[tuple["_native.Adapter", float], ...]
 """Adapters and their weights, in order of loading: what else but tokens decides keys and values."""
@@ -26,7 +26,7 @@ class CachedSequence:
     adapters: ActiveAdapters = ()
 
 
-class PrefixStore:
+class PrefixCache:
     """A few sequences, the least recently used first; all of them may be dropped at any time.
 
     What is reused are the very keys and values that the same tokens gave before; in a model loaded

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from llama_rt.engine.cancellation import CancellationRegistry
 from llama_rt.engine.jobs import Finished, Forward, Job, Request
-from llama_rt.engine.prefix_cache import CachedSequence, PrefixStore, common_length
+from llama_rt.engine.prefix_cache import CachedSequence, PrefixCache, common_length
 from llama_rt.engine.results import FinishReason
 from llama_rt.errors import CancelledError, CapacityError, LlamaRtError
 
@@ -66,7 +66,7 @@ class Scheduler:
         self._cache_tokens = cache_tokens
         self._max_batch_tokens = max_batch_tokens
         self._max_sequences = min(max_sequences, max_batch_tokens)
-        self._prefixes = PrefixStore(
+        self._prefix_cache = PrefixCache(
             runner, max_sequences=_KEPT_SEQUENCES, max_tokens=cache_tokens // 2
         )
         self._waiting: deque[Request] = deque()
@@ -102,7 +102,7 @@ class Scheduler:
             for job in jobs:
                 if job.sequence is not None:
                     self._runner.release(job.sequence)
-            self._prefixes.clear()
+            self._prefix_cache.clear()
 
     def forget(self) -> None:
         """Drops all jobs without an event."""
@@ -132,10 +132,10 @@ class Scheduler:
             used = sum(len(other.history) for other in self._active)
             if self._active and used + needed > self._cache_tokens:
                 return
-            request.start(*self._prefixes.take(request.history, running, request.adapters))
+            request.start(*self._prefix_cache.take(request.history, running, request.adapters))
             self._active.append(self._waiting.popleft())
-            while used + needed + self._prefixes.tokens > self._cache_tokens:
-                if not self._prefixes.drop_oldest():
+            while used + needed + self._prefix_cache.tokens > self._cache_tokens:
+                if not self._prefix_cache.drop_oldest():
                     break
 
     def _should_wait(self, request: Request, running: Sequence[CachedSequence]) -> bool:
@@ -145,7 +145,7 @@ class Scheduler:
         coming = [common_length(other.history, ids) for other in others]
         if max(coming, default=0) < _SHARED_BEGINNING:
             return False
-        there = self._prefixes.reusable(ids, running, request.adapters)
+        there = self._prefix_cache.reusable(ids, running, request.adapters)
         return max(coming) - there >= _SHARED_BEGINNING
 
     def _advance_requests(self) -> None:
@@ -247,7 +247,7 @@ class Scheduler:
         except CancelledError:
             return
         except CapacityError as error:
-            if not self._prefixes.drop_oldest() and not self._preempt():
+            if not self._prefix_cache.drop_oldest() and not self._preempt():
                 self._end_forward(job, error)
             return
         try:
@@ -266,7 +266,7 @@ class Scheduler:
 
         A request that is alone with a full cache has used up its context, or never fitted.
         """
-        if self._prefixes.drop_oldest():
+        if self._prefix_cache.drop_oldest():
             return
         if len(self._active) > 1:
             self._preempt()
@@ -301,7 +301,7 @@ class Scheduler:
         """Takes the request out; its part of the cache is kept for another."""
         if request.sequence is not None:
             tokens = request.history[: request.fed]
-            self._prefixes.keep(request.sequence, tokens, request.adapters)
+            self._prefix_cache.keep(request.sequence, tokens, request.adapters)
             request.sequence = None
         if request in self._active:
             self._active.remove(request)
