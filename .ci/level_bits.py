@@ -1,6 +1,6 @@
 """Prints, of each model, a digest of its logits at one ISA level: equal lines mean equal bits.
 
-`python .ci/level_bits.py LEVEL`: the built-in model and, where they lie beside the checkout, the
+`python .ci/level_bits.py LEVEL`: the built-in model and, where they are next to the checkout, the
 shared golden GGUF files. Levels that sum the same whole numbers and round floats at the same places
 agree in every bit, on any processor. Fails where the level cannot be used.
 """

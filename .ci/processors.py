@@ -64,7 +64,7 @@ class Processor:
 
 def native_levels() -> list[str]:
     """The levels of this processor."""
-    code = "from llama_rt import machine; print(*machine.inspect().tiers)"
+    code = "from llama_rt import hardware; print(*hardware.inspect().tiers)"
     return Processor("", "", [sys.executable]).output("-c", code).split()
 
 

@@ -1,4 +1,4 @@
-"""Measures this project beside its peers: same model, same run, in turn; medians and ratios.
+"""Measures this project against its peers: same model, same run, in turn; medians and ratios.
 
     python benchmarks/compare.py --shape 8x4096 --formats q4_0,q8_0,bf16 --batches 1,8,32
     python benchmarks/compare.py --llama-bench path/to/a/fork/build/bin/llama-bench --write docs
@@ -30,7 +30,7 @@ from models import models, parser_of_models
 from report import OURS, Row, command_line, roofline, table, write_between
 
 from llama_rt import _native
-from llama_rt.loading import open_checkpoint
+from llama_rt.checkpoint import open_checkpoint
 
 HERE = Path(__file__).parent
 MODULES = {"llama.cpp": "llama_cpp", "transformers": "transformers"}
@@ -84,7 +84,7 @@ def running(name: str, model: str, args: argparse.Namespace, context: int) -> It
 def llama_bench(
     binary: Path, model: Path, args: argparse.Namespace, prompt: int, generate: int
 ) -> float:
-    """Tokens per second of a prompt or of decoding; the program loads the model anew."""
+    """Tokens per second of a prompt or of decoding; the program loads the model again."""
     command = [str(binary), "-m", str(model), "-t", str(args.threads), "-p", str(prompt),
                "-n", str(generate), "-r", "1", "-o", "json",
                *args.llama_bench_options.split()]  # fmt: skip
@@ -159,7 +159,11 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 32])
     add("--threads", type=int, default=_native.cpu_info().default_threads)
-    add("--isa", default=_native.cpu_info().tiers[-1], help="highest tier of this project to use")
+    add(
+        "--isa",
+        default=_native.cpu_info().tiers[-1],
+        help="highest ISA level of this project to use",
+    )
     add("--prompt", type=int, default=512)
     add("--generate", type=int, default=32)
     add("--rounds", type=int, default=5)

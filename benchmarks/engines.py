@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from llama_rt import _native
-from llama_rt.loading import open_checkpoint
+from llama_rt.checkpoint import open_checkpoint
 
 SEED_TOKENS = 8  # in the context before decoding starts
 VOCABULARY = 32000
@@ -46,7 +46,7 @@ class LlamaRt:
     def __init__(self, model: str, threads: int, context: int) -> None:
         import numpy as np
 
-        from llama_rt.llama.weights import build_model
+        from llama_rt.api.weights import build_model
 
         backend = _native.open_backend("cpu", threads=threads)
         built = build_model(

@@ -93,7 +93,7 @@ def steps(golden: Path | None) -> dict[str, tuple[float, list[Any]]]:
 
 
 def build() -> dict[str, Any]:
-    """Compiles for this machine's GPU and puts the module beside its Python files."""
+    """Compiles for this machine's GPU and puts the module next to its Python files."""
     pybind = subprocess.check_output(
         [sys.executable, "-m", "pybind11", "--cmakedir"], text=True
     ).strip()

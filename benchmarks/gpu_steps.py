@@ -73,8 +73,8 @@ class Model:
 
     def __init__(self, shape: str, form: str) -> None:
         from llama_rt import _native
-        from llama_rt.llama.weights import build_model
-        from llama_rt.loading.synthetic import synthetic_checkpoint
+        from llama_rt.api.weights import build_model
+        from llama_rt.benchmark.synthetic import synthetic_checkpoint
 
         self._native = _native
         began = time.perf_counter()
@@ -86,7 +86,7 @@ class Model:
         self.streamed = self.model.streamed_bytes
 
     def runner(self, *, context: int, batch: int, kv: str) -> Any:  # noqa: ANN401
-        """A runner with room for `batch` sequences of `context` tokens."""
+        """A runner for `batch` sequences of `context` tokens."""
         return self._native.Runner(
             self.model, n_ctx=context, kv_dtype=kv, max_batch_tokens=CHUNK,
             cache_tokens=batch * (context + PAGE),

@@ -1,4 +1,4 @@
-"""How long loading takes, beside what the system needs to hand out as much memory.
+"""How long loading takes, against what the system needs to hand out as much memory.
 
     python benchmarks/loading.py --shape 7B --formats q4_0 --write docs
 

@@ -3,8 +3,8 @@
     python benchmarks/one_token.py
 
 Three clocks, read in turn in every round: the ops of the graph as the backend's profile has them,
-the native loop around them (which also draws), and `Llama.generate` as a caller sees it (which also
-turns tokens into text). Their differences are what each adds; medians over the rounds.
+the native loop around them (which also samples), and `Llama.generate` as a caller sees it (which
+also turns tokens into text). Their differences are what each adds; medians over the rounds.
 """
 
 from __future__ import annotations

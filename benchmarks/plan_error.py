@@ -1,4 +1,4 @@
-"""How far `plan()` is off: what it predicts from headers beside what a run then takes.
+"""How far `plan()` is off: what it predicts from headers against what a run then takes.
 
     python benchmarks/plan_error.py --shape 8x4096 --formats q4_0,q8_0,bf16 --write docs
 

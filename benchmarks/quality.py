@@ -1,4 +1,4 @@
-"""What quantizing costs in KL divergence and perplexity: rounding and kernels, beside llama.cpp.
+"""What quantizing costs in KL divergence and perplexity: rounding and kernels, against llama.cpp.
 
 For each format the model is written twice, by `llama-rt convert` and by llama.cpp's quantizer. All
 runs see the same tokens. Two comparisons come out of it:
@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llama_rt import _native
-from llama_rt.llama.weights import build_model
-from llama_rt.loading import open_checkpoint
-from llama_rt.loading.convert import convert
-from llama_rt.loading.mixes import main_type, stored_file_type
+from llama_rt.api.weights import build_model
+from llama_rt.checkpoint import open_checkpoint
+from llama_rt.convert import convert
+from llama_rt.convert.recipes import main_type, stored_file_type
 from llama_rt.tokenizer import load_tokenizer
 
 Logits = npt.NDArray[np.float64]
@@ -112,7 +112,7 @@ def perplexity(found: Logits, text: Text) -> float:
 
 
 def measure(
-    exact_file: Path, format: str, exact: Logits, text: Text, folder: Path, tiers: list[str]
+    exact_file: Path, format: str, exact: Logits, text: Text, folder: Path, levels: list[str]
 ) -> list[str]:
     """The table's lines of one format."""
     mine, other, plain = folder / "ours.gguf", folder / "theirs.gguf", folder / "plain.gguf"
@@ -127,7 +127,7 @@ def measure(
     rounding = [divergence(exact, found) for found in (floats, floats_of_theirs)]
     base = perplexity(floats, text)
     lines = []
-    paths = [(isa, step) for isa in tiers for step in (512, 1)]
+    paths = [(isa, step) for isa in levels for step in (512, 1)]
     peers = {step: theirs(mine, text, step=step) for step in (512, 1)}
     for isa, step in paths:
         fast, peer = ours(mine, text, isa=isa, step=step), peers[step]
@@ -163,7 +163,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--formats", default="q8_0,q4_0,q4_1,q5_0,q5_1,q2_k,q3_k,q4_k,q5_k,q6_k")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--isa", default=_native.cpu_info().tiers[-1], help="tiers, by commas")
+    parser.add_argument(
+        "--isa", default=_native.cpu_info().levels[-1], help="ISA levels, by commas"
+    )
     return parser.parse_args()
 
 
@@ -171,7 +173,7 @@ def main() -> None:
     """Makes the files, measures, prints the table."""
     args = arguments()
     text = read_text(args.text, args.model, args.tokens, args.context)
-    tiers = args.isa.split(",")
+    levels = args.isa.split(",")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         exact_file = convert(args.model, folder / "exact.gguf", "f32", progress=False).path
@@ -180,7 +182,7 @@ def main() -> None:
         print("| format | KL of rounding | fast path | KL of kernels | perplexity |")
         print("|---|---|---|---|---|")
         for format in args.formats.split(","):
-            print("\n".join(measure(exact_file, format, exact, text, folder, tiers)), flush=True)
+            print("\n".join(measure(exact_file, format, exact, text, folder, levels)), flush=True)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def roofline(rows: list[Row], peaks: dict[str, float], prompt: int, path: Path) 
     """Achieved against limit: multiply-adds per second over multiply-adds per byte read.
 
     A decoding step does `batch` multiply-adds with every weight that it reads; a prompt as many as
-    it has tokens (weights that stay in a cache are counted once). One sequence is drawn at its
+    it has tokens (weights that stay in a cache are counted once). One sequence is plotted at its
     share of the memory's speed of the moment, against the best of the run.
     """
     import matplotlib as mpl

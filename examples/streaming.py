@@ -1,4 +1,4 @@
-"""Text as it is drawn.
+"""Text as it is generated.
 
 python examples/streaming.py [MODEL]
 """

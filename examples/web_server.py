@@ -24,7 +24,7 @@ def start(writer: StreamWriter, status: str, kind: str) -> None:
 
 
 async def tell(llm: Llama, query: Query, reader: StreamReader, writer: StreamWriter) -> str:
-    """Sends text as it is drawn; stops drawing when the client is gone."""
+    """Sends text as it is generated; stops generating when the client is gone."""
     seed, most = (int(query[name]) if name in query else None for name in ("seed", "max_tokens"))
     async with llm.astream(query["prompt"], seed=seed, max_tokens=most) as stream:
         start(writer, "200 OK", "text/event-stream")

@@ -1,4 +1,4 @@
-"""Fixtures every room may use: one tiny model, its tokenizer, and its checkpoint in each format.
+"""Fixtures for every folder: one tiny model, its tokenizer, and its checkpoint in each format.
 
 All folders and files hold the same weights (exact in half precision), so their logits may be
 compared with each other and with `reference.model.forward(*tiny_model, ids)`. They are made once a

@@ -12,7 +12,7 @@ from reference.model import Config, tensor_shapes
 
 @cache
 def cpu(isa: str | None = None, threads: int = 2):
-    """A CPU backend, opened once per tier and thread count; its bits know no batches."""
+    """A CPU backend, opened once per ISA level and thread count; reproducible."""
     return _native.open_backend("cpu", isa=isa, threads=threads, reproducible=True)
 
 

@@ -84,7 +84,7 @@ def main() -> None:
 
 def convert_folder(folder: Path, target: Path, fmt: str) -> None:
     """Write ``folder`` as a GGUF with this project's own converter."""
-    from llama_rt.loading.convert import convert
+    from llama_rt.convert import convert
 
     target.parent.mkdir(parents=True, exist_ok=True)
     convert(folder, target, fmt, overwrite=True, progress=False)

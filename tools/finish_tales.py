@@ -28,7 +28,7 @@ from torch import Tensor
 from train_tales import build_optimizers, take_step
 
 RUN = 4  # tokens of a repeated run
-MOST_GIVEN = 128  # tokens of a prompt after its BOS
+MAX_GIVEN = 128  # tokens of a prompt after its BOS
 NEAR = 64  # tokens over which the density of repetition is taken
 
 
@@ -67,7 +67,7 @@ def beginnings(corpus: Corpus, count: int, rng: np.random.Generator) -> list[lis
             length = int(rng.integers(4, 25))
         else:
             begin = int(rng.integers(len(corpus.ids) - 200))
-            length = int(rng.integers(32, MOST_GIVEN + 1))
+            length = int(rng.integers(32, MAX_GIVEN + 1))
         ids = [int(i) for i in corpus.ids[begin : begin + length]]
         prompts.append([BOS, *(i for i in ids if i not in (BOS, EOS))])
     return prompts
@@ -101,7 +101,7 @@ def write(folder: Path, corpus: Corpus, args: argparse.Namespace, round_: int) -
             bad = np.append(bad, True)
         if not bad.any():
             continue
-        row = np.full(args.length + MOST_GIVEN + 1, EOS, dtype=np.int64)
+        row = np.full(args.length + MAX_GIVEN + 1, EOS, dtype=np.int64)
         mark = np.zeros(len(row) - 1, dtype=bool)
         row[: len(prompt)] = prompt
         row[len(prompt) : len(prompt) + len(one.tokens)] = one.tokens

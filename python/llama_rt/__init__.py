@@ -6,6 +6,8 @@ llm = Llama.load("path/to/model")
 print(llm.generate("Once upon a time", max_tokens=64).text)
 """
 
+from llama_rt.api import Llama
+from llama_rt.engine import AsyncStream, Chunk, Completion, Stream, Timings, TokenLogprob, Usage
 from llama_rt.errors import (
     BackendUnavailable,
     CancelledError,
@@ -21,17 +23,7 @@ from llama_rt.errors import (
     TemplateError,
     TokenizerError,
 )
-from llama_rt.generation import (
-    AsyncStream,
-    Chunk,
-    Completion,
-    Stream,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
-from llama_rt.llama import Llama
-from llama_rt.plan import Plan, plan
+from llama_rt.memory import Plan, plan
 from llama_rt.sampling import SamplingParams
 
 __version__ = "0.1.0"

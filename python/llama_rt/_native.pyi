@@ -34,7 +34,7 @@ def decode(data: Buffer, dtype: str, count: int) -> npt.NDArray[np.float32]:
 def encode(values: npt.NDArray[np.float32], dtype: str, *, isa: str = "") -> npt.NDArray[np.uint8]:
     """Float32 `[..., k]` rounded to `dtype`, as bytes row by row; `k` is whole blocks.
 
-    The bytes are the same on every tier `isa`.
+    The bytes are the same on every ISA level `isa`.
     """
 
 def recode(
@@ -84,7 +84,7 @@ def cgroup_quota(root: str) -> float:
     """CPUs' worth of time by the control groups under the file tree `root` (`""`: the system's).
 
     Looks at `root/proc/self/{cgroup,mountinfo}` and the mounts they name, v1 and v2, and takes the
-    least limit on the way up; 0 means no limit.
+    smallest limit on the way up; 0 means no limit.
     """
 
 def cgroup_memory_limit(root: str) -> int | None:
@@ -94,10 +94,10 @@ def cgroup_available_memory(root: str) -> int | None:
     """Bytes left below the tightest memory limit, file cache counted as free; None: no limit."""
 
 def available_memory() -> int:
-    """Bytes that may be allocated and touched now, by machine and control groups."""
+    """Bytes that may be allocated and touched now, by hardware and control groups."""
 
 def advise_dontneed(data: Buffer) -> None:
-    """Unmaps the whole pages of contiguous `data` if it lies in a shared mapping of a file.
+    """Unmaps the whole pages of contiguous `data` if it is in a shared mapping of a file.
 
     Nothing is lost: they are read again when touched. Other memory is left as it is.
     """
@@ -152,7 +152,7 @@ def cuda_read_bandwidth(index: int, buffer_bytes: int = ..., seconds: float = ..
 
     Raises:
         BackendUnavailable: the device cannot be used; says why.
-        CapacityError: there is no room for the buffer.
+        CapacityError: the buffer does not fit.
     """
 
 @final
@@ -164,7 +164,7 @@ class Backend:
         """`"cpu"` or `"cuda:N"`."""
     @property
     def isa(self) -> str:
-        """The tier in use."""
+        """The ISA level in use."""
     @property
     def threads(self) -> int:
         """Threads of the host that it uses, or that may prepare data for it."""
@@ -178,7 +178,7 @@ def open_backend(
 ) -> Backend:
     """Opens `"cpu"`, `"cuda"`, `"cuda:N"` or `"auto"`.
 
-    `isa`: no tier above it is used.
+    `isa`: no ISA level above it is used.
     `reproducible`: a token's bits do not depend on how many others it is computed with.
 
     Raises:
@@ -288,7 +288,7 @@ class Adapter:
     ) -> None:
         """`y += scale * b (a x)`: a `[rank, in]`, b `[out, rank]`, scale alpha / rank.
 
-        Both are kept as f16 (times a power of two) beside weights of fewer than 32 bits.
+        Both are kept as f16 (times a power of two) with weights of fewer than 32 bits.
         """
     def add_output_lora(
         self, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], scale: float = ...
@@ -339,7 +339,7 @@ class Sampler:
         logprobs: int = ...,
         isa: str = ...,
     ) -> None:
-        """`logprobs`: -1 none, 0 the chosen token's, n the n most likely besides.
+        """`logprobs`: -1 none, 0 the chosen token's, n also the n most likely.
 
         `isa`: highest ISA level of its passes over the vocabulary; the tokens are the same on all.
         """
@@ -348,7 +348,7 @@ class Sampler:
     def draw(
         self, logits: npt.NDArray[np.float32]
     ) -> tuple[int, bool, float, list[tuple[int, float]]]:
-        """Draws from `logits` `[vocab]` and adds the token to the history.
+        """Samples from `logits` `[vocab]` and adds the token to the history.
 
         Returns:
             The token, whether it is a stop id, its log-probability under the unmodified logits
@@ -356,7 +356,7 @@ class Sampler:
 
         Raises:
             ShapeError: another length.
-            LlamaRtError: no token can be drawn.
+            LlamaRtError: no token can be sampled.
         """
 
 @final
@@ -370,7 +370,7 @@ class Sampled:
         """The last token is one of the sampler's stop ids."""
     @property
     def failure(self) -> str:
-        """Why no further token could be drawn, which concerns no other sequence; else empty."""
+        """Why no further token could be sampled, which concerns no other sequence; else empty."""
     @property
     def logprobs(self) -> list[float]: ...
     @property
@@ -378,7 +378,7 @@ class Sampled:
 
 @final
 class Runner:
-    """One model with a cache and a workspace; callers take turns."""
+    """One model with a cache and a workspace; one caller at a time."""
 
     def __init__(
         self,
@@ -422,7 +422,7 @@ class Runner:
         cancel: CancelFlag | None = ...,
         adapters: Sequence[Sequence[tuple[Adapter, float]]] = ...,
     ) -> list[Sampled]:
-        """One mixed batch: appends and, where a sampler is given, draws from the last row.
+        """One mixed batch: appends and, where a sampler is given, samples from the last row.
 
         A sequence without a sampler (a prompt's chunk that is not its last) gets an empty
         `Sampled`.
@@ -441,8 +441,8 @@ class Runner:
         """The native loop: feeds each sequence its token, samples, feeds that, up to `steps` times.
 
         Ends early, after a whole step, when any sequence stopped or failed, the time is over, or
-        the flag is set (no error then: what was drawn is returned). The last drawn token is not
-        yet in the cache, unless the draw after it failed.
+        the flag is set (no error then: what was sampled is returned). The last token is not
+        yet in the cache, unless the sampling after it failed.
         """
     def memory(self) -> dict[str, int]:
         """Bytes: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`."""

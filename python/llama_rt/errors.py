@@ -1,4 +1,4 @@
-"""Typed errors of llama_rt; this room imports nothing.
+"""Typed errors of llama_rt; this module imports nothing.
 
 Every error derives from `LlamaRtError` and from the standard type that a caller would expect. The
 native module

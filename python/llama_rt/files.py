@@ -1,4 +1,4 @@
-"""What lies at a path, and the one way to open it: every failure of the system is a typed error.
+"""What is at a path, and the one way to open it: every failure of the system is a typed error.
 
 Only regular files are opened: reading a pipe waits for a writer that may never come, and a device
 may never end.
@@ -7,17 +7,19 @@ may never end.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
 
-from llama_rt.errors import CheckpointError, CheckpointNotFoundError, LlamaRtError
+from llama_rt.errors import CheckpointError, CheckpointNotFoundError, ConfigError, LlamaRtError
 
-__all__ = ["PathKind", "is_file", "kind_of", "names_in", "open_file", "read_head"]
+__all__ = ["PathKind", "is_file", "kind_of", "names_in", "open_file", "read_head", "read_json"]
 
 PathKind = Literal["nothing", "file", "folder", "other"]
 
+_MAX_JSON_BYTES = 16 << 20  # an index of a hundred thousand tensors; nothing real comes near
 _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
@@ -80,10 +82,33 @@ def read_head(path: Path, count: int, failure: type[LlamaRtError] = CheckpointEr
     """
     with open_file(path, failure) as file:
         try:
-            # Python makes room for all that is asked for.
+            # Python allocates all that is asked for.
             return file.read(min(count, os.fstat(file.fileno()).st_size + 1))
         except OSError as error:
             _refuse(path, error, failure)
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: not a regular file, or not readable.
+        ConfigError: too large, not JSON, or not an object.
+    """
+    raw = read_head(path, _MAX_JSON_BYTES + 1)
+    if len(raw) > _MAX_JSON_BYTES:
+        msg = f"{path}: larger than {_MAX_JSON_BYTES} bytes, which no such file is"
+        raise ConfigError(msg)
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: not valid JSON: {str(error)[:120]}"
+        raise ConfigError(msg) from None
+    if not isinstance(value, dict):
+        msg = f"{path}: holds a JSON {type(value).__name__}; an object was expected"
+        raise ConfigError(msg)
+    return value
 
 
 def names_in(folder: Path) -> list[str]:

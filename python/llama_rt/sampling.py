@@ -1,6 +1,6 @@
-"""How the next token is drawn: the settings, their limits, and the native sampler they become.
+"""How the next token is sampled: the settings, their limits, and the native sampler they become.
 
-The arithmetic (penalties, cut-offs, the draw itself) is native; this room checks and hands over.
+The arithmetic (penalties, filters, the random choice) is native; this module checks the settings.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = [
     "SamplingFields",
     "SamplingParams",
     "check_logprobs",
-    "draw_seed",
     "make_sampler",
+    "random_seed",
     "resolve",
 ]
 
@@ -31,7 +31,7 @@ MAX_SEED = 2**64 - 1
 MAX_LOGPROBS = 100
 # What the native sampler computes with.
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_FLOAT32_LEAST = float(np.finfo(np.float32).tiny)
+_FLOAT32_MIN = float(np.finfo(np.float32).tiny)
 
 
 class SamplingFields(TypedDict, total=False):
@@ -63,8 +63,8 @@ class SamplingParams:
             or the text so far (Keskar et al. 2019); 1 is off.
         presence_penalty: Subtracted once from the logit of every token generated so far.
         frequency_penalty: Subtracted from a token's logit once per time it was generated.
-        logit_bias: Added to the logits of these ids; `-inf` bars an id, `inf` forces it.
-        seed: Start of the random numbers, 0 to 2**64 - 1; None draws one from the system. The seed
+        logit_bias: Added to the logits of these ids; `-inf` suppresses an id, `inf` forces it.
+        seed: Start of the random numbers, 0 to 2**64 - 1; None takes one from the system. The seed
             that was used is in the `Completion`.
 
     Raises:
@@ -85,20 +85,20 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Checks every field and stores it as the plain type it stands for."""
-        most, least = _FLOAT32_MAX, _FLOAT32_LEAST
+        high_limit, low_limit = _FLOAT32_MAX, _FLOAT32_MIN
         checked: dict[str, object] = {
             "top_k": _integer("top_k", self.top_k, 0, 2**31 - 1),
             "logit_bias": _bias(self.logit_bias),
             "seed": None if self.seed is None else _integer("seed", self.seed, 0, MAX_SEED),
         }
         for name, low, high in (
-            ("temperature", 0.0, most),
+            ("temperature", 0.0, high_limit),
             ("top_p", 0.0, 1.0),
             ("min_p", 0.0, 1.0),
             ("typical_p", 0.0, 1.0),
-            ("repetition_penalty", least, most),
-            ("presence_penalty", -most, most),
-            ("frequency_penalty", -most, most),
+            ("repetition_penalty", low_limit, high_limit),
+            ("presence_penalty", -high_limit, high_limit),
+            ("frequency_penalty", -high_limit, high_limit),
         ):
             checked[name] = _number(name, getattr(self, name), low, high)
         for name, value in checked.items():
@@ -137,8 +137,8 @@ def resolve(
     return replace(start, **changes) if changes else start
 
 
-def draw_seed() -> int:
-    """Draws a seed of 53 bits from the system: JSON and spreadsheets keep all its digits."""
+def random_seed() -> int:
+    """Takes a seed of 53 bits from the system: JSON and spreadsheets keep all its digits."""
     return int.from_bytes(os.urandom(7), "little") >> 3
 
 
@@ -148,24 +148,24 @@ def make_sampler(
     vocab_size: int,
     seed: int,
     stop_ids: Collection[int],
-    barred: Collection[int],
+    suppressed: Collection[int],
     logprobs: int,
     isa: str = "",
 ) -> _native.Sampler:
-    """Makes the native state that draws one request's tokens.
+    """Makes the native state that samples one request's tokens.
 
     Args:
         params: Checked settings; their own `seed` is not looked at.
         vocab_size: Rows of the output matrix.
         seed: Start of this request's random numbers.
         stop_ids: Ids that end the text.
-        barred: Ids that are never drawn, whatever the bias says.
-        logprobs: Log-probabilities to report besides the chosen token's; 0 reports none at all.
+        suppressed: Ids that are never sampled, whatever the bias says.
+        logprobs: Log-probabilities to report next to the chosen token's; 0 reports none at all.
         isa: Highest ISA level to use; empty is the best.
 
     Raises:
         ConfigError: An id of `logit_bias` or `stop` is not in the vocabulary, or all of them are
-            barred.
+            suppressed.
     """
     for token in params.logit_bias:
         if token >= vocab_size:
@@ -175,9 +175,9 @@ def make_sampler(
         if token >= vocab_size:
             msg = f"stop: id {token} is not in the vocabulary (0 to {vocab_size - 1})"
             raise ConfigError(msg)
-    bias = {**params.logit_bias, **dict.fromkeys(barred, -math.inf)}
+    bias = {**params.logit_bias, **dict.fromkeys(suppressed, -math.inf)}
     if len(bias) >= vocab_size and all(added == -math.inf for added in bias.values()):
-        msg = "logit_bias: bars every id of the vocabulary, so that none can be drawn"
+        msg = "logit_bias: suppresses every id of the vocabulary, so that none can be sampled"
         raise ConfigError(msg)
     return _native.Sampler(
         vocab_size,

@@ -25,7 +25,8 @@ def save_lora(
 ):
     """Saves a random LoRA for the model; returns what the pair computes: ids -> float64 logits.
 
-    `tables`: with the base's embedding and output beside factors of them, as peft does by default.
+    `tables`: with the base's embedding and output together with factors of them, as peft does by
+    default.
     """
     settings = {"r": 8, "lora_alpha": 16, "target_modules": LINEARS, "lora_dropout": 0.05}
     return _save(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from formats.test_fuzz import mutated
 from llama_rt import Llama
 from llama_rt.errors import LlamaRtError
-from loading.test_fuzz import mutated
 from reference.model import relative_error
 
 from .llama_adapter_files import save_v1, save_v2

@@ -49,7 +49,7 @@ def test_v1(tmp_path, deep, base, gate):
 
 
 @pytest.mark.parametrize("isa", _native.cpu_info().tiers)
-def test_v1_on_tiers(tmp_path, deep, isa):
+def test_v1_on_isa_levels(tmp_path, deep, isa):
     path = tmp_path / "llama_adapter_len5_layer2.pth"
     prefixes = save_v1(path, DEEP, length=5, adapted_layers=2)
     expected = adapted(DEEP, deep["weights"], IDS, prefixes=prefixes)

@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from llama_rt import Llama, _native
 from llama_rt.adapters import merge, open_adapter
+from llama_rt.checkpoint import open_checkpoint
 from llama_rt.errors import CheckpointError
-from llama_rt.loading import open_checkpoint
 from reference.checkpoints import write_hf, write_meta
 from reference.model import Config, forward, random_weights, relative_error
 
 from .peft_files import LINEARS, save_lora
 
 IDS = [1, 17, 300, 45, 45, 8, 501, 77, 123, 9]
-TIERS = _native.cpu_info().tiers
+ISA_LEVELS = _native.cpu_info().tiers
 KINDS = {
     "all linears": {},
     "q and v only": {"target_modules": ["q_proj", "v_proj"], "lora_alpha": 32},
@@ -67,8 +67,8 @@ def test_transposed_layers_are_none_of_llama(tmp_path, tiny_model, tiny_hf_folde
         assert relative_error(llm.logits(IDS), expected) < 2e-3
 
 
-@pytest.mark.parametrize("isa", TIERS)
-def test_tiers(tmp_path, tiny_model, tiny_hf_folder, isa):
+@pytest.mark.parametrize("isa", ISA_LEVELS)
+def test_isa_levels(tmp_path, tiny_model, tiny_hf_folder, isa):
     options = {"target_modules": [*LINEARS, "embed_tokens", "lm_head"]}
     expected = save_lora(tmp_path / "lora", *tiny_model, **options)(IDS)
     with Llama.load(tiny_hf_folder, adapters=[tmp_path / "lora"], isa=isa, threads=1) as llm:
@@ -188,13 +188,13 @@ def test_weights_and_several_at_once(tmp_path, tiny_model, tiny_meta_folder):
     one = write_gguf_lora(tmp_path / "one.gguf", config, alpha=8.0, seed=1)
     two = write_gguf_lora(tmp_path / "two.gguf", config, alpha=2.0, rank=2, seed=2)
 
-    def expected(mix):
-        factors = [(n, s * w, a, b) for file, w in mix for n, s, a, b in file]
+    def expected(active):
+        factors = [(n, s * w, a, b) for file, w in active for n, s, a, b in file]
         return forward(config, merged(weights, factors), IDS)
 
     paths = [tmp_path / "one.gguf", tmp_path / "two.gguf"]
     with Llama.load(tiny_meta_folder, adapters=paths, threads=1) as llm:
-        for adapter, mix in (
+        for adapter, active in (
             ({"one": 0.5}, [(one, 0.5)]),
             ({"two": -1.0}, [(two, -1.0)]),
             ("two", [(two, 1.0)]),
@@ -203,7 +203,7 @@ def test_weights_and_several_at_once(tmp_path, tiny_model, tiny_meta_folder):
             (None, []),
         ):
             got = llm.logits(IDS, adapter=adapter)
-            assert relative_error(got, expected(mix)) < 2e-3, adapter
+            assert relative_error(got, expected(active)) < 2e-3, adapter
         assert relative_error(llm.logits(IDS), expected([(one, 1.0), (two, 1.0)])) < 2e-3
         assert np.array_equal(
             llm.logits(IDS, adapter={"one": 0.25, "two": 2.0}),
@@ -211,7 +211,7 @@ def test_weights_and_several_at_once(tmp_path, tiny_model, tiny_meta_folder):
         )
 
 
-def test_factors_are_kept_as_halves_where_the_weights_are_rounded(
+def test_factors_are_kept_as_f16_where_the_weights_are_rounded(
     tmp_path, tiny_model, tiny_meta_folder
 ):
     config, weights = tiny_model
@@ -354,6 +354,6 @@ def test_shared_case(shared_golden):
     base = shared_golden / (case / "BASE").read_text().strip()
     with np.load(case / "expected.npz") as expected:
         ids, logits = expected["ids"], expected["logits"]
-    for isa in TIERS:
+    for isa in ISA_LEVELS:
         with Llama.load(base, adapters=[case], isa=isa, progress=False) as llm:
             assert relative_error(llm.logits(ids.tolist()), logits) <= 2e-3

@@ -5,9 +5,9 @@ import pytest
 
 from llama_rt import Llama
 from llama_rt.adapters import merge, open_adapter
+from llama_rt.checkpoint import open_checkpoint
 from llama_rt.cli import main
 from llama_rt.errors import CheckpointError
-from llama_rt.loading import open_checkpoint
 from reference.checkpoints import write_hf
 from reference.model import Config, random_weights, relative_error
 
@@ -60,8 +60,8 @@ def test_quantized_bases_are_rounded_from_the_exact_sum(tmp_path, tiny_model, ti
     assert both.tensors["layers.0.attention.wv.weight"].dtype == "q8_0"
     assert convert(tiny_gguf_q8_0_file, tmp_path / "y.gguf", "--format", "q8_0",
                    "--adapter", tmp_path / "x.gguf") == 0  # fmt: skip
-    with Llama.load(tiny_gguf_q8_0_file, adapters=[tmp_path / "x.gguf"], threads=1) as beside:
-        expected = beside.logits(IDS)
+    with Llama.load(tiny_gguf_q8_0_file, adapters=[tmp_path / "x.gguf"], threads=1) as attached:
+        expected = attached.logits(IDS)
     with Llama.load(tmp_path / "y.gguf", threads=1) as llm:
         assert relative_error(llm.logits(IDS), expected) < 3e-2
 

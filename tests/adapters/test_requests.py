@@ -55,14 +55,14 @@ def test_mixed_batches_have_the_bits_of_each_alone(llm, tiny_hf_folder, folders)
 def test_a_request_that_cannot_be_sampled_fails_alone(
     tmp_path, tiny_model, tiny_hf_folder, folders
 ):
-    """Numbers that overflow under one adapter do not concern those beside it."""
+    """Numbers that overflow under one adapter do not concern others."""
     config, _ = tiny_model
     write_gguf_lora(tmp_path / "wild.gguf", config, alpha=1e38, spread=1e9)
     adapters = [*folders, tmp_path / "wild.gguf"]
     with Llama.load(tiny_hf_folder, adapters=adapters, threads=1, reproducible=True) as model:
-        mixes = ("one", "wild", None, "wild", "two")
-        streams = [model.stream(PROMPT, adapter=choice, **GREEDY) for choice in mixes]
-        for choice, stream in zip(mixes, streams, strict=True):
+        selections = ("one", "wild", None, "wild", "two")
+        streams = [model.stream(PROMPT, adapter=choice, **GREEDY) for choice in selections]
+        for choice, stream in zip(selections, streams, strict=True):
             if choice == "wild":
                 with pytest.raises(LlamaRtError, match="no token can be sampled"):
                     _ = stream.completion
@@ -72,7 +72,7 @@ def test_a_request_that_cannot_be_sampled_fails_alone(
         assert model.generate(PROMPT, adapter="one", **GREEDY).tokens
 
 
-def test_prefixes_are_shared_only_under_the_same_mix(llm):
+def test_prefixes_are_shared_only_under_the_same_adapters(llm):
     first = llm.generate(PROMPT, adapter="one", **GREEDY)
     again = llm.generate(PROMPT, adapter="one", **GREEDY)
     other = llm.generate([*PROMPT, 7], adapter={"one": 0.75}, **GREEDY)
@@ -82,7 +82,7 @@ def test_prefixes_are_shared_only_under_the_same_mix(llm):
 
 
 def test_mixed_batches_of_the_native_runner(tiny_model):
-    """With and without an adapter in one step, on every tier."""
+    """With and without an adapter in one step, on every ISA level."""
     from native_models import build_model
 
     rng = np.random.default_rng(5)
@@ -94,16 +94,16 @@ def test_mixed_batches_of_the_native_runner(tiny_model):
         model = build_model(config, weights, isa=isa, threads=1)
         adapter = _native.Adapter(model)
         adapter.add_lora(1, "wo", a, b)
-        mixes = [[(adapter, 1.0)], [], [(adapter, 0.5)]]
+        selections = [[(adapter, 1.0)], [], [(adapter, 0.5)]]
 
-        def rows(order, model=model, mixes=mixes):
+        def rows(order, model=model, selections=selections):
             runner = _native.Runner(model, n_ctx=64, kv_dtype="f32", cache_tokens=512)
             sequences = [runner.create() for _ in order]
             return runner.forward(
                 sequences,
                 [prompts[i] for i in order],
                 outputs="last",
-                adapters=[mixes[i] for i in order],
+                adapters=[selections[i] for i in order],
             )
 
         together = rows([0, 1, 2])

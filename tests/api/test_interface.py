@@ -175,9 +175,9 @@ def test_tokens_run_to_the_end_of_the_context(llm):
 
 
 def test_seeds(llm):
-    drawn = llm.generate(TEXT, max_tokens=20, temperature=1.0)
-    again = llm.generate(TEXT, max_tokens=20, temperature=1.0, seed=drawn.seed)
-    assert again.tokens == drawn.tokens
+    sampled = llm.generate(TEXT, max_tokens=20, temperature=1.0)
+    again = llm.generate(TEXT, max_tokens=20, temperature=1.0, seed=sampled.seed)
+    assert again.tokens == sampled.tokens
     zero = [llm.generate(TEXT, max_tokens=20, temperature=1.0, seed=0) for _ in range(2)]
     assert zero[0].tokens == zero[1].tokens
     assert zero[0].seed == 0
@@ -188,13 +188,13 @@ def test_seeds(llm):
     assert len({tuple(c.tokens) for c in several}) > 1
 
 
-def test_ids_are_barred_and_forced(llm):
+def test_ids_are_suppressed_and_forced(llm):
     first = llm.generate(TEXT, max_tokens=1, temperature=0.0).tokens[0]
-    barred = llm.generate(TEXT, max_tokens=1, temperature=0.0, logit_bias={first: -np.inf})
-    assert barred.tokens[0] != first
+    suppressed = llm.generate(TEXT, max_tokens=1, temperature=0.0, logit_bias={first: -np.inf})
+    assert suppressed.tokens[0] != first
     forced = llm.generate(TEXT, max_tokens=4, logit_bias={40: 1e4}, seed=1)
     assert forced.tokens == [40] * 4
-    with pytest.raises(ConfigError, match="bars every id"):
+    with pytest.raises(ConfigError, match="suppresses every id"):
         llm.generate(TEXT, logit_bias=dict.fromkeys(range(512), -np.inf))
     with pytest.raises(ConfigError, match=r"logit_bias.*512"):
         llm.generate(TEXT, logit_bias={512: 1.0})

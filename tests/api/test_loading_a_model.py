@@ -16,8 +16,8 @@ from llama_rt import (
     TemplateError,
     TokenizerError,
 )
-from llama_rt.llama import load as loading
-from llama_rt.loading.convert import convert
+from llama_rt.api import load as loading
+from llama_rt.convert import convert
 from reference.checkpoints import write_hf
 from reference.model import forward, relative_error
 
@@ -126,7 +126,7 @@ def test_options_that_cannot_work(tiny_hf_folder, options, error, said):
 
 
 def llama_rt_sees_cuda():
-    from llama_rt.machine import inspect
+    from llama_rt.hardware import inspect
 
     return inspect().cuda is None
 
@@ -229,7 +229,7 @@ def test_a_conversation_that_does_not_fit(tiny_hf_folder):
 def test_templates_bring_their_stop_strings(tiny_hf_folder):
     with Llama.load(tiny_hf_folder) as llm:
         named = llm.find_template("alpaca")
-        settings = llm._chat_request("chat", MESSAGES, "alpaca", {"stop": ["END"]}).transcript
+        settings = llm._chat_request("chat", MESSAGES, "alpaca", {"stop": ["END"]}).detokenizer
         assert set(settings._matcher._strings) == {"END", *named.stop}
 
 
@@ -244,10 +244,12 @@ def test_too_little_memory_says_how_much_is_missing(tiny_hf_folder, monkeypatch)
 
 
 def test_a_context_that_does_not_fit_names_one_that_does(tiny_hf_folder, monkeypatch):
-    from llama_rt.loading import open_checkpoint
-    from llama_rt.plan import needs
+    from llama_rt.checkpoint import open_checkpoint
+    from llama_rt.memory import estimate_memory
 
-    needed = needs(open_checkpoint(tiny_hf_folder), quantize=None, n_ctx=256, kv_dtype="f16")
+    needed = estimate_memory(
+        open_checkpoint(tiny_hf_folder), quantize=None, n_ctx=256, kv_dtype="f16"
+    )
     free(monkeypatch, needed.weights + needed.workspace + 200 * needed.kv_per_token)
     with pytest.raises(CapacityError, match=r"n_ctx=180 would fit"):
         Llama.load(tiny_hf_folder, n_ctx=256)
@@ -256,7 +258,7 @@ def test_a_context_that_does_not_fit_names_one_that_does(tiny_hf_folder, monkeyp
 
 
 def test_no_matrix_is_read_before_the_checks(tiny_hf_folder, monkeypatch):
-    from llama_rt.loading import TensorRecord
+    from llama_rt.checkpoint import TensorRecord
 
     original = TensorRecord.read
 

@@ -32,7 +32,7 @@ def test_logits_take_the_whole_context_and_no_more(llm):
 
 
 def test_logits_in_chunks_are_the_same(llm, monkeypatch):
-    from llama_rt.llama import forward as numbers
+    from llama_rt.api import forward as numbers
 
     whole = llm.logits(IDS)
     monkeypatch.setattr(numbers, "_CHUNK_LOGITS", 7 * 512)

@@ -245,7 +245,7 @@ def test_gpt4all_chat_cuts_by_longest_match(real):
     first = ids[1 : ids.index(1, 1)]
     known = set(tokens)
     text = b" Below is an instruct"
-    from llama_rt.chat.longest import cut_longest
+    from llama_rt.chat.templates.longest import cut_longest
 
     cut = cut_longest(text.decode(), tokens)
     assert sum(len(tokens[id]) ** 2 for id in cut) == best_cut(text, known)

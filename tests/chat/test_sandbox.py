@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from llama_rt.chat import budget
-from llama_rt.chat.sandbox import render_sandboxed
+from llama_rt.chat.jinja import resource_budget
+from llama_rt.chat.jinja.sandbox import render_sandboxed
 from llama_rt.errors import TemplateError
 
 MESSAGES = [
@@ -171,7 +171,7 @@ HARMFUL = {
 
 @pytest.mark.parametrize("name", HARMFUL)
 def test_harmful_templates_fail_soon(name, monkeypatch):
-    monkeypatch.setattr(budget, "_MAX_SECONDS", 1.0)
+    monkeypatch.setattr(resource_budget, "_MAX_SECONDS", 1.0)
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TemplateError, match=r"^here: "):
         rendered(HARMFUL[name])
@@ -190,5 +190,5 @@ def test_harmful_templates_fail_soon(name, monkeypatch):
         "{{ self._TemplateReference__context }}",
     ],
 )
-def test_python_behind_the_values_is_out_of_reach(source):
+def test_python_objects_of_the_values_are_out_of_reach(source):
     assert rendered(source) in ("", "0")

@@ -24,7 +24,7 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of the command left behind."""
+    """Output and exit code of a run of the command."""
 
     code: int
     out: str

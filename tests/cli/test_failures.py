@@ -63,9 +63,9 @@ def test_a_device_that_cannot_be_used(call, tiny_hf_folder: Path) -> None:
 def test_the_limits_that_the_command_repeats_are_the_librarys(call, tiny_gguf_file) -> None:
     with pytest.raises(ConfigError) as caught:
         Llama.load(tiny_gguf_file, device="cpu", isa="mmx", progress=False)
-    tiers = str(caught.value).partition("expected one of ")[2]
-    assert "scalar" in tiers
-    assert f"there are {tiers}; did" in said(call("run", "--isa", "mmx", "Hi"), 2)
+    levels = str(caught.value).partition("expected one of ")[2]
+    assert "scalar" in levels
+    assert f"there are {levels}; did" in said(call("run", "--isa", "mmx", "Hi"), 2)
     with pytest.raises(ConfigError, match="4096"):
         Llama.load(tiny_gguf_file, device="cpu", threads=4097, progress=False)
     assert "from 1 to 4096" in said(call("run", "--threads", "4097", "Hi"), 2)
@@ -150,7 +150,7 @@ def test_a_fault_of_ours_is_one_line_too(call, monkeypatch: pytest.MonkeyPatch) 
         msg = "two\nlines"
         raise ZeroDivisionError(msg)
 
-    monkeypatch.setattr("llama_rt.cli.info.find", broken)
+    monkeypatch.setattr("llama_rt.cli.info.find_checkpoint", broken)
     assert "--debug" in said(call("info", "x"), 1)
 
 

@@ -11,7 +11,9 @@ from llama_rt import __version__
 from llama_rt.cli import bench, chat, convert, doctor, info, perplexity, run
 from llama_rt.cli.parser import build_parser
 
-ROOMS = {room.NAME: room for room in (run, chat, info, convert, bench, perplexity, doctor)}
+COMMANDS = {
+    command.NAME: command for command in (run, chat, info, convert, bench, perplexity, doctor)
+}
 
 
 def shown(call_main, capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -31,13 +33,13 @@ def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 def test_the_first_page_lists_the_commands(help_of) -> None:
     page = help_of()
-    for name, room in ROOMS.items():
+    for name, command in COMMANDS.items():
         assert re.search(rf"^    {name}\b", page, re.MULTILINE)
-        assert room.SUMMARY.split()[0] in page
+        assert command.SUMMARY.split()[0] in page
     assert "examples:" in page
 
 
-@pytest.mark.parametrize("name", ROOMS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_examples(help_of, name: str) -> None:
     page = help_of(name)
     assert "examples:\n  " in page
@@ -45,11 +47,11 @@ def test_each_command_has_examples(help_of, name: str) -> None:
     assert max(map(len, page.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", ROOMS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_examples_parse(name: str) -> None:
     commands = [
         part.strip()
-        for line in ROOMS[name].EXAMPLES.splitlines()
+        for line in COMMANDS[name].EXAMPLES.splitlines()
         for part in line.split(">")[0].split("|")
         if part.strip().startswith("llama-rt")
     ]

@@ -1,4 +1,4 @@
-"""`llama-rt info`: a stranger learns what a file is and whether it fits."""
+"""`llama-rt info`: what a file is and whether it fits."""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_rt import ConfigError, Llama, benchmark, machine
-from llama_rt.loading import open_checkpoint, synthetic
+from llama_rt import ConfigError, Llama, benchmark, hardware
+from llama_rt.benchmark import synthetic
+from llama_rt.checkpoint import open_checkpoint
 
 BENCH_KEYS = {
     *("model", "device", "isa", "threads", "format", "weight_bytes", "load_s"),
@@ -26,7 +27,7 @@ QUICK = ("--prompt", "24", "--generate", "8", "--repeat", "2")
 @pytest.fixture(autouse=True)
 def quick_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading 2 GiB takes seconds; what it gives is tested on its own."""
-    monkeypatch.setattr(machine, "read_bandwidth", lambda *_, **__: 1e9)
+    monkeypatch.setattr(hardware, "read_bandwidth", lambda *_, **__: 1e9)
 
 
 @pytest.fixture
@@ -231,7 +232,8 @@ def test_doctor_for_people(call) -> None:
 def test_threads_respect_the_affinity_mask() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from llama_rt import machine; found = machine.inspect(); print(found.cores, found.threads)"
+        "from llama_rt.hardware import inspect; found = inspect()\n"
+        "print(found.cores, found.threads)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["1", "1"], done.stderr

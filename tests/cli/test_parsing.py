@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llama_rt.cli.parser import UsageError, build_parser
+from llama_rt.cli.options import UsageError
+from llama_rt.cli.parser import build_parser
 
 COMMANDS = ("run", "chat", "info", "convert", "bench", "perplexity", "doctor")
 REQUIRED = {

@@ -165,8 +165,8 @@ def test_text_is_shown_as_it_comes(long_folder, monkeypatch: pytest.MonkeyPatch)
 def test_options_reach_the_library(call, tiny_hf_folder) -> None:
     model = ("run", "-m", tiny_hf_folder, "--json", "--max-tokens", "6", "--temperature", "0")
     free = call(*model, "Once").object["tokens"]
-    barred = [word for token in free for word in ("--logit-bias", f"{token}=-1e9")]
-    assert not set(free) & set(call(*model, *barred, "Once").object["tokens"])
+    suppressed = [word for token in free for word in ("--logit-bias", f"{token}=-1e9")]
+    assert not set(free) & set(call(*model, *suppressed, "Once").object["tokens"])
     options = ("--ctx", "32", "--kv-dtype", "f32", "--threads", "1", "--isa", "scalar")
     sized = call(*model, *options, "--repack", "never", "Once").object
     assert len(sized["tokens"]) == 6

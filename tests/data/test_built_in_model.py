@@ -127,7 +127,7 @@ def test_the_first_command_of_the_readme_writes_sixty_words(seed):
     assert len({tuple(words[at : at + 8]) for at in range(len(words) - 8)}) > 0.9 * len(words) - 9
 
 
-@pytest.mark.skipif(not HELD_OUT.exists(), reason="the corpus is not beside the checkout")
+@pytest.mark.skipif(not HELD_OUT.exists(), reason="the corpus is not next to the checkout")
 def test_held_out_tales_cost_at_most_what_was_promised(llm):
     from tales_data import read_stories
     from tales_eval import strided_windows

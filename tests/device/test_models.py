@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from llama_rt import _native
+from llama_rt.api.weights import build_model
+from llama_rt.benchmark import synthetic
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CapacityError
-from llama_rt.llama.weights import build_model
-from llama_rt.loading import synthetic
 from native_models import cpu, model_on
 from reference.blocks import decode, encode
 from reference.model import Config, Rope, forward, random_weights, relative_error
@@ -125,8 +125,8 @@ def test_chunks_and_single_tokens_give_the_same_logits(model):
     np.testing.assert_array_equal(np.concatenate(got), whole)
 
 
-def test_batches_do_not_mix(model):
-    """With `reproducible` a sequence has the same bits alone and beside others."""
+def test_batches_do_not_influence_each_other(model):
+    """With `reproducible` a sequence has the same bits alone and with others."""
     runner = runner_of(model)
     prompts = [[1, 2, 3], [9], [4, 5, 6, 7, 8], [300, 301]]
     alone = [runner.forward([runner.create()], [ids(*p)], outputs="all") for p in prompts]
@@ -152,7 +152,7 @@ def test_greedy_text_is_the_cpus(backend):
     assert greedy(device, prompts, 8) == greedy(host, prompts, 8)
 
 
-def test_drawn_tokens_depend_on_the_seed_alone(model):
+def test_sampled_tokens_depend_on_the_seed_alone(model):
     prompts = [[1, 2, 3], [9], [4, 5]]
     runner = runner_of(model)
     options = {"temperature": 1.0, "top_k": 40, "top_p": 0.9, "seed": 11}
@@ -166,8 +166,8 @@ def one_by_one(runner, prompt, steps, **options):
     sequence, tokens, feed = runner.create(), [], prompt
     sampler = _native.Sampler(CONFIG.vocab_size, **{"temperature": 0.0} | options)
     for _ in range(steps):
-        [drawn] = runner.step([sequence], [ids(*feed)], [sampler])
-        feed = drawn.tokens
+        [sampled] = runner.step([sequence], [ids(*feed)], [sampler])
+        feed = sampled.tokens
         tokens += feed
     runner.release(sequence)
     return tokens
@@ -185,7 +185,7 @@ def test_steps_queued_ahead_give_the_same_tokens(model, options):
 
 
 def test_a_stop_takes_back_the_step_ahead(model):
-    """Nothing of it is left: the lengths, and what the same samplers draw when they go on."""
+    """Nothing of it is left: the lengths, and what the same samplers choose when they go on."""
     prompts = [[1, 2, 3], [9]]
     runner = runner_of(model)
     expected = [one_by_one(runner, p, 14, **DRAWS) for p in prompts]
@@ -211,16 +211,16 @@ def test_a_step_ahead_that_does_not_fit_is_left_out(model):
     expected = one_by_one(runner_of(model), [1, 2, 3], 14)
     sequence = runner.create()
     sampler = _native.Sampler(CONFIG.vocab_size, temperature=0.0)
-    [drawn] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
-    [rest] = runner.decode([sequence], drawn.tokens, [sampler], steps=100)
-    assert drawn.tokens + rest.tokens == expected
+    [sampled] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
+    [rest] = runner.decode([sequence], sampled.tokens, [sampler], steps=100)
+    assert sampled.tokens + rest.tokens == expected
     assert runner.length(sequence) == 16
     with pytest.raises(CapacityError, match="the context is 16 tokens"):
         runner.decode([sequence], rest.tokens[-1:], [sampler], steps=1)
 
 
 def test_a_failed_draw_takes_back_the_step_ahead(backend):
-    """The step ahead is fed the token that could not be drawn."""
+    """The step ahead is fed the token that could not be sampled."""
     stored, _ = stored_as("f16")
     clean = runner_of(model_on(backend, CONFIG, WEIGHTS, stored=stored))
     tokens = one_by_one(clean, [1, 2, 3], 8)
@@ -231,9 +231,9 @@ def test_a_failed_draw_takes_back_the_step_ahead(backend):
     runner = runner_of(model_on(backend, CONFIG, WEIGHTS, stored=stored))
     sequence = runner.create()
     sampler = _native.Sampler(CONFIG.vocab_size, temperature=0.0)
-    [drawn] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
-    [rest] = runner.decode([sequence], drawn.tokens, [sampler], steps=20)
-    assert drawn.tokens + rest.tokens == tokens[: bad + 1]
+    [sampled] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
+    [rest] = runner.decode([sequence], sampled.tokens, [sampler], steps=20)
+    assert sampled.tokens + rest.tokens == tokens[: bad + 1]
     assert "no token can be sampled" in rest.failure
     assert runner.length(sequence) == 3 + bad + 1
 
@@ -246,36 +246,36 @@ def test_a_loop_that_is_cancelled_or_out_of_time(model, seconds):
         runner = runner_of(model)
         sequence, flag = runner.create(), _native.CancelFlag()
         sampler = _native.Sampler(CONFIG.vocab_size, temperature=0.0)
-        [drawn] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
+        [sampled] = runner.step([sequence], [ids(1, 2, 3)], [sampler])
         if limit == "flag":
             timer = threading.Timer(seconds, flag.set)
             timer.start()
         [rest] = runner.decode(
-            *([sequence], drawn.tokens, [sampler]),
+            *([sequence], sampled.tokens, [sampler]),
             steps=250,
             max_seconds=seconds if limit == "time" else 1e9,
             cancel=flag,
         )
         if limit == "flag":
             timer.join()
-        tokens = drawn.tokens + rest.tokens
+        tokens = sampled.tokens + rest.tokens
         assert tokens[:6] == expected[: len(tokens)]
         assert runner.length(sequence) == 3 + len(rest.tokens)
         if limit == "time" and seconds == 0:
             assert len(rest.tokens) == 1
 
 
-def test_what_the_host_must_draw_is_drawn_there(model):
+def test_what_the_host_must_sample_is_sampled_there(model):
     """A penalty keeps a token from coming twice; log-probabilities are those of the logits."""
     runner = runner_of(model)
     [tokens] = greedy(runner, [[1, 2, 3]], 8, frequency_penalty=1e6, repetition_penalty=1.0)
     assert len(set(tokens)) == len(tokens)
     sequence = runner.create()
     sampler = _native.Sampler(CONFIG.vocab_size, temperature=0.0, logprobs=0)
-    [drawn] = runner.step([sequence], [ids(5, 6)], [sampler])
+    [sampled] = runner.step([sequence], [ids(5, 6)], [sampler])
     logits = runner.forward([runner.create()], [ids(5, 6)])[0].astype(np.float64)
-    expected = logits[drawn.tokens[0]] - np.logaddexp.reduce(logits)
-    assert abs(drawn.logprobs[0] - expected) < 1e-4
+    expected = logits[sampled.tokens[0]] - np.logaddexp.reduce(logits)
+    assert abs(sampled.logprobs[0] - expected) < 1e-4
 
 
 def test_fork_truncate_and_release(model):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama_rt import Llama, _native, machine, plan
+from llama_rt import Llama, _native, hardware, plan
 from llama_rt.errors import BackendUnavailable
 
 
@@ -10,7 +10,7 @@ def test_the_reason_is_the_same_everywhere():
     devices, reason = _native.cuda_devices()
     usable = any(not d.reason for d in devices)
     assert bool(reason) == (not devices)
-    found = machine.inspect()
+    found = hardware.inspect()
     assert (found.cuda is None) == usable
     assert len(found.gpus) == len(devices)
     if usable:

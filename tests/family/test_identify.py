@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from checkpoint.test_delta import save_koala
 from llama_rt.adapters import SIZES
+from llama_rt.api import identify
+from llama_rt.checkpoint import open_checkpoint
 from llama_rt.cli import main
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
-from llama_rt.identify import identify
-from llama_rt.loading import open_checkpoint
-from loading.test_delta import save_koala
 
 
 def lora_folder(folder, width, layers=2):
@@ -138,7 +138,7 @@ def test_a_model_without_tokenizer_says_so(tmp_path, tiny_hf_folder):
     ],
 )
 def test_names_suggest_prompts_and_say_so(name, template):
-    from llama_rt.identify import _by_name
+    from llama_rt.api.identity import _by_name
 
     found, why = _by_name(f"models/{name}")
     assert found == template

@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from adapters.llama_adapter_files import adapted, save_v1, save_v2
-from llama_rt import Llama
-from llama_rt.cli import main
-from loading.test_delta import (
+from checkpoint.test_delta import (
     BASE,
     CONFIG,
     DIFFERENCE,
@@ -23,7 +21,9 @@ from loading.test_delta import (
     save_delta,
     save_koala,
 )
-from loading.test_ggml import Writer
+from formats.test_ggml import Writer
+from llama_rt import Llama
+from llama_rt.cli import main
 from reference.checkpoints import hf_config, hf_name, to_halves, write_hf, write_meta
 from reference.model import forward, relative_error
 

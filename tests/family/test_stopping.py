@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama_rt.chat import choose_template
-from llama_rt.chat.named import FORMATS
+from llama_rt.chat.templates.named import FORMATS
 from llama_rt.cli import main
 from llama_rt.tokenizer import load_tokenizer
-from llama_rt.tokenizer.spm_model import parse_model, serialize_model
+from llama_rt.tokenizer.sentencepiece.spm_model import parse_model, serialize_model
 from reference.checkpoints import write_hf
 from reference.model import Config, random_weights
 
@@ -97,7 +97,7 @@ def test_stop_strings_end_it_and_are_not_part_of_it(
     assert said["completions"][0]["finish_reason"] == "stop"
 
 
-def test_the_demo_decides_how_answers_are_drawn(tmp_path, parrot, monkeypatch):
+def test_the_demo_decides_how_answers_are_sampled(tmp_path, parrot, monkeypatch):
     """Options win, then the template's project, then the library."""
     from llama_rt import Llama
 
@@ -118,7 +118,7 @@ def test_the_demo_decides_how_answers_are_drawn(tmp_path, parrot, monkeypatch):
     assert params.top_k == 7
 
 
-def test_a_llama_adapter_is_recognised_and_the_rest_refused(tmp_path, parrot, monkeypatch, capsys):
+def test_a_llama_adapter_is_detected_and_the_rest_refused(tmp_path, parrot, monkeypatch, capsys):
     """Its content tells which prompts it was trained on; a LoRA's name would only suggest."""
     from adapters.llama_adapter_files import save_v1
 

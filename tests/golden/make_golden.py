@@ -302,7 +302,7 @@ CASES: dict[str, Case] = {
 
 
 def random_case(seed: int) -> Case:
-    """A Hugging Face folder whose sizes and options are drawn from `seed`."""
+    """A Hugging Face folder whose sizes and options follow from `seed`."""
     rng = np.random.default_rng(seed)
     kv_heads = int(rng.integers(1, 4))
     heads = kv_heads * int(rng.integers(1, 4))
@@ -353,7 +353,7 @@ def random_case(seed: int) -> Case:
 
 
 def main(arguments: list[str]) -> None:
-    """Writes the named cases (all of them by default) with `expected.npz` beside each."""
+    """Writes the named cases (all of them by default) with `expected.npz` next to each."""
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(folder)

@@ -7,7 +7,7 @@ from golden.make_golden import CASES, through
 from llama_rt import Llama, _native
 from reference.model import forward, relative_error
 
-TIERS = _native.cpu_info().tiers
+ISA_LEVELS = _native.cpu_info().tiers
 RANDOM_CASES = range(100, 124)
 
 
@@ -19,7 +19,7 @@ def logits(path, ids, **options):
     return got
 
 
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 @pytest.mark.parametrize("name", CASES)
 def test_logits(golden, name, isa):
     case = golden(name)

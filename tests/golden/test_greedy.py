@@ -1,4 +1,4 @@
-"""Greedy continuations are pinned: the same tokens from every format, tier and release."""
+"""Greedy continuations are pinned: the same tokens from every format, ISA level and release."""
 
 import json
 from pathlib import Path

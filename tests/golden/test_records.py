@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from golden.make_golden import CASES
-from llama_rt.loading import open_checkpoint
+from llama_rt.checkpoint import open_checkpoint
 from reference.blocks import decode
 from reference.model import Config, Rope, forward, relative_error
 

@@ -1,4 +1,4 @@
-"""The golden cases that lie beside a checkout, where they do: each on every tier."""
+"""The golden cases next to a checkout, where there are any: each on every ISA level."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from llama_rt import Llama, _native
 from reference.model import relative_error
 
-TIERS = _native.cpu_info().tiers
+ISA_LEVELS = _native.cpu_info().tiers
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 # Adapters and deltas are measured by tests of their own.
 OTHERS = {"peft-lora", "delta-f32"}
@@ -31,7 +31,7 @@ def bound(path):
     return 2e-3 if "f16" in name or "f32" in name else 2.5e-2
 
 
-@pytest.mark.parametrize("isa", [*TIERS, None])
+@pytest.mark.parametrize("isa", [*ISA_LEVELS, None])
 @pytest.mark.parametrize("case", cases())
 def test_logits(case, isa):
     path, file = case

@@ -1,4 +1,4 @@
-"""The native forward pass against the float64 model: every graph, tier, stored type and packing."""
+"""The native forward pass against the float64 model: every graph, level, type and packing."""
 
 from dataclasses import replace
 from functools import cache
@@ -20,7 +20,7 @@ from reference.model import (
     relative_error,
 )
 
-TIERS = _native.cpu_info().tiers
+ISA_LEVELS = _native.cpu_info().tiers
 DTYPES = [row.name for row in _native.dtypes()]
 # Float32 throughout: a few hundred roundings of 6e-8 in a row.
 EXACT = 2e-5
@@ -37,7 +37,7 @@ def graph(name):
     return config, weights, forward(config, weights, IDS)
 
 
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_graphs(name, isa):
     config, weights, expected = graph(name)
@@ -56,11 +56,14 @@ def test_the_other_rotary_order(name):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_graphs(seed):
-    """Any sizes and options, each on some tier and packing, in an element type."""
+    """Any sizes and options, each on some ISA level and packing, in an element type."""
     config = random_config(seed)
     dtype = ("f32", "f16", "bf16")[seed % 3]
     values, stored = rounded_to(random_weights(config, seed), dtype)
-    options = {"isa": TIERS[seed % len(TIERS)], "repack": ("never", "always")[seed // 3 % 2]}
+    options = {
+        "isa": ISA_LEVELS[seed % len(ISA_LEVELS)],
+        "repack": ("never", "always")[seed // 3 % 2],
+    }
     runner = build_runner(config, values, stored=stored, threads=1 + seed % 3, **options)
     expected = forward(config, values, IDS)
     bound = 1.5e-2 if dtype == "bf16" else 1e-4
@@ -74,7 +77,7 @@ def blocky(dtype):
 
 
 @pytest.mark.parametrize("repack", ["never", "always"])
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_stored_types(dtype, isa, repack):
     weights, stored, expected = blocky(dtype)
@@ -100,7 +103,7 @@ def test_types_mixed_in_one_model():
         for name in list(stored)[i::7]:
             weights[name], stored[name] = other[name], other_stored[name]
     expected = forward(config, weights, IDS[:30])
-    for isa in TIERS:
+    for isa in ISA_LEVELS:
         runner = build_runner(config, weights, stored=stored, isa=isa, kv_dtype="f16")
         assert relative_error(logits(runner, IDS[:30]), expected) < 2.5e-2
 
@@ -153,7 +156,7 @@ def test_long_context_uses_many_pages():
     config = replace(GRAPHS["plain"], n_layers=1, max_context=1024)
     weights = random_weights(config, seed=8)
     ids = np.random.default_rng(1).integers(0, 512, 700).tolist()
-    room = {"n_ctx": 1024, "max_batch_tokens": 1024}
-    for isa in TIERS:
-        got = logits(build_runner(config, weights, isa=isa, **room), ids)
+    sizes = {"n_ctx": 1024, "max_batch_tokens": 1024}
+    for isa in ISA_LEVELS:
+        got = logits(build_runner(config, weights, isa=isa, **sizes), ids)
         assert relative_error(got, forward(config, weights, ids)) < EXACT

@@ -28,7 +28,7 @@ def runner(model):
     return _native.Runner(model, n_ctx=128, kv_dtype="f16", cache_tokens=2048)
 
 
-def test_room_for_one_full_sequence_unless_asked(model):
+def test_cache_holds_one_full_sequence_unless_asked(model):
     """`cache_tokens=0`: as much as one sequence of `n_ctx` needs."""
     runner = _native.Runner(model, n_ctx=128, kv_dtype="f16")
     runner.forward([runner.create()], [ids(*range(128))], outputs="none")
@@ -211,8 +211,8 @@ def test_a_sampler_that_can_draw_nothing_fails_alone(runner, call):
     def greedy():
         return _native.Sampler(CONFIG.vocab_size, temperature=0.0)
 
-    barred = dict.fromkeys(range(CONFIG.vocab_size), -np.inf)
-    samplers = [greedy(), _native.Sampler(CONFIG.vocab_size, logit_bias=barred), greedy()]
+    suppressed = dict.fromkeys(range(CONFIG.vocab_size), -np.inf)
+    samplers = [greedy(), _native.Sampler(CONFIG.vocab_size, logit_bias=suppressed), greedy()]
 
     def run(samplers):
         sequences = [runner.create() for _ in samplers]

@@ -1,6 +1,6 @@
 """Who may use whom: the table of `docs/architecture.md`, section 2, against the source.
 
-The rooms are folders of `csrc/` and modules of `python/llama_rt/`. An include or import that the
+Packages are folders of `csrc/` and modules of `python/llama_rt/`. An include or import that the
 table does not allow fails here with the line that made it.
 """
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "python" / "llama_rt"
 
-CPP_ROOMS = {
+CPP_PACKAGES = {
     "core": set(),
     "platform": {"core"},
     "backend": {"core"},
@@ -27,7 +27,7 @@ CPP_ROOMS = {
     "runner": {"sampling", "model", "backend", "core"},
     "bindings": {"core", "platform", "backend", "cpu", "cuda", "model", "sampling", "runner"},
 }
-# Headers from outside the project, by prefix, and the only rooms that may include them.
+# Headers from outside the project, by prefix, and the only packages that may include them.
 OUTSIDE_HEADERS = {
     "pybind11/": {"bindings"},
     "Python.h": {"bindings"},
@@ -39,34 +39,40 @@ OUTSIDE_HEADERS = {
     "cudnn": set(),
 }
 
-PYTHON_ROOMS = {
+PYTHON_PACKAGES = {
     "errors": set(),
     "files": {"errors"},
     "config": {"errors"},
-    "loading": {"_native", "config", "errors", "files", "tokenizer"},
-    "adapters": {"_native", "loading", "config", "errors", "files"},
+    "formats": {"errors", "files"},
     "tokenizer": {"errors", "files"},
-    "chat": {"tokenizer", "errors"},
+    "checkpoint": {"_native", "config", "errors", "files", "formats", "tokenizer"},
+    "convert": {"_native", "checkpoint", "config", "errors", "files", "formats", "tokenizer"},
+    "adapters": {"_native", "checkpoint", "config", "errors", "files", "formats"},
+    "chat": {"errors", "tokenizer"},
     "sampling": {"_native", "errors"},
-    "generation": {"_native", "sampling", "tokenizer", "config", "errors"},
-    "llama": {
-        *("_native", "adapters", "chat", "config", "errors", "generation", "loading"),
-        *("machine", "plan", "sampling", "tokenizer"),
+    "engine": {"_native", "errors", "tokenizer"},
+    "hardware": {"_native", "errors"},
+    "memory": {"_native", "checkpoint", "config", "convert", "errors", "hardware"},
+    "api": {
+        *("_native", "adapters", "chat", "checkpoint", "config", "convert", "engine", "errors"),
+        *("files", "formats", "hardware", "memory", "sampling", "tokenizer"),
     },
-    "plan": {"_native", "config", "errors", "loading", "machine"},
-    "identify": {"adapters", "chat", "errors", "files", "loading", "tokenizer"},
-    "machine": {"_native", "errors"},
-    "benchmark": {"_native", "config", "errors", "llama", "loading", "machine", "plan"},
-    "evaluate": {"errors", "llama"},
+    "benchmark": {
+        *("_native", "api", "checkpoint", "config", "convert", "errors", "formats", "hardware"),
+        "memory",
+    },
+    "evaluation": {"api", "errors"},
     "cli": {
-        *("__init__", "adapters", "benchmark", "chat", "errors", "evaluate", "identify"),
-        *("loading", "machine", "plan", "tokenizer"),
+        *("__init__", "adapters", "api", "benchmark", "chat", "checkpoint", "convert", "errors"),
+        *("evaluation", "hardware", "memory", "tokenizer"),
     },
     "server": {"__init__", "errors"},
     "__main__": {"cli"},
 }
-# The package's front door re-exports; it may name any room but the ones that talk to people.
-PYTHON_ROOMS["__init__"] = set(PYTHON_ROOMS) - {"cli", "server", "__main__"}
+# The packages that people and programs reach; they see what other packages export, no more.
+ENTRY_POINTS = {"cli", "server", "__main__"}
+# The package's own `__init__` re-exports from any package but the entry points.
+PYTHON_PACKAGES["__init__"] = set(PYTHON_PACKAGES) - ENTRY_POINTS
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -89,22 +95,22 @@ def included_file(source: Path, target: str) -> Path | None:
     return None
 
 
-def included_room(source: Path, target: str) -> str | None:
+def included_package(source: Path, target: str) -> str | None:
     """The package of a quoted include; None if it is not ours."""
     found = included_file(source, target)
     return found.relative_to(CSRC).parts[0] if found else None
 
 
 def cpp_edges(source: Path) -> list[tuple[str, str, str]]:
-    """(room used, kind, include text) for each include line of a file."""
+    """(package used, kind, include text) for each include line of a file."""
     edges = []
     for bracket, target in INCLUDE.findall(source.read_text(encoding="utf-8")):
-        room = included_room(source, target) if bracket == '"' else None
-        edges.append((room or target, "room" if room else "outside", target))
+        package = included_package(source, target) if bracket == '"' else None
+        edges.append((package or target, "package" if package else "outside", target))
     return edges
 
 
-def python_room(path: Path) -> str:
+def python_package(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -132,42 +138,42 @@ def imports_of(source: Path) -> list[tuple[int, str]]:
     return python_imports(source.read_text(encoding="utf-8"), package)
 
 
-def used_room(dotted: str) -> str:
-    """The room that a dotted name inside the package belongs to; a bare public name: `__init__`."""
+def used_package(dotted: str) -> str:
+    """The package that a dotted name belongs to; `__init__` for a bare public name."""
     first = dotted.split(".")[0]
     is_module = (PACKAGE / f"{first}.py").is_file() or (PACKAGE / first / "__init__.py").is_file()
     return first if is_module or first == "_native" else "__init__"
 
 
-def test_every_folder_of_csrc_is_a_room() -> None:
-    rooms = {path.relative_to(CSRC).parts[0] for path in cpp_files()}
-    assert rooms
-    assert rooms <= set(CPP_ROOMS)
+def test_every_folder_of_csrc_is_a_package() -> None:
+    packages = {path.relative_to(CSRC).parts[0] for path in cpp_files()}
+    assert packages
+    assert packages <= set(CPP_PACKAGES)
 
 
-def test_every_module_is_a_room() -> None:
-    rooms = {python_room(path) for path in python_files()}
-    assert rooms
-    assert rooms <= set(PYTHON_ROOMS)
+def test_every_python_package_is_in_the_table() -> None:
+    packages = {python_package(path) for path in python_files()}
+    assert packages
+    assert packages <= set(PYTHON_PACKAGES)
 
 
-def test_cpp_rooms_use_only_what_the_table_allows() -> None:
+def test_cpp_packages_use_only_what_the_table_allows() -> None:
     wrong = []
     for source in cpp_files():
-        room = source.relative_to(CSRC).parts[0]
+        package = source.relative_to(CSRC).parts[0]
         for used, kind, text in cpp_edges(source):
-            if kind == "room" and used != room and used not in CPP_ROOMS[room]:
-                wrong.append(f"{source.relative_to(ROOT)}: {room} -> {used} ({text})")
+            if kind == "package" and used != package and used not in CPP_PACKAGES[package]:
+                wrong.append(f"{source.relative_to(ROOT)}: {package} -> {used} ({text})")
     assert not wrong, "\n".join(wrong)
 
 
-def test_outside_headers_stay_in_their_rooms() -> None:
+def test_outside_headers_stay_in_their_packages() -> None:
     wrong = []
     for source in cpp_files():
-        room = source.relative_to(CSRC).parts[0]
+        package = source.relative_to(CSRC).parts[0]
         for used, kind, _ in cpp_edges(source):
-            rooms = [r for prefix, r in OUTSIDE_HEADERS.items() if used.startswith(prefix)]
-            if kind == "outside" and any(room not in allowed for allowed in rooms):
+            packages = [r for prefix, r in OUTSIDE_HEADERS.items() if used.startswith(prefix)]
+            if kind == "outside" and any(package not in allowed for allowed in packages):
                 wrong.append(f"{source.relative_to(ROOT)}: <{used}>")
     assert not wrong, "\n".join(wrong)
 
@@ -177,85 +183,150 @@ def test_quoted_includes_exist() -> None:
         f"{source.relative_to(ROOT)}: {target}"
         for source in cpp_files()
         for bracket, target in INCLUDE.findall(source.read_text(encoding="utf-8"))
-        if bracket == '"' and included_room(source, target) is None
+        if bracket == '"' and included_package(source, target) is None
     ]
     assert not missing, "\n".join(missing)
 
 
-def unit(path: Path) -> str:
+def unit(path: Path) -> Path:
     """A header and its source are one unit."""
-    return path.relative_to(CSRC).with_suffix("").as_posix()
+    return path.with_suffix("")
 
 
-def circles(uses: dict[str, set[str]]) -> list[str]:
-    """The names that are in a circle, or between two."""
-    left = {name: set(used) - {name} for name, used in uses.items()}
-    while True:
-        free = {name for name, used in left.items() if not used & set(left)}
-        if not free:
-            return sorted(left)
-        left = {name: used for name, used in left.items() if name not in free}
+def imported_file(dotted: str) -> Path | None:
+    """The source of the longest beginning of a dotted name that is a module; None if native."""
+    parts = dotted.split(".")
+    for count in range(len(parts), -1, -1):
+        place = PACKAGE.joinpath(*parts[:count])
+        if count and place.with_suffix(".py").is_file():
+            return place.with_suffix(".py")
+        if (place / "__init__.py").is_file() and parts[count : count + 1] != ["_native"]:
+            return place / "__init__.py"
+    return None
+
+
+def import_graph() -> dict[Path, set[Path]]:
+    """Which files each file imports, at module level and inside functions alike."""
+    graph: dict[Path, set[Path]] = {}
+    for source in python_files():
+        found = {imported_file(dotted) for _, dotted in imports_of(source)}
+        graph[source] = {path for path in found if path is not None}
+    return graph
+
+
+def find_circle(graph: dict[Path, set[Path]]) -> list[Path]:
+    """Files that import each other in a circle, in order; [] if there are none."""
+    done: set[Path] = set()
+
+    def visit(path: Path, trail: list[Path]) -> list[Path]:
+        if path in trail:
+            return trail[trail.index(path) :]
+        if path not in done:
+            for used in sorted(graph.get(path, ())):
+                if circle := visit(used, [*trail, path]):
+                    return circle
+            done.add(path)
+        return []
+
+    for path in sorted(graph):
+        if circle := visit(path, []):
+            return circle
+    return []
+
+
+def exported(package: str) -> set[str]:
+    """The literal `__all__` of a package or module directly inside `llama_rt`."""
+    source = imported_file("" if package == "__init__" else package)
+    assert source is not None, package
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def is_public(dotted: str, source: Path) -> bool:
+    """Whether an import, or every use of an imported package, names what the package exports."""
+    package = used_package(dotted)
+    rest = dotted.split(".")[package != "__init__" :]
+    if rest:
+        return len(rest) == 1 and rest[0] in exported(package)
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == package
+    }
+    return used <= exported(package)
 
 
 def test_no_circle_between_the_files_of_csrc() -> None:
-    uses: dict[str, set[str]] = {}
+    graph: dict[Path, set[Path]] = {}
     for source in cpp_files():
         targets = (t for b, t in INCLUDE.findall(source.read_text(encoding="utf-8")) if b == '"')
-        found = [f for f in (included_file(source, target) for target in targets) if f]
-        uses.setdefault(unit(source), set()).update(map(unit, found))
-    assert not circles(uses)
+        found = (included_file(source, target) for target in targets)
+        units = {unit(path) for path in found if path} - {unit(source)}
+        graph.setdefault(unit(source), set()).update(units)
+    assert not find_circle(graph)
 
 
-def test_circles_are_found() -> None:
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
-    assert circles({"a": {"a", "b"}, "b": set()}) == []
-
-
-def test_python_rooms_use_only_what_the_table_allows() -> None:
+def test_python_packages_use_only_what_the_table_allows() -> None:
     wrong = []
     for source in python_files():
-        room = python_room(source)
+        package = python_package(source)
         for line, dotted in imports_of(source):
-            used = used_room(dotted)
-            if used not in {room, *PYTHON_ROOMS[room]}:
-                wrong.append(f"{source.relative_to(ROOT)}:{line}: {room} -> {used} ({dotted})")
+            used = used_package(dotted)
+            if used not in {package, *PYTHON_PACKAGES[package]}:
+                wrong.append(f"{source.relative_to(ROOT)}:{line}: {package} -> {used} ({dotted})")
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_command_line_and_the_server_use_public_names_only() -> None:
+def test_python_files_do_not_import_each_other_in_a_circle() -> None:
+    graph = import_graph()
+    assert sum(map(len, graph.values())) > len(graph)
+    circle = find_circle(graph)
+    assert not circle, " -> ".join(str(path.relative_to(PACKAGE)) for path in circle)
+
+
+def test_entry_points_use_exported_names_only() -> None:
     private = [
         f"{source.relative_to(ROOT)}:{line}: {dotted}"
         for source in python_files()
-        if python_room(source) in {"cli", "server"}
+        if python_package(source) in ENTRY_POINTS
         for line, dotted in imports_of(source)
-        if any(part.startswith("_") and not part.startswith("__") for part in dotted.split("."))
+        if used_package(dotted) != python_package(source) and not is_public(dotted, source)
     ]
     assert not private, "\n".join(private)
 
 
 @pytest.mark.parametrize(
-    ("table", "name"), [(CPP_ROOMS, "csrc"), (PYTHON_ROOMS, "python")], ids=["csrc", "python"]
+    ("table", "name"), [(CPP_PACKAGES, "csrc"), (PYTHON_PACKAGES, "python")], ids=["csrc", "python"]
 )
 def test_the_table_has_no_circle(table: dict[str, set[str]], name: str) -> None:
-    left = {room: set(uses) - {"_native"} for room, uses in table.items()}
+    left = {package: set(uses) - {"_native"} for package, uses in table.items()}
     while left:
-        free = {room for room, uses in left.items() if not uses & set(left)}
-        assert free, f"rooms of {name} in a circle: {sorted(left)}"
-        left = {room: uses for room, uses in left.items() if room not in free}
+        free = {package for package, uses in left.items() if not uses & set(left)}
+        assert free, f"packages of {name} in a circle: {sorted(left)}"
+        left = {package: uses for package, uses in left.items() if package not in free}
 
 
 def test_the_readers_of_includes_and_imports_see_every_form() -> None:
-    text = "from ..loading import names\nimport llama_rt._native as n\nfrom llama_rt import Llama\n"
+    text = "from ..formats import gguf\nimport llama_rt._native as n\nfrom llama_rt import Llama\n"
     assert python_imports(text, ("llama_rt", "cli")) == [
-        (1, "loading.names"),
+        (1, "formats.gguf"),
         (2, "_native"),
         (3, "Llama"),
     ]
-    assert [used_room(name) for name in ("errors.ShapeError", "_native", "Llama")] == [
+    assert [used_package(name) for name in ("errors.ShapeError", "_native", "Llama")] == [
         "errors",
         "_native",
         "__init__",
     ]
+    assert imported_file("formats.gguf.read_gguf") == PACKAGE / "formats" / "gguf.py"
+    assert imported_file("Llama") == PACKAGE / "__init__.py"
+    assert imported_file("_native.Backend") is None
+    a, b, c = map(Path, "abc")
+    assert find_circle({a: {b}, b: {c}, c: {b}}) == [b, c]
+    assert find_circle({a: {b, c}, b: {c}, c: set()}) == []
     assert INCLUDE.findall('#include "core/dtype.h"\n#  include <cuda.h>\n// #include "x.h"\n') == [
         ('"', "core/dtype.h"),
         ("<", "cuda.h"),

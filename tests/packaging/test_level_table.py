@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_rt import machine
+from llama_rt import hardware
 
 SCRIPT = Path(__file__).parents[2] / ".ci" / "levels.py"
 
@@ -39,4 +39,4 @@ def test_a_line_that_is_not_a_trial_is_refused(levels: dict) -> None:
 
 
 def test_every_level_of_the_module_has_its_row(levels: dict) -> None:
-    assert set(machine.isa_names()) in [set(names) for names in levels["LEVELS"].values()]
+    assert set(hardware.isa_names()) in [set(names) for names in levels["LEVELS"].values()]

@@ -61,7 +61,7 @@ def test_stack_is_not_executable() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import llama_rt", "import llama_rt.cli", "import llama_rt.loading, llama_rt.chat"]
+    "code", ["import llama_rt", "import llama_rt.cli", "import llama_rt.checkpoint, llama_rt.chat"]
 )
 def test_import_loads_nothing_heavy(code: str) -> None:
     heavy = ("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "gguf")

@@ -24,11 +24,11 @@ def project_files() -> list[Path]:
 
 def source_files() -> list[Path]:
     """What is compiled or imported: not the tests, not the documents."""
-    rooms = {ROOT / "csrc", ROOT / "python"}
+    folders = {ROOT / "csrc", ROOT / "python"}
     return [
         path
         for path in project_files()
-        if rooms & set(path.parents) and path.suffix not in {".md", ".txt"}
+        if folders & set(path.parents) and path.suffix not in {".md", ".txt"}
     ]
 
 
@@ -49,7 +49,7 @@ def test_files_are_found() -> None:
     assert {"pyproject.toml", "README.md", "python/llama_rt/errors.py"} <= names
 
 
-def test_no_file_is_longer_than_a_room_may_be() -> None:
+def test_no_file_is_too_long() -> None:
     code = [path for path in project_files() if path.suffix not in {".md", ".txt"}]
     lengths = {
         path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())

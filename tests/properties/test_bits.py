@@ -9,7 +9,7 @@ from llama_rt import _native
 from native_models import build_runner, logits, stored_as
 from reference.model import Config, random_weights
 
-TIERS = _native.cpu_info().tiers
+ISA_LEVELS = _native.cpu_info().tiers
 DTYPES = ["f32", "f16", "bf16", "q4_0", "q8_0", "q4_k", "q6_k"]
 KV_DTYPES = ["f32", "f16", "bf16", "q8_0"]
 CONFIG = Config(dim=256, n_heads=8, n_kv_heads=2, head_dim=32, ffn_dim=512, vocab_size=320)
@@ -38,7 +38,7 @@ def in_pieces(runner, ids, lengths):
     return np.concatenate(rows)
 
 
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_and_runs(dtype, isa):
     results = [logits(runner_of(dtype, isa=isa, threads=t), IDS) for t in (1, 2, 3, 1)]
@@ -49,7 +49,7 @@ def test_threads_and_runs(dtype, isa):
     np.testing.assert_array_equal(logits(again, IDS), results[0])
 
 
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_chunks(dtype, isa):
     runner = runner_of(dtype, isa=isa)
@@ -77,10 +77,10 @@ def test_a_small_workspace_gives_the_same(limit):
     np.testing.assert_array_equal(in_pieces(runner, IDS, lengths), expected)
 
 
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "q4_0", "q6_k"])
 def test_company(dtype, isa):
-    """A sequence has the bits it has alone, beside any others, prompts and single tokens mixed."""
+    """A sequence has the bits it has alone, in any batch, prompts and single tokens mixed."""
     runner = runner_of(dtype, isa=isa)
     prompts = [IDS[:40], IDS[50:51], IDS[60:77], IDS[80:145]]
     alone = [logits(runner, p) for p in prompts]
@@ -113,8 +113,8 @@ def test_forks_outlive_their_parent():
     runner.forward([parent], [IDS[:90]], outputs="none")
     child, other = runner.fork(parent, 80), runner.fork(parent, 90)
     runner.release(parent)
-    stranger = runner.create()
-    runner.forward([stranger], [IDS[40:140]], outputs="none")
+    unrelated = runner.create()
+    runner.forward([unrelated], [IDS[40:140]], outputs="none")
     got = runner.forward([child, other], [IDS[80:85], IDS[90:91]], outputs="all")
     np.testing.assert_array_equal(got[:5], logits(runner, IDS[:85])[80:])
     np.testing.assert_array_equal(got[5], logits(runner, IDS[:91])[90])

@@ -9,12 +9,12 @@ from llama_rt import _native
 from native_models import build_runner, cpu, logits, stored_as
 from reference.model import Config, Rope, forward, random_weights, relative_error, rope_tables
 
-TIERS = _native.cpu_info().tiers
+ISA_LEVELS = _native.cpu_info().tiers
 IDS = np.random.default_rng(6).integers(0, 512, 120).tolist()
 
 
 @pytest.mark.parametrize("style", ["interleaved", "halves"])
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 def test_rotated_products_depend_on_distance_only(isa, style):
     config = Config(head_dim=64)
     cos, sin = (t.astype(np.float32) for t in rope_tables(config, 2100))
@@ -34,7 +34,7 @@ def test_rotated_products_depend_on_distance_only(isa, style):
     assert abs(score(40, 10) - score(40, 11)) > 1e-4 * scale
 
 
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 def test_a_windowed_layer_forgets_where_it_is(isa):
     """One layer that sees 8 tokens gives them the same logits wherever they stand."""
     config = Config(n_layers=1, sliding_window=8)
@@ -47,7 +47,7 @@ def test_a_windowed_layer_forgets_where_it_is(isa):
     assert relative_error(logits(runner, [*IDS[:5], *tail[1:]])[-1], near) > 1e-3
 
 
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 def test_later_tokens_do_not_reach_back(isa):
     config = Config()
     runner = build_runner(config, random_weights(config, seed=9), isa=isa)
@@ -65,7 +65,7 @@ def cached():
     return weights, forward(CACHED, weights, IDS)
 
 
-@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("isa", ISA_LEVELS)
 @pytest.mark.parametrize(
     ("kv_dtype", "bound"), [("f32", 2e-5), ("f16", 2e-3), ("bf16", 1.5e-2), ("q8_0", 2.5e-2)]
 )
@@ -87,10 +87,10 @@ def test_cache_types_cost_what_they_say():
 
 
 @pytest.mark.parametrize("dtype", ["q4_0", "q5_k", "q8_0", "bf16", "f16"])
-def test_tiers_agree_with_each_other(dtype):
+def test_isa_levels_agree_with_each_other(dtype):
     config = Config(dim=256, n_heads=4, head_dim=64, ffn_dim=256)
     weights, stored = stored_as(config, dtype, seed=4)
-    results = [logits(build_runner(config, weights, stored=stored, isa=t), IDS) for t in TIERS]
+    results = [logits(build_runner(config, weights, stored=stored, isa=t), IDS) for t in ISA_LEVELS]
     for other in results[1:]:
         assert relative_error(other, results[0]) < 2.5e-2
 

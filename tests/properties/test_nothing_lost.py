@@ -66,18 +66,18 @@ def test_a_flag_set_from_another_thread_stops_between_layers():
     np.testing.assert_array_equal(rows, np.concatenate([expected[70:], expected[66:]]))
 
 
-def test_a_stopped_decode_keeps_what_was_drawn(runner):
+def test_a_stopped_decode_keeps_what_was_sampled(runner):
     sequence = runner.create()
     sampler = _native.Sampler(512, temperature=0.0)
     first = runner.step([sequence], [IDS[:10]], [sampler])[0].tokens[0]
     flag = _native.CancelFlag()
     flag.set()
-    drawn = runner.decode([sequence], [first], [sampler], steps=50, cancel=flag)[0].tokens
-    assert len(drawn) <= 1
-    assert runner.length(sequence) == 10 + len(drawn)
+    sampled = runner.decode([sequence], [first], [sampler], steps=50, cancel=flag)[0].tokens
+    assert len(sampled) <= 1
+    assert runner.length(sequence) == 10 + len(sampled)
     flag.clear()
-    more = runner.decode([sequence], [(drawn or [first])[-1]], [sampler], steps=5, cancel=flag)
-    ids = [*IDS[:10].tolist(), first, *drawn, *more[0].tokens]
+    more = runner.decode([sequence], [(sampled or [first])[-1]], [sampler], steps=5, cancel=flag)
+    ids = [*IDS[:10].tolist(), first, *sampled, *more[0].tokens]
     assert ids[10:] == np.argmax(logits(runner, ids[:-1])[9:], axis=1).tolist()
     runner.release(sequence)
 
@@ -111,7 +111,7 @@ def test_a_cache_that_is_full_loses_nothing():
     )
 
 
-def test_two_threads_take_turns():
+def test_two_threads_alternate():
     runner = build_runner(CONFIG, WEIGHTS, kv_dtype="f16")
     expected = logits(runner, IDS[:120])
     failures = []

@@ -1,6 +1,6 @@
 """Error bounds of the ops, one place, each with its reason.
 
-All are elementwise and hold with room to spare for random data; a wrong element, block or row
+All are elementwise and hold with a wide margin for random data; a wrong element, block or row
 breaks them.
 """
 

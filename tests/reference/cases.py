@@ -37,7 +37,7 @@ GRAPHS = {
 
 
 def random_config(seed: int) -> Config:
-    """Sizes and rules drawn from `seed`: nothing is a multiple of anything but by chance."""
+    """Sizes and rules from `seed`: nothing is a multiple of anything but by chance."""
     rng = np.random.default_rng(seed)
     kv_heads = int(rng.integers(1, 5))
     original = int(rng.integers(16, 100))

@@ -35,7 +35,7 @@ def distribution(
     prompt=(),
     generated=(),
 ):
-    """Probability of every token, float64 `[vocab]`; exactly 0 where it cannot be drawn."""
+    """Probability of every token, float64 `[vocab]`; exactly 0 where it cannot be sampled."""
     scores = np.asarray(logits, np.float64).copy()
     scores[np.isnan(scores)] = -np.inf
     for token, bias in (logit_bias or {}).items():
@@ -95,6 +95,6 @@ def philox_words(key, counter):
 
 
 def uniform(seed, index):
-    """The random number in [0, 1) of a request's `index`-th draw."""
+    """The random number in [0, 1) of a request's `index`-th sample."""
     words = philox_words(seed, index)
     return ((words[1] << 32 | words[0]) >> 11) / 2**53

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llama_rt import ConfigError, LlamaRtError, SamplingParams
-from llama_rt.sampling import check_logprobs, draw_seed, resolve
+from llama_rt.sampling import check_logprobs, random_seed, resolve
 
 DEFAULTS = {
     "temperature": 0.8,
@@ -123,7 +123,7 @@ def test_log_probability_counts_are_checked():
         check_logprobs(True)
 
 
-def test_drawn_seeds_differ_and_survive_json():
-    seeds = {draw_seed() for _ in range(50)}
+def test_random_seeds_differ_and_survive_json():
+    seeds = {random_seed() for _ in range(50)}
     assert len(seeds) == 50
     assert all(0 <= seed < 2**53 for seed in seeds)

@@ -40,7 +40,7 @@ def chi_square_tail(counts, expected):
 
 def assert_distributed(tokens, expected):
     counts = np.bincount(tokens, minlength=len(expected))
-    assert counts[expected == 0].sum() == 0, "a token was drawn that the rules exclude"
+    assert counts[expected == 0].sum() == 0, "a token was sampled that the rules exclude"
     assert chi_square_tail(counts, expected * len(tokens)) > 1e-4
 
 
@@ -93,7 +93,7 @@ def test_penalties(options):
     vocab, prompt, generated = 12, [1, 2, 2, 3], [4, 4, 4, 1, 7]
     options = {**NEUTRAL, **options}
     logits = some_logits(vocab, seed=5)
-    drawn = []
+    sampled = []
     for seed in range(6000):
         sampler = _native.Sampler(vocab, seed=seed, **options)
         sampler.observe(np.array(prompt, np.int32))
@@ -101,9 +101,9 @@ def test_penalties(options):
             only = np.full(vocab, -np.inf, np.float32)
             only[token] = 0
             assert sampler.draw(only)[0] == token
-        drawn.append(sampler.draw(logits)[0])
+        sampled.append(sampler.draw(logits)[0])
     expected = reference.distribution(logits, prompt=prompt, generated=generated, **options)
-    assert_distributed(np.array(drawn), expected)
+    assert_distributed(np.array(sampled), expected)
 
 
 @pytest.mark.parametrize("vocab", [300, 5000, 32000])
@@ -121,9 +121,9 @@ def test_penalties(options):
     ids=str,
 )
 def test_survivors_of_large_vocabularies(vocab, spread, options):
-    """The draw goes through the survivors by rising id, so a wrong cut shifts every share.
+    """Sampling goes through the survivors by rising id, so a wrong cut shifts every share.
 
-    The token drawn must be the one whose share of the running sum holds the random number.
+    The sampled token must be the one whose share of the running sum holds the random number.
     """
     logits = some_logits(vocab, seed=vocab, spread=spread)
     expected = reference.distribution(logits, temperature=1.0, **options)
@@ -145,8 +145,8 @@ def test_philox_is_the_published_one():
 def test_draws_follow_the_random_numbers(seed):
     vocab = 256  # equal shares: the token is the first 8 bits of the random number
     sampler = _native.Sampler(vocab, seed=seed, **NEUTRAL)
-    drawn = tokens_of(sampler, np.zeros(vocab, np.float32), 50)
-    assert drawn.tolist() == [int(reference.uniform(seed, i) * vocab) for i in range(50)]
+    sampled = tokens_of(sampler, np.zeros(vocab, np.float32), 50)
+    assert sampled.tolist() == [int(reference.uniform(seed, i) * vocab) for i in range(50)]
 
 
 def test_draw_depends_on_seed_and_index_only():
@@ -177,15 +177,15 @@ class TestGreedy:
         sampler = _native.Sampler(4, **options)
         sampler.observe(np.array([0], np.int32))
         logits = np.array([3.0, 1.3, 1.6, -9.0], np.float32)
-        # 0: 3/2 = 1.5; 1: 1.8; then 1 was drawn: 1.8/2 = 0.9, and 2 leads; then 1.6/2.
+        # 0: 3/2 = 1.5; 1: 1.8; then 1 was sampled: 1.8/2 = 0.9, and 2 leads; then 1.6/2.
         assert [sampler.draw(logits)[0] for _ in range(3)] == [1, 2, 0]
 
 
 class TestTies:
     def test_top_k_keeps_those_equal_to_the_kth(self):
         logits = np.array([1, 3, 2, 2, 2, 0], np.float32)
-        drawn = tokens_of(_native.Sampler(6, top_k=2, **NEUTRAL), logits, 2000)
-        assert set(drawn) == {1, 2, 3, 4}
+        sampled = tokens_of(_native.Sampler(6, top_k=2, **NEUTRAL), logits, 2000)
+        assert set(sampled) == {1, 2, 3, 4}
 
     def test_top_k_counts_scores_not_probabilities(self):
         """At a huge temperature all probabilities round to the same; the ranks remain."""
@@ -195,14 +195,14 @@ class TestTies:
 
     def test_top_p_prefers_lower_ids(self):
         options = {"temperature": 1.0, "top_p": 0.3}
-        drawn = tokens_of(_native.Sampler(8, **options), np.zeros(8, np.float32), 500)
+        sampled = tokens_of(_native.Sampler(8, **options), np.zeros(8, np.float32), 500)
         # Before token 2 lie 0.25, which is not more than 0.3; before token 3 lie 0.375.
-        assert set(drawn) == {0, 1, 2}
+        assert set(sampled) == {0, 1, 2}
 
     def test_top_p_at_equality_keeps_the_token_as_meta_does(self):
         logits = np.log(np.array([0.5, 0.25, 0.25])).astype(np.float32)
-        drawn = tokens_of(_native.Sampler(3, temperature=1.0, top_p=0.5), logits, 500)
-        assert set(drawn) == {0, 1}
+        sampled = tokens_of(_native.Sampler(3, temperature=1.0, top_p=0.5), logits, 500)
+        assert set(sampled) == {0, 1}
 
     def test_top_p_zero_leaves_one(self):
         logits = np.array([0, 1, 1], np.float32)
@@ -214,7 +214,7 @@ class TestTies:
 
 
 class TestOddLogits:
-    def test_nan_counts_as_barred(self):
+    def test_nan_counts_as_suppressed(self):
         logits = np.array([np.nan, 0, np.nan, 0, -np.inf], np.float32)
         for options in (NEUTRAL, {}, {"top_k": 4}, {"typical_p": 0.9}, {"min_p": 0.1}):
             assert set(tokens_of(_native.Sampler(5, **options), logits, 200)) == {1, 3}
@@ -229,8 +229,8 @@ class TestOddLogits:
     def test_extreme_temperatures(self, temperature):
         logits = np.array([0, 1e-3, -np.inf], np.float32)
         options = {"temperature": temperature, "top_p": 1.0}
-        drawn = set(tokens_of(_native.Sampler(3, **options), logits, 200))
-        assert drawn == ({1} if temperature < 1 else {0, 1})
+        sampled = set(tokens_of(_native.Sampler(3, **options), logits, 200))
+        assert sampled == ({1} if temperature < 1 else {0, 1})
 
     def test_largest_floats(self):
         top = np.finfo(np.float32).max
@@ -280,7 +280,7 @@ class TestReport:
         assert top == []
         assert (logprob == 0.0) == (logprobs == -1)
 
-    def test_does_not_change_what_is_drawn(self):
+    def test_does_not_change_what_is_sampled(self):
         logits = some_logits(300)
         quiet = tokens_of(_native.Sampler(300, seed=6), logits, 50)
         assert (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from llama_rt.tokenizer.spm_model import PieceKind
+from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 REAL_MODEL = SHARED / "reference" / "llama_tokenizer.model"
@@ -64,8 +64,8 @@ def bpe_library():
     tokenizers = pytest.importorskip("tokenizers")
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    from llama_rt.tokenizer.bpe import LLAMA3_PATTERN
-    from llama_rt.tokenizer.bpe_ranks import special_texts
+    from llama_rt.tokenizer.bpe.bpe_ranks import special_texts
+    from llama_rt.tokenizer.hf_backend import LLAMA3_PATTERN
 
     tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -87,7 +87,7 @@ def bpe_library():
 
 @pytest.fixture(scope="session")
 def bpe_folder(bpe_library, tmp_path_factory) -> Path:
-    """`tokenizer.json` and the files beside it, as Llama 3.1 instruct is published."""
+    """`tokenizer.json` and the files next to it, as Llama 3.1 instruct is published."""
     folder = tmp_path_factory.mktemp("bpe")
     bpe_library.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from llama_rt.errors import MissingExtraError, TokenizerError
 from llama_rt.tokenizer import load_tokenizer
-from llama_rt.tokenizer.bpe import CHAR_TO_BYTE, LLAMA3_PATTERN
-from llama_rt.tokenizer.bpe_ranks import special_texts
+from llama_rt.tokenizer.bpe.bpe import CHAR_TO_BYTE
+from llama_rt.tokenizer.bpe.bpe_ranks import special_texts
+from llama_rt.tokenizer.hf_backend import LLAMA3_PATTERN
 
 from .conftest import BPE_TOKENS as BASE
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer import load_tokenizer
-from llama_rt.tokenizer.spm_model import PieceKind, SpmModel, parse_model, serialize_model
+from llama_rt.tokenizer.sentencepiece.spm_model import (
+    PieceKind,
+    SpmModel,
+    parse_model,
+    serialize_model,
+)
 
 from .conftest import gguf_metadata
 
@@ -317,7 +322,7 @@ def test_a_file_cut_between_pieces_is_refused(tmp_path):
     whole = serialize_model(SpmModel(texts=["<unk>", "a"], scores=[0, 0], kinds=[2, 1]))
     (tmp_path / "tokenizer.model").write_bytes(whole)
     assert load_tokenizer(tmp_path, {}, "hf").vocab_size == 2
-    rules = whole.index(b"\x12", 20)  # the first field behind the pieces
+    rules = whole.index(b"\x12", 20)  # the first field after the pieces
     (tmp_path / "tokenizer.model").write_bytes(whole[:rules])
     with pytest.raises(TokenizerError, match="truncated"):
         load_tokenizer(tmp_path, {}, "hf")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer import load_tokenizer
-from llama_rt.tokenizer.spm_model import parse_model
+from llama_rt.tokenizer.sentencepiece.spm_model import parse_model
 
 from .test_spm_variants import VARIANTS, train
 

@@ -1,4 +1,4 @@
-"""Adapters: LoRA and LLaMA-Adapter files, read into patches; attached to a loaded model, or merged.
+"""Adapters: LoRA and LLaMA-Adapter files, read as deltas; attached to a loaded model, or merged.
 
 To add a type: a reader that gives an `AdapterFile`, and a branch in `open_adapter`.
 """
@@ -8,19 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from llama_rt.adapters.llama_adapter import Gate, open_adaption_prompt, open_llama_adapter
+from llama_rt.adapters.deltas import SIZES, AdapterFile, attach
+from llama_rt.adapters.llama_adapter import GateMode, open_adaption_prompt, open_llama_adapter
 from llama_rt.adapters.lora import open_gguf_lora, open_peft_lora, read_weights
 from llama_rt.adapters.merge import merge
-from llama_rt.adapters.patches import SIZES, AdapterFile, attach
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError, ConfigError
-from llama_rt.files import kind_of, read_head
-from llama_rt.loading.json_files import read_json
-from llama_rt.loading.pth import read_pth
+from llama_rt.files import kind_of, read_head, read_json
+from llama_rt.formats.pth import read_pth
 
 __all__ = ["SIZES", "AdapterFile", "attach", "merge", "open_adapter", "split_options"]
 
 
-def split_options(path: str | Path) -> tuple[Path, Gate | None]:
+def split_options(path: str | Path) -> tuple[Path, GateMode | None]:
     """Takes `#gate=raw` or `#gate=tanh` off the end of a path.
 
     Raises:
@@ -32,7 +31,7 @@ def split_options(path: str | Path) -> tuple[Path, Gate | None]:
     if option not in ("gate=raw", "gate=tanh"):
         msg = f"adapter {path}: unknown option {option!r}, expected gate=raw or gate=tanh"
         raise ConfigError(msg)
-    return Path(text), cast("Gate", option.removeprefix("gate="))
+    return Path(text), cast("GateMode", option.removeprefix("gate="))
 
 
 def open_adapter(path: str | Path) -> AdapterFile:
@@ -64,7 +63,7 @@ def open_adapter(path: str | Path) -> AdapterFile:
     return open_llama_adapter(place, read_pth(place), gate)
 
 
-def _open_peft(folder: Path, gate: Gate | None) -> AdapterFile:
+def _open_peft(folder: Path, gate: GateMode | None) -> AdapterFile:
     config = read_json(folder / "adapter_config.json")
     kind = config.get("peft_type")
     if kind == "LORA":

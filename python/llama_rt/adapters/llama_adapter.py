@@ -13,21 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
 
-from llama_rt.adapters.patches import (
+from llama_rt.adapters.deltas import (
+    AdapterDelta,
     AdapterFile,
     Bias,
     InputScale,
     NormGain,
     NormName,
-    Patch,
     Prefix,
 )
 from llama_rt.errors import CheckpointError
-from llama_rt.loading.checkpoint import TensorRecord
+from llama_rt.formats.records import TensorRecord
 
-__all__ = ["Gate", "open_adaption_prompt", "open_llama_adapter"]
+__all__ = ["GateMode", "open_adaption_prompt", "open_llama_adapter"]
 
-Gate = Literal["raw", "tanh"]
+GateMode = Literal["raw", "tanh"]
 
 _LAYER = r"layers\.(0|[1-9]\d{0,5})\."
 _GATE = re.compile(_LAYER + r"attention\.gate")
@@ -39,7 +39,7 @@ _DEFAULT_LENGTH = 10
 
 
 def open_llama_adapter(
-    path: Path, records: Mapping[str, TensorRecord], gate: Gate | None
+    path: Path, records: Mapping[str, TensorRecord], gate: GateMode | None
 ) -> AdapterFile:
     """A `.pth` of LLaMA-Adapter V1 (prefixes and gates) or V2 (scales, biases, norms).
 
@@ -57,44 +57,44 @@ def open_llama_adapter(
             "one the model is not defined, so it cannot be loaded"
         )
         raise CheckpointError(msg)
-    patches, gates = _vectors(path, records)
-    version = 2 if patches else 1
+    deltas, gates = _vectors(path, records)
+    version = 2 if deltas else 1
     query = records.get("adapter_query.weight")
     if query is not None:
         tanh = (gate or ("raw" if version == 1 else "tanh")) == "tanh"
-        patches += _prefixes(path, query, gates, tanh=tanh)
-    if not patches:
+        deltas += _prefixes(path, query, gates, tanh=tanh)
+    if not deltas:
         msg = f"{path}: no tensors of a LLaMA-Adapter (adapter_query.weight, *_scale, *_bias)"
         raise CheckpointError(msg)
-    layers = 1 + max([*gates, *(patch.layer for patch in patches)])
+    layers = 1 + max([*gates, *(delta.layer for delta in deltas)])
     kind = f"LLaMA-Adapter V{version}"
-    return AdapterFile(path, kind, "interleaved", tuple(patches), base_layers=layers)
+    return AdapterFile(path, kind, "interleaved", tuple(deltas), base_layers=layers)
 
 
 def _vectors(
     path: Path, records: Mapping[str, TensorRecord]
-) -> tuple[list[Patch], dict[int, TensorRecord]]:
-    patches: list[Patch] = []
+) -> tuple[list[AdapterDelta], dict[int, TensorRecord]]:
+    deltas: list[AdapterDelta] = []
     gates: dict[int, TensorRecord] = {}
     for name, record in records.items():
         if match := _GATE.fullmatch(name):
             gates[int(match[1])] = record
         elif match := _VECTOR.fullmatch(name):
             layer, slot = int(match[1]), match[2]
-            patches.append(
+            deltas.append(
                 Bias(layer, slot, record) if match[3] == "bias" else InputScale(layer, slot, record)
             )
         elif match := _NORM.fullmatch(name):
-            patches.append(NormGain(int(match[1]), cast("NormName", match[2]), record))
+            deltas.append(NormGain(int(match[1]), cast("NormName", match[2]), record))
         elif name != "adapter_query.weight":
             msg = f"{path}: tensor {name!r} is no part of a LLaMA-Adapter that is known"
             raise CheckpointError(msg)
-    return patches, gates
+    return deltas, gates
 
 
 def _prefixes(
     path: Path, query: TensorRecord, gates: Mapping[int, TensorRecord], *, tanh: bool
-) -> list[Patch]:
+) -> list[AdapterDelta]:
     """The last `rows / length` layers get a prefix each, in order."""
     named = _LENGTH.search(path.name)
     length = int(named[1]) if named else _DEFAULT_LENGTH
@@ -110,18 +110,18 @@ def _prefixes(
     if count > n_layers:
         msg = f"{path}: prefixes for {count} layers but gates for {n_layers}"
         raise CheckpointError(msg)
-    patches: list[Patch] = []
+    deltas: list[AdapterDelta] = []
     for i in range(count):
         layer = n_layers - count + i
         if layer not in gates:
             msg = f"{path}: layers.{layer}.attention.gate is missing"
             raise CheckpointError(msg)
-        patches.append(Prefix(layer, query, i * length, (i + 1) * length, gates[layer], tanh))
-    return patches
+        deltas.append(Prefix(layer, query, i * length, (i + 1) * length, gates[layer], tanh))
+    return deltas
 
 
 def open_adaption_prompt(
-    folder: Path, records: Mapping[str, TensorRecord], gate: Gate | None
+    folder: Path, records: Mapping[str, TensorRecord], gate: GateMode | None
 ) -> AdapterFile:
     """A PEFT folder of type ADAPTION_PROMPT; its gates are raw.
 
@@ -140,7 +140,7 @@ def open_adaption_prompt(
             msg = f"{folder}: layer {match[1]} has two of adaption_{match[2]}"
             raise CheckpointError(msg)
         parts[match[2]] = record
-    patches: list[Patch] = []
+    deltas: list[AdapterDelta] = []
     for layer, parts in sorted(layers.items()):
         if len(parts) != 2:
             msg = f"{folder}: layer {layer} has only one of adaption_prompt and adaption_gate"
@@ -150,5 +150,5 @@ def open_adaption_prompt(
         if len(shape) < 2 or not all(shape) or math.prod(shape[:-2]) != 1:
             msg = f"{folder}: tensor {prompt.name!r} has shape {list(shape)}, not [1, length, dim]"
             raise CheckpointError(msg)
-        patches.append(Prefix(layer, prompt, 0, shape[-2], parts["gate"], gate == "tanh"))
-    return AdapterFile(folder, "LLaMA-Adapter (PEFT adaption prompt)", None, tuple(patches))
+        deltas.append(Prefix(layer, prompt, 0, shape[-2], parts["gate"], gate == "tanh"))
+    return AdapterFile(folder, "LLaMA-Adapter (PEFT adaption prompt)", None, tuple(deltas))

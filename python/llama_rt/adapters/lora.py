@@ -12,17 +12,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from llama_rt.adapters.patches import AdapterFile, Bias, Lora, Patch, transposed
+from llama_rt.adapters.deltas import AdapterDelta, AdapterFile, Bias, Lora, transposed
 from llama_rt.adapters.patterns import values_by_module
-from llama_rt.config.keys import shown
-from llama_rt.config.model import MAX_NUMBER
+from llama_rt.checkpoint.names import from_gguf_name, from_hf_name
+from llama_rt.config.checked_keys import shown
+from llama_rt.config.model_config import MAX_NUMBER
 from llama_rt.errors import CheckpointError
 from llama_rt.files import kind_of
-from llama_rt.loading.checkpoint import TensorRecord
-from llama_rt.loading.gguf import read_gguf
-from llama_rt.loading.names import from_gguf_name, from_hf_name
-from llama_rt.loading.pth import read_pth
-from llama_rt.loading.safetensors import read_safetensors
+from llama_rt.formats.gguf import read_gguf
+from llama_rt.formats.pth import read_pth
+from llama_rt.formats.records import TensorRecord
+from llama_rt.formats.safetensors import read_safetensors
 
 __all__ = ["open_gguf_lora", "open_peft_lora", "read_weights"]
 
@@ -32,7 +32,7 @@ _WEIGHT = re.compile(
 _EMBEDDING = re.compile(
     r"(?:base_model\.model\.)?(?P<module>model\.embed_tokens)\.lora_embedding_(?P<part>A|B)(?:\.[^.]+)?"
 )
-# The base's own tables, which peft saves beside factors of them.
+# The base's own tables, which peft saves together with factors of them.
 _TABLE = re.compile(r"(?:base_model\.model\.)?(?:model\.embed_tokens|lm_head)\.base_layer\.weight")
 _PLAIN = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\.bias")
 _SLOT = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(w[qkvo123])\.(?:weight|bias)")
@@ -93,16 +93,16 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
     places = {name: _place(folder, name, from_hf_name(f"{name}.weight")) for name in pairs}
     ranks = values_by_module(source, config, "r", places)
     alphas = values_by_module(source, config, "lora_alpha", places)
-    patches: list[Patch] = []
+    deltas: list[AdapterDelta] = []
     for module, parts in pairs.items():
         scaling = (alphas[module], bool(config.get("use_rslora")), int(ranks[module]))
-        patches += _lora_patches(folder, module, places[module], parts, scaling)
+        deltas += _lora_deltas(folder, module, places[module], parts, scaling)
     for module, record in biases:
         layer, slot = _place(folder, module, from_hf_name(f"{module}.bias"))
-        patches.append(Bias(layer, slot, record, replaces=True))
-    found = sorted({patch.a.shape[0] for patch in patches if isinstance(patch, Lora)})
+        deltas.append(Bias(layer, slot, record, replaces=True))
+    found = sorted({delta.a.shape[0] for delta in deltas if isinstance(delta, Lora)})
     kind = f"LoRA of rank {', '.join(map(str, found))}"
-    return AdapterFile(folder, kind, "halves", tuple(patches))
+    return AdapterFile(folder, kind, "halves", tuple(deltas))
 
 
 _Parts = dict[str, TensorRecord]
@@ -136,26 +136,26 @@ def _sorted(
     return pairs, biases
 
 
-def _lora_patches(
+def _lora_deltas(
     path: Path,
     module: str,
     place: tuple[int, str],
     parts: Mapping[str, TensorRecord],
     scaling: tuple[float, bool, int],
-) -> list[Patch]:
+) -> list[AdapterDelta]:
     layer, slot = place
     a, b = parts.get("A"), parts.get("B")
     if a is None or b is None:
         msg = f"{path}: {module} has only one of lora_A and lora_B"
         raise CheckpointError(msg)
     scale = _scale(path, module, a, b, scaling)
-    patches: list[Patch] = [Lora(layer, slot, a, b, scale)]
+    deltas: list[AdapterDelta] = [Lora(layer, slot, a, b, scale)]
     if "B.bias" in parts and layer < 0:
         msg = f"{path}: a bias (lora_bias) on {module!r} is not supported"
         raise CheckpointError(msg)
     if "B.bias" in parts:
-        patches.append(Bias(layer, slot, parts["B.bias"], scale))
-    return patches
+        deltas.append(Bias(layer, slot, parts["B.bias"], scale))
+    return deltas
 
 
 def _scale(
@@ -212,7 +212,7 @@ def open_gguf_lora(path: Path) -> AdapterFile:
             msg = f"{path}: tensor {name!r} is no part of a LoRA on a linear layer"
             raise CheckpointError(msg)
         pairs.setdefault(base, {})[part.upper()] = record
-    patches: list[Patch] = []
+    deltas: list[AdapterDelta] = []
     for module, parts in pairs.items():
         layer, slot = _place(path, module, from_gguf_name(module))
         a, b = parts.get("A"), parts.get("B")
@@ -223,8 +223,8 @@ def open_gguf_lora(path: Path) -> AdapterFile:
             a, b = transposed(b), a
         # alpha 0 or absent: the product as it is
         factor = _scale(path, module, a, b, (float(alpha) or float(a.shape[0]), False, 0))
-        patches.append(Lora(layer, slot, a, b, factor))
-    if not patches:
+        deltas.append(Lora(layer, slot, a, b, factor))
+    if not deltas:
         msg = f"{path}: an empty adapter, without a single tensor"
         raise CheckpointError(msg)
-    return AdapterFile(path, "LoRA (GGUF)", "interleaved", tuple(patches))
+    return AdapterFile(path, "LoRA (GGUF)", "interleaved", tuple(deltas))

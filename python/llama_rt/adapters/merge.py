@@ -12,19 +12,20 @@ from functools import partial
 
 import numpy as np
 
-from llama_rt.adapters.patches import (
+from llama_rt.adapters.deltas import (
     AdapterFile,
     Bias,
     Lora,
     check_pairing,
     floats,
     module_of,
-    turn_for,
+    rope_permutation,
 )
+from llama_rt.checkpoint.checkpoint import Checkpoint
+from llama_rt.checkpoint.computed import Floats, MakeRows, computed_record, stored_rows
 from llama_rt.config import ModelConfig
 from llama_rt.errors import CheckpointError
-from llama_rt.loading.checkpoint import Checkpoint, TensorRecord
-from llama_rt.loading.computed import Floats, MakeRows, computed_record, stored_rows
+from llama_rt.formats.records import TensorRecord
 
 __all__ = ["merge"]
 
@@ -40,23 +41,23 @@ def merge(checkpoint: Checkpoint, files: Sequence[AdapterFile]) -> Checkpoint:
 
     Raises:
         CheckpointError: an adapter was made for another model; or it is no sum of weights, so it
-            can only run beside them.
+            can only be applied at run time.
     """
     tensors = dict(checkpoint.tensors)
     for file in files:
         check_pairing(file, checkpoint.config)
-        for patch in file.patches:
-            if not isinstance(patch, (Lora, Bias)):
+        for delta in file.deltas:
+            if not isinstance(delta, (Lora, Bias)):
                 msg = (
                     f"{file.path}: {file.kind} cannot be merged into weights; keep it as it is and "
                     "give it with --adapter when the model runs"
                 )
                 raise CheckpointError(msg)
-            kind = "weight" if isinstance(patch, Lora) else "bias"
-            name = f"{module_of(patch)}.{kind}"
-            if patch.layer < 0 and "output.weight" not in tensors:
+            kind = "weight" if isinstance(delta, Lora) else "bias"
+            name = f"{module_of(delta)}.{kind}"
+            if delta.layer < 0 and "output.weight" not in tensors:
                 msg = (
-                    f"{file.path}: it changes {patch.slot!r}, which is embedding and output at "
+                    f"{file.path}: it changes {delta.slot!r}, which is embedding and output at "
                     "once in this model; keep it as it is and give it with --adapter"
                 )
                 raise CheckpointError(msg)
@@ -66,17 +67,17 @@ def merge(checkpoint: Checkpoint, files: Sequence[AdapterFile]) -> Checkpoint:
                     "be merged: give it with --adapter when the model runs"
                 )
                 raise CheckpointError(msg)
-            tensors[name] = _patched(file, patch, tensors[name], checkpoint.config)
+            tensors[name] = _with_delta(file, delta, tensors[name], checkpoint.config)
     return replace(checkpoint, tensors=tensors)
 
 
-def _patched(
-    file: AdapterFile, patch: Lora | Bias, record: TensorRecord, config: ModelConfig
+def _with_delta(
+    file: AdapterFile, delta: Lora | Bias, record: TensorRecord, config: ModelConfig
 ) -> TensorRecord:
-    if isinstance(patch, Lora):
-        shape: tuple[int, ...] = (patch.b.shape[0], patch.a.shape[1])
+    if isinstance(delta, Lora):
+        shape: tuple[int, ...] = (delta.b.shape[0], delta.a.shape[1])
     else:
-        shape = (int(np.prod(patch.bias.shape)),)
+        shape = (int(np.prod(delta.bias.shape)),)
     if shape != record.shape:
         msg = (
             f"{file.path}: its product for {record.name!r} has shape {list(shape)}, but the "
@@ -85,19 +86,19 @@ def _patched(
         raise CheckpointError(msg)
     dtype = record.dtype if record.dtype in _FLOATS else "f32"
     prepare = (
-        partial(_lora_rows, file, patch, record, config)
-        if isinstance(patch, Lora)
-        else partial(_bias_rows, file, patch, record, config)
+        partial(_lora_rows, file, delta, record, config)
+        if isinstance(delta, Lora)
+        else partial(_bias_rows, file, delta, record, config)
     )
     return computed_record(record.name, record.file, dtype, record.shape, prepare)
 
 
 def _lora_rows(
-    file: AdapterFile, patch: Lora, record: TensorRecord, config: ModelConfig
+    file: AdapterFile, delta: Lora, record: TensorRecord, config: ModelConfig
 ) -> MakeRows:
     stored = stored_rows(record)
-    a = floats(patch.a).astype(np.float64)
-    b = turn_for(file, config)(floats(patch.b), patch.slot).astype(np.float64) * patch.scale
+    a = floats(delta.a).astype(np.float64)
+    b = rope_permutation(file, config)(floats(delta.b), delta.slot).astype(np.float64) * delta.scale
 
     def make(start: int, stop: int) -> Floats:
         return (stored(start, stop) + b[start:stop] @ a).astype(np.float32)
@@ -106,12 +107,12 @@ def _lora_rows(
 
 
 def _bias_rows(
-    file: AdapterFile, patch: Bias, record: TensorRecord, config: ModelConfig
+    file: AdapterFile, delta: Bias, record: TensorRecord, config: ModelConfig
 ) -> MakeRows:
     stored = stored_rows(record)
-    bias = turn_for(file, config)(floats(patch.bias).reshape(-1), patch.slot) * patch.scale
+    bias = rope_permutation(file, config)(floats(delta.bias).reshape(-1), delta.slot) * delta.scale
 
     def make(start: int, stop: int) -> Floats:
-        return (bias[None] + (0 if patch.replaces else stored(start, stop))).astype(np.float32)
+        return (bias[None] + (0 if delta.replaces else stored(start, stop))).astype(np.float32)
 
     return make

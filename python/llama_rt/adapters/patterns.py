@@ -12,16 +12,16 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from llama_rt.config.keys import shown
-from llama_rt.config.model import MAX_NUMBER
+from llama_rt.config.checked_keys import shown
+from llama_rt.config.model_config import MAX_NUMBER
 from llama_rt.errors import CheckpointError
 
 __all__ = ["values_by_module"]
 
 _TABLES = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
 _LONGEST = 512
-_MOST_CHARACTERS = 2**16  # of all patterns; twice what naming every matrix of 405B takes
-_MOST_STEPS = 2**26  # a few seconds
+_MAX_CHARACTERS = 2**16  # of all patterns; twice what naming every matrix of 405B takes
+_MAX_STEPS = 2**26  # a few seconds
 
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
 _CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
@@ -51,11 +51,11 @@ def values_by_module(
     if not isinstance(table, dict):
         msg = f"{source}: {name} must be an object, not {shown(table)}"
         raise CheckpointError(msg)
-    if sum(map(len, table)) > _MOST_CHARACTERS:
-        msg = f"{source}: {name} holds more than {_MOST_CHARACTERS} characters of patterns"
+    if sum(map(len, table)) > _MAX_CHARACTERS:
+        msg = f"{source}: {name} holds more than {_MAX_CHARACTERS} characters of patterns"
         raise CheckpointError(msg)
     steps = sum(_MATCH + _steps(source, name, pattern) for pattern in table) * len(modules)
-    if steps > _MOST_STEPS:
+    if steps > _MAX_STEPS:
         msg = f"{source}: {name} holds patterns that would take too long on {len(modules)} modules"
         raise CheckpointError(msg)
     patterns = [(_compiled(source, name, pattern), value) for pattern, value in table.items()]

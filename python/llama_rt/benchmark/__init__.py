@@ -7,5 +7,13 @@ and repacking as any model's, from a file or made in memory for a shape.
 
 from llama_rt.benchmark.measure import measure, stored_formats
 from llama_rt.benchmark.settings import Result, Settings
+from llama_rt.benchmark.synthetic import SHAPES, synthetic_checkpoint
 
-__all__ = ["Result", "Settings", "measure", "stored_formats"]
+__all__ = [
+    "SHAPES",
+    "Result",
+    "Settings",
+    "measure",
+    "stored_formats",
+    "synthetic_checkpoint",
+]

@@ -8,14 +8,14 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from llama_rt import _native, machine
-from llama_rt.benchmark.adapters import random_adapters
+from llama_rt import _native, hardware
+from llama_rt.api.weights import build_model
 from llama_rt.benchmark.passes import CHUNK, PAGE, Passes
+from llama_rt.benchmark.random_adapters import random_adapters
 from llama_rt.benchmark.settings import Result, Settings
+from llama_rt.checkpoint import Checkpoint
 from llama_rt.errors import CapacityError
-from llama_rt.llama.weights import build_model
-from llama_rt.loading import Checkpoint
-from llama_rt.plan import check_quantize, needs
+from llama_rt.memory import check_quantize, estimate_memory
 
 __all__ = ["measure", "stored_formats"]
 
@@ -35,11 +35,12 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
     """
     check_quantize(settings.quantize)
     cache_tokens = _cache_tokens(settings)
-    backend = machine.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
-    _check_memory(checkpoint, settings, cache_tokens, machine.free_memory(backend.name))
-    # First, and freed again: it must neither stand beside the model nor count in its peak.
-    bandwidth = machine.read_bandwidth(backend.threads, device=backend.name)
-    _forget_peak()
+    backend = hardware.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
+    _check_memory(checkpoint, settings, cache_tokens, hardware.free_memory(backend.name))
+    # First, and freed again: its buffer must neither share the memory with the model nor count in
+    # its peak.
+    bandwidth = hardware.read_bandwidth(backend.threads, device=backend.name)
+    _reset_peak()
     began = time.perf_counter()
     model = build_model(
         checkpoint,
@@ -97,7 +98,9 @@ def _cache_tokens(settings: Settings) -> int:
 
 def _check_memory(checkpoint: Checkpoint, settings: Settings, tokens: int, available: int) -> None:
     """Refuses what cannot fit before anything is read or made."""
-    needed = needs(checkpoint, quantize=settings.quantize, n_ctx=tokens, kv_dtype=settings.kv_dtype)
+    needed = estimate_memory(
+        checkpoint, quantize=settings.quantize, n_ctx=tokens, kv_dtype=settings.kv_dtype
+    )
     if needed.total > available:
         msg = (
             f"not enough memory: {needed.weights} bytes of weights, {needed.kv_cache} of cache for "
@@ -107,14 +110,14 @@ def _check_memory(checkpoint: Checkpoint, settings: Settings, tokens: int, avail
         raise CapacityError(msg)
 
 
-def _forget_peak() -> None:
-    """Starts the kernel's record of peak memory anew (Linux `proc(5)`, clear_refs)."""
+def _reset_peak() -> None:
+    """Resets the kernel's record of peak memory (Linux `proc(5)`, clear_refs)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _peak() -> int:
-    """Peak resident bytes since `_forget_peak`; of the whole process where that is not kept."""
+    """Peak resident bytes since `_reset_peak`; of the whole process where that is not kept."""
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         line = next(line for line in lines if line.startswith("VmHWM:"))

@@ -35,7 +35,7 @@ class Passes:
         self._runner = runner
         self._vocab = vocab
         self._settings = settings
-        self._mix = [(adapter, 1.0) for adapter in adapters]
+        self._active = [(adapter, 1.0) for adapter in adapters]
 
     def prefill(self, profile: Profile) -> list[float]:
         """Prompt tokens per second; a first pass warms up and is not counted."""
@@ -53,7 +53,7 @@ class Passes:
 
         Returns:
             The figures; and, if there are adapters, those without them, each taken right after its
-            counterpart, so that both saw the same machine.
+            counterpart, so that both ran under the same load.
         """
         settings, runner = self._settings, self._runner
         sequences = [runner.create() for _ in range(settings.batch)]
@@ -64,8 +64,8 @@ class Passes:
         figures, plain = [], []
         for _ in range(settings.repeat):
             figures.append(tokens / self._timed_decode(sequences, settings.generate))
-            if self._mix:
-                seconds = self._timed_decode(sequences, settings.generate, adapted=False)
+            if self._active:
+                seconds = self._timed_decode(sequences, settings.generate, with_adapters=False)
                 plain.append(tokens / seconds)
         if settings.profile:
             runner.profile(True)
@@ -84,14 +84,16 @@ class Passes:
         self._runner.release(sequence)
         return seconds
 
-    def _timed_decode(self, sequences: list[int], steps: int, *, adapted: bool = True) -> float:
-        """Seconds to draw `steps` tokens for each sequence; the cache is as before afterwards.
+    def _timed_decode(
+        self, sequences: list[int], steps: int, *, with_adapters: bool = True
+    ) -> float:
+        """Seconds to decode `steps` tokens for each sequence; the cache is as before afterwards.
 
         The samplers have no stop tokens, so that all steps are taken.
         """
         first = self._random_tokens(len(sequences), seed=3).tolist()
         samplers = [_native.Sampler(self._vocab, temperature=0.0) for _ in sequences]
-        adapters = self._adapters(sequences) if adapted else []
+        adapters = self._adapters(sequences) if with_adapters else []
         began = time.perf_counter()
         self._runner.decode(sequences, first, samplers, steps=steps, adapters=adapters)
         seconds = time.perf_counter() - began
@@ -111,7 +113,7 @@ class Passes:
             )
 
     def _adapters(self, sequences: list[int]) -> list[list[tuple[_native.Adapter, float]]]:
-        return [self._mix for _ in sequences] if self._mix else []
+        return [self._active for _ in sequences] if self._active else []
 
     def _random_tokens(self, count: int, *, seed: int) -> npt.NDArray[np.int32]:
         return np.random.default_rng(seed).integers(0, self._vocab, count, dtype=np.int32)

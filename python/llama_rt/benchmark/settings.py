@@ -24,7 +24,7 @@ class Settings:
         lora_rank: run with a random LoRA of this rank on all seven linears of each layer; 0: none.
         llama_adapter: run with a random LLaMA-Adapter, whose prefixes have this length; 0: none.
         device: as in `Llama.load`; so are the rest.
-        isa: tier.
+        isa: ISA level.
         threads: threads.
         quantize: format to re-encode matrices to.
         repack: weight layout.
@@ -48,12 +48,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks the counts."""
-        for name, least in (
+        for name, minimum in (
             ("prompt", 0), ("generate", 0), ("context", 0), ("batch", 1), ("repeat", 1),
             ("lora_rank", 0), ("llama_adapter", 0),
         ):  # fmt: skip
-            if getattr(self, name) < least:
-                msg = f"{name}: expected {least} or more, got {getattr(self, name)}"
+            if getattr(self, name) < minimum:
+                msg = f"{name}: expected {minimum} or more, got {getattr(self, name)}"
                 raise ConfigError(msg)
 
 
@@ -63,12 +63,13 @@ class Result:
 
     Attributes:
         device: where the model ran.
-        isa: tier that ran it.
+        isa: ISA level that ran it.
         threads: threads that ran it.
         format: the type that most bytes of the weights are stored in.
         weight_bytes: bytes of weights that one decoded token reads.
         load_s: seconds from the first tensor (made, or read from its file) to the finished model.
-        peak_rss_bytes: most memory the process held from loading on. Pages of mapped files count.
+        peak_rss_bytes: maximum of the process's memory from loading on. Pages of mapped files
+            count.
         read_bytes_s: bytes per second that the same threads read from memory.
         prefill_tok_s: prompt tokens per second.
         decode_tok_s: generated tokens per second, all sequences of the batch together.

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from llama_rt.chat.checkpoint import (
+from llama_rt.chat.jinja.jinja_template import JinjaTemplate
+from llama_rt.chat.templates.from_checkpoint import (
     adds_bos,
     checkpoint_templates,
     read_template,
     token_texts,
 )
-from llama_rt.chat.jinja_template import JinjaTemplate
-from llama_rt.chat.named import ALIASES, FORMATS
-from llama_rt.chat.named_template import NamedTemplate
+from llama_rt.chat.templates.named import ALIASES, FORMATS
+from llama_rt.chat.templates.named_template import NamedTemplate
 from llama_rt.errors import TemplateError
 from llama_rt.tokenizer import Tokenizer
 
@@ -23,12 +23,12 @@ __all__ = ["Template", "choose_template", "template_names"]
 
 
 class Template(Protocol):
-    """A way to turn a conversation into a prompt, bound to a tokenizer.
+    """Makes a prompt of a conversation; bound to a tokenizer.
 
     Attributes:
         name: Name of the format, or `"checkpoint"`.
         origin: Whose format it is, or the file it came from.
-        stop: Strings that end an answer, besides the tokenizer's stop ids.
+        stop: Strings that end an answer, in addition to the tokenizer's stop ids.
         sampling: `SamplingParams` fields as the project's demo had them.
         max_tokens: Longest answer of the demo, or None.
         system: Default system text, "" for none.

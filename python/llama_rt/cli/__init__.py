@@ -1,4 +1,4 @@
-"""The command `llama-rt`: parses, calls one command, turns what happened into an exit code.
+"""The command `llama-rt`: parses, calls one command, gives the exit code.
 
 Each command is a file of this folder. This one owns the exit codes: 0 done, 1 the work failed (one
 line on standard error), 2 usage, 130 interrupted.
@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Sequence
 
 from llama_rt.cli.console import Console
-from llama_rt.cli.parser import UsageError, build_parser
+from llama_rt.cli.options import UsageError
+from llama_rt.cli.parser import build_parser
 from llama_rt.errors import LlamaRtError
 
 __all__ = ["main"]

@@ -7,14 +7,11 @@ import statistics
 from pathlib import Path
 
 from llama_rt import benchmark
+from llama_rt.benchmark import SHAPES, synthetic_checkpoint
+from llama_rt.checkpoint import Checkpoint, find_checkpoint
 from llama_rt.cli.console import Console, duration, plural, rate, size
-from llama_rt.cli.options import add_model, add_shared, model_path, natural, positive
-from llama_rt.cli.parser import UsageError
-from llama_rt.loading import Checkpoint
-from llama_rt.loading.convert import write_gguf
-from llama_rt.loading.mixes import formats
-from llama_rt.loading.synthetic import SHAPES, synthetic_checkpoint
-from llama_rt.plan import find
+from llama_rt.cli.options import UsageError, add_model, add_shared, model_path, natural, positive
+from llama_rt.convert import formats, write_gguf
 
 NAME = "bench"
 USAGE = "[-m MODEL | --shape S --format F] [options]"
@@ -79,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Measures, and prints the figures."""
     checkpoint, name = _checkpoint(args)
     if args.save is not None:
         _save(checkpoint, args.save, console)
@@ -108,7 +105,7 @@ def _checkpoint(args: argparse.Namespace) -> tuple[Checkpoint, str]:
             if getattr(args, option) is not None:
                 msg = f"--{option} goes with --shape; a model has its own format"
                 raise UsageError(msg)
-        checkpoint = find(model_path(args))
+        checkpoint = find_checkpoint(model_path(args))
         return checkpoint, checkpoint.config.name or checkpoint.path.name
     if args.model is not None:
         msg = "-m and --shape: give one of them"

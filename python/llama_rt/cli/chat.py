@@ -1,6 +1,6 @@
 """`llama-rt chat`: a conversation in the terminal, or line by line through a pipe.
 
-What was said before stays in the model's cache, so each turn costs only what is new. Nothing is
+The conversation so far stays in the model's cache, so each turn costs only what is new. Nothing is
 forgotten unasked: a conversation that outgrows the context asks before it drops its oldest turns.
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 
+from llama_rt.api import identify
 from llama_rt.cli.commands import Commands
 from llama_rt.cli.console import Console
 from llama_rt.cli.options import (
+    UsageError,
     add_loading,
     add_model,
     add_sampling,
@@ -19,9 +21,7 @@ from llama_rt.cli.options import (
     sampling_params,
     utf8,
 )
-from llama_rt.cli.parser import UsageError
 from llama_rt.cli.session import Session
-from llama_rt.identify import identify
 
 NAME = "chat"
 USAGE = "[-m MODEL] [options]"
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Opens the session and runs it to its end."""
     sampling_params(args)  # a mistake in them is told before the model is loaded
     system = utf8(args.system or "")
     if args.model is None and args.template is None:

@@ -23,7 +23,7 @@ HELP = """\
 
 
 class Commands:
-    """What a person may do to a session besides talking."""
+    """The commands that a person may give in a session, such as `/undo`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -33,8 +33,8 @@ class Console:
         self.out = _or_null_device(out, "w")
         self.err = _or_null_device(err, "w")
         self.json = False
-        self._progress = False  # a line of progress stands on standard error
-        self._column = 0  # 0: standard output stands at the start of a line
+        self._progress = False  # a line of progress is on standard error
+        self._column = 0  # 0: standard output is at the start of a line
 
     @property
     def interactive(self) -> bool:
@@ -51,7 +51,7 @@ class Console:
         if not text or self.json:
             return
         if self.on_terminal:
-            # A model may draw any character; a terminal must not take it for a command.
+            # A model may produce any character; a terminal must not take it for a command.
             text = _CONTROLS.sub("\ufffd", text)
         self._column = 0 if text.endswith("\n") else 1  # first: Ctrl-C may end what follows
         self._put(self.styled(text, style) if style else text, "replace")

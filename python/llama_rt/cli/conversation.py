@@ -1,4 +1,4 @@
-"""A conversation as data: messages, and what a person may do to them. Talks to nobody."""
+"""A conversation as data: messages, and the changes that a person may make to them."""
 
 from __future__ import annotations
 

@@ -6,11 +6,10 @@ import argparse
 import time
 from pathlib import Path
 
+from llama_rt.checkpoint import Checkpoint, open_checkpoint
 from llama_rt.cli.console import Console, duration, plural, size
+from llama_rt.convert import convert, formats
 from llama_rt.errors import LlamaRtError
-from llama_rt.loading import Checkpoint, open_checkpoint
-from llama_rt.loading.convert import convert
-from llama_rt.loading.mixes import formats
 
 NAME = "convert"
 USAGE = "SRC DST --format F [options]"
@@ -38,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         choices=formats(),
         metavar="F",
-        help="f32, f16 or bf16; in GGUF also q8_0, q4_0, ... and mixes such as q4_k_m",
+        help="f32, f16 or bf16; in GGUF also q8_0, q4_0, ... and recipes such as q4_k_m",
     )
     parser.add_argument("--force", action="store_true", help="replace a DST file that exists")
     parser.add_argument("--base", metavar="MODEL", help="the model that a delta, SRC, is added to")
@@ -48,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Converts, and prints what was written."""
     if args.target.is_file() and not args.force:
         msg = f"{args.target}: exists; --force replaces it"
         raise LlamaRtError(msg)
@@ -80,7 +79,7 @@ def _source(args: argparse.Namespace) -> Checkpoint:
     if args.base is None:
         checkpoint = open_checkpoint(args.source)
     else:
-        from llama_rt.loading.delta import open_delta
+        from llama_rt.checkpoint import open_delta
 
         checkpoint = open_delta(args.source, open_checkpoint(args.base))
     if args.adapter:

@@ -7,7 +7,7 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
-from llama_rt import __version__, machine
+from llama_rt import __version__, hardware
 from llama_rt.cli.console import Console, plural, size
 from llama_rt.cli.options import add_shared
 
@@ -39,10 +39,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
-    found = machine.inspect()
+    """Looks at the hardware, and prints what it finds."""
+    found = hardware.inspect()
     threads = args.threads or found.threads
-    bandwidth = machine.read_bandwidth(threads)
+    bandwidth = hardware.read_bandwidth(threads)
     if console.json:
         console.object(_object(found, threads, bandwidth))
         return 0
@@ -67,7 +67,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _isa_words(found: machine.Machine) -> str:
+def _isa_words(found: hardware.Hardware) -> str:
     lines = [f"{found.isa} (usable: {', '.join(found.tiers)})"]
     lines += [f"{name} is not used: {reason}" for name, reason in found.unused_tiers.items()]
     if any(reason == _NOT_BUILT for reason in found.unused_tiers.values()):
@@ -75,7 +75,7 @@ def _isa_words(found: machine.Machine) -> str:
     return "\n".join(lines)
 
 
-def _gpu_words(found: machine.Machine) -> str:
+def _gpu_words(found: hardware.Hardware) -> str:
     lines = [] if found.cuda is None else [f"not used: {found.cuda}"]
     for i, gpu in enumerate(found.gpus):
         state = "can be used" if gpu.reason is None else f"cannot be used: {gpu.reason}"
@@ -98,7 +98,7 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _object(found: machine.Machine, threads: int, bandwidth: float) -> dict[str, object]:
+def _object(found: hardware.Hardware, threads: int, bandwidth: float) -> dict[str, object]:
     return {
         "processor": found.processor,
         "isa": found.isa,

@@ -1,6 +1,6 @@
 """`llama-rt info`: what a checkpoint is, and what it would take on this computer.
 
-Reads headers only. Written for somebody who has never seen the file.
+Reads headers only. Written for a reader who has never seen the file.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from pathlib import Path
 
 from llama_rt import Plan, plan
 from llama_rt.adapters import split_options
+from llama_rt.api import Identity, identify
 from llama_rt.benchmark import stored_formats
 from llama_rt.chat import checkpoint_templates
+from llama_rt.checkpoint import Checkpoint, find_checkpoint
 from llama_rt.cli.console import Console, plural, rate, size
 from llama_rt.cli.options import add_shared
 from llama_rt.errors import CheckpointError, LlamaRtError
-from llama_rt.identify import Identity, identify
-from llama_rt.loading import Checkpoint
-from llama_rt.plan import find
 from llama_rt.tokenizer import Tokenizer, load_tokenizer
 
 NAME = "info"
@@ -58,9 +57,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Reads the headers, and prints what they say."""
     try:
-        checkpoint = find(args.model)
+        checkpoint = find_checkpoint(args.model)
     except CheckpointError:
         if args.model is None or not split_options(args.model)[0].exists():
             raise
@@ -196,7 +195,7 @@ def _plan_rows(estimate: Plan) -> dict[str, str]:
         "runs on": estimate.runs_on,
         "speed": f"writes about {rate(estimate.decode_tok_s)}, reads prompts at about "
         f"{rate(estimate.prefill_tok_s)} (estimated from memory and matrix speed)",
-        "GPU cards": "\n".join(f"{card} GB: {what}" for card, what in estimate.cards.items()),
+        "GPU sizes": "\n".join(f"{card} GB: {what}" for card, what in estimate.cards.items()),
     }
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share: how a model is loaded and how tokens are drawn.
+"""Options that several commands share: how a model is loaded and how tokens are sampled.
 
 Defaults live in `Llama.load` and `SamplingParams`; an option that was not given is not passed on.
 """
@@ -13,12 +13,12 @@ from typing import Any
 
 from llama_rt import Llama, SamplingParams
 from llama_rt.cli.console import Console
-from llama_rt.cli.parser import UsageError
-from llama_rt.loading.mixes import formats
-from llama_rt.machine import isa_names
-from llama_rt.plan.needs import KV_DTYPES
+from llama_rt.convert import formats
+from llama_rt.hardware import isa_names
+from llama_rt.memory import KV_DTYPES
 
 __all__ = [
+    "UsageError",
     "add_loading",
     "add_model",
     "add_sampling",
@@ -37,8 +37,8 @@ __all__ = [
 _LOADING = ("device", "quantize", "kv_dtype", "threads", "isa", "repack", "base", "tokenizer")
 _SAMPLING: dict[str, tuple[type, str]] = {
     "temperature": (float, "0 is greedy; higher is wilder"),
-    "top_k": (int, "draw from the K most likely tokens only; 0 is off"),
-    "top_p": (float, "draw from the most likely tokens that sum to X; 1 is off"),
+    "top_k": (int, "sample from the K most likely tokens only; 0 is off"),
+    "top_p": (float, "sample from the most likely tokens that sum to X; 1 is off"),
     "min_p": (float, "leave out tokens less likely than X times the best; 0 is off"),
     "typical_p": (float, "locally typical sampling; 1 is off"),
     "repetition_penalty": (float, "divide the logits of seen tokens; 1 is off"),
@@ -47,12 +47,16 @@ _SAMPLING: dict[str, tuple[type, str]] = {
 }
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """What reads a whole number from `least` to `most`."""
-    expected = f"of at least {least}" if most is None else f"from {least} to {most}"
+class UsageError(Exception):
+    """The command line cannot be understood; the message is for the person who typed it."""
+
+
+def whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """What reads a whole number from `minimum` to `maximum`."""
+    expected = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= (most or int(text)):
+        if not text.isdecimal() or not minimum <= int(text) <= (maximum or int(text)):
             msg = f"'{text}' is not a whole number {expected}"
             raise argparse.ArgumentTypeError(msg)
         return int(text)
@@ -110,7 +114,7 @@ def add_shared(
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """`-m`."""
+    """Declares `-m`, the model."""
     parser.add_argument(
         "-m",
         "--model",

@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-__all__ = ["Parser", "UsageError", "build_parser"]
+from llama_rt.cli.options import UsageError
+
+__all__ = ["Parser", "build_parser"]
 
 _SUMMARY = """\
 Runs models of the LLaMA family on this computer: Meta folders, Hugging Face folders, GGUF files.
@@ -22,10 +24,6 @@ examples:
 
 `llama-rt COMMAND --help` has each command's options and examples.
 """
-
-
-class UsageError(Exception):
-    """The command line cannot be understood; the message is for the person who typed it."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help with room for long option names beside their explanations."""
+    """Help with a wide column for long option names."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
@@ -94,19 +92,19 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", prog="llama-rt", parser_class=Parser
     )
-    for room in (run, chat, info, convert, bench, perplexity, doctor):
+    for module in (run, chat, info, convert, bench, perplexity, doctor):
         child = commands.add_parser(
-            room.NAME,
-            help=room.SUMMARY,
-            description=f"{room.SUMMARY[0].upper()}{room.SUMMARY[1:]}.",
-            epilog=f"examples:\n{room.EXAMPLES}",
+            module.NAME,
+            help=module.SUMMARY,
+            description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
+            epilog=f"examples:\n{module.EXAMPLES}",
             formatter_class=_Formatter,
-            usage=f"llama-rt {room.NAME} {room.USAGE}",
+            usage=f"llama-rt {module.NAME} {module.USAGE}",
             allow_abbrev=False,
         )
-        room.add_options(child)
+        module.add_options(child)
         common = child.add_argument_group("output")
         common.add_argument("--json", action="store_true", help="print one JSON object")
         common.add_argument("--debug", action="store_true", help="show a traceback on failure")
-        child.set_defaults(command=room.execute, parser=child)
+        child.set_defaults(command=module.execute, parser=child)
     return parser

@@ -7,10 +7,17 @@ import math
 import time
 from pathlib import Path
 
-from llama_rt import evaluate
+from llama_rt import evaluation
 from llama_rt.cli.console import Console, duration, plural
-from llama_rt.cli.options import add_loading, add_model, load, positive, read_text, whole
-from llama_rt.cli.parser import UsageError
+from llama_rt.cli.options import (
+    UsageError,
+    add_loading,
+    add_model,
+    load,
+    positive,
+    read_text,
+    whole,
+)
 
 NAME = "perplexity"
 USAGE = "[-m MODEL] FILE [options]"
@@ -46,25 +53,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_loading(
         parser,
         ctx={
-            "type": whole(evaluate.LEAST_WINDOW),
+            "type": whole(evaluation.MIN_WINDOW),
             "help": f"tokens of a window (default {_DEFAULT_WINDOW}, or the model's context)",
         },
     )
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Scores the text, and prints the perplexity."""
     if args.stride and args.stride > (args.ctx or _DEFAULT_WINDOW):
         msg = f"--stride {args.stride} is longer than the window (--ctx)"
         raise UsageError(msg)
     text = read_text(args.file, console)
     if args.wikitext_rows:
-        text = evaluate.wikitext_rows(text)
+        text = evaluation.wikitext_rows(text)
     began = time.perf_counter()
     last = None
     with load(args, console) as llm:
         window = args.ctx or min(_DEFAULT_WINDOW, llm.n_ctx)
-        for last in evaluate.perplexity(llm, text, ctx=window, stride=args.stride):
+        for last in evaluation.perplexity(llm, text, ctx=window, stride=args.stride):
             elapsed = time.perf_counter() - began
             _show(last, elapsed, console)
             if last.window == args.windows:
@@ -98,7 +105,7 @@ def _figure(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _show(state: evaluate.Progress, elapsed: float, console: Console) -> None:
+def _show(state: evaluation.Progress, elapsed: float, console: Console) -> None:
     """The running figure: a line that is rewritten on a terminal, ten lines in a log."""
     left = elapsed / state.window * (state.windows - state.window)
     figure = f"window {state.window} of {state.windows}: {state.perplexity:.4f}"

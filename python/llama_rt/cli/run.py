@@ -1,6 +1,7 @@
 """`llama-rt run`: continues a text.
 
-The text goes to standard output as it is drawn; what it took goes to standard error, in one line.
+The text goes to standard output as it is generated; what it took goes to standard error, in one
+line.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from llama_rt.cli.console import Console
 from llama_rt.cli.options import (
+    UsageError,
     add_loading,
     add_model,
     add_sampling,
@@ -18,8 +20,7 @@ from llama_rt.cli.options import (
     sampling_params,
     utf8,
 )
-from llama_rt.cli.parser import UsageError
-from llama_rt.cli.report import as_json, summary
+from llama_rt.cli.summary import as_json, summary
 
 NAME = "run"
 USAGE = "[-m MODEL] [options] [PROMPT ...]"
@@ -47,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
-    """Runs the command."""
+    """Generates, and streams the text."""
     prompt = read_prompt(args, console)
     params = sampling_params(args)
     with load(args, console) as llm:

@@ -9,12 +9,12 @@ from llama_rt import Completion, Llama, SamplingParams
 from llama_rt.cli.console import Console, plural
 from llama_rt.cli.conversation import Conversation
 from llama_rt.cli.options import utf8
-from llama_rt.cli.report import as_json, summary
+from llama_rt.cli.summary import as_json, summary
 from llama_rt.errors import CapacityError, TemplateError
 
 __all__ = ["Session"]
 
-# When turns are dropped, this share of them goes at once, so that the next answer has room too.
+# When turns are dropped, this share of them goes at once, so that the next answer fits too.
 _SHARE = 4
 
 
@@ -43,7 +43,7 @@ class Session:
         self.turns: list[Completion] = []
 
     def _greet(self) -> None:
-        """Says who is there, to a person."""
+        """Names the model, to a person."""
         if self.console.interactive:
             with contextlib.suppress(ImportError):  # line editing; input() finds it by itself
                 import readline  # noqa: F401
@@ -95,17 +95,17 @@ class Session:
             self.console.note("the context is full: the answer stops here")
 
     def _answer_within_context(self) -> Completion | None:
-        """The answer; turns are dropped, if the person agrees, until there is room for one."""
+        """The answer; turns are dropped, if the person agrees, until one fits."""
         while True:
             try:
                 return self._answer()
             except CapacityError as error:
-                if not self._make_room(error):
+                if not self._drop_turns(error):
                     return None
 
     def _answer(self) -> Completion:
         template = self.llm.find_template(self.template)
-        # Where the person gave no option, the project's demo decides how its answers are drawn.
+        # Where the person gave no option, the project's demo decides how its answers are sampled.
         stream = self.llm.chat_stream(
             self.conversation.messages,
             template=self.template,
@@ -125,7 +125,7 @@ class Session:
         self.console.finish_line()
         return done
 
-    def _make_room(self, error: CapacityError) -> bool:
+    def _drop_turns(self, error: CapacityError) -> bool:
         """Drops the oldest turns if the person agrees; True if something was dropped."""
         alone = self.conversation.turns < 2
         what = "this message alone does not fit" if alone else "the conversation has outgrown"
@@ -137,7 +137,7 @@ class Session:
         if alone:
             return False
         if not self.drop_unasked and not self._agrees("drop the oldest turns? [Y/n] "):
-            self.console.note("nothing dropped; /reset starts anew, /undo takes a turn back")
+            self.console.note("nothing dropped; /reset starts again, /undo takes a turn back")
             return False
         dropped = 0
         share = max(1, self.conversation.turns // _SHARE)

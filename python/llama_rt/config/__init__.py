@@ -4,9 +4,9 @@ Knows the key names and defaults of each format; opens no file and sees no tenso
 what only tensors can tell).
 """
 
-from llama_rt.config.gguf import from_gguf
-from llama_rt.config.hugging_face import from_hf
-from llama_rt.config.meta import feed_forward_width, from_meta
-from llama_rt.config.model import ModelConfig, RopeScaling
+from llama_rt.config.config_json import from_hf
+from llama_rt.config.gguf_keys import from_gguf
+from llama_rt.config.model_config import ModelConfig, RopeScaling
+from llama_rt.config.params_json import feed_forward_width, from_meta
 
 __all__ = ["ModelConfig", "RopeScaling", "feed_forward_width", "from_gguf", "from_hf", "from_meta"]

@@ -3,7 +3,7 @@
 Imports neither sentencepiece nor tokenizers before a tokenizer is opened.
 """
 
-from llama_rt.tokenizer.load import load_tokenizer
+from llama_rt.tokenizer.loader import load_tokenizer
 from llama_rt.tokenizer.protocol import StreamDecoder, Tokenizer
 
 __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]

@@ -115,7 +115,7 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> Sequence[int]:
     """Returns `ids` as a list of int in `[0, vocab_size)`.
 
     Raises:
-        TokenizerError: An id has another type or lies outside; names its position.
+        TokenizerError: An id has another type or is outside; names its position.
     """
     try:
         result = [operator.index(id) for id in ids]

@@ -1,11 +1,12 @@
-"""Special tokens in text: where text is cut at them, and which of them mean what by their texts."""
+"""Special and added tokens: where text is cut at them, and which meaning their texts have."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-__all__ = ["SpecialTokens", "is_padding_text"]
+__all__ = ["AddedToken", "SpecialTokens", "is_padding_text"]
 
 # Texts of control tokens that end a generation wherever they occur (llama.cpp's list, as far as it
 # concerns this family and what is built on it).
@@ -23,8 +24,22 @@ _END_TEXTS = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token that JSON files add to a vocabulary's own.
+
+    Attributes:
+        text: Its text. It is found in ordinary text only if it is not special and looks like a
+            word, otherwise only where special tokens are read.
+        special: A control token: decodes to nothing.
+    """
+
+    text: str
+    special: bool
+
+
 class SpecialTokens:
-    """The tokens that text is cut at, longest first; what lies between them is ordinary text."""
+    """The tokens that text is cut at, longest first; what is between them is ordinary text."""
 
     def __init__(self, ids: Mapping[str, int], words: Mapping[str, int]) -> None:
         """Builds the cuts; empty texts are ignored.

@@ -1,0 +1,128 @@
+"""From the keywords of a call to requests for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from llama_rt.api.adapter_choice import ALL, Adapter, LoadedAdapter, choose_adapters
+from llama_rt.api.prompts import fit
+from llama_rt.engine import IncrementalDetokenizer, Request, parse_stop
+from llama_rt.sampling import (
+    SamplingFields,
+    SamplingParams,
+    check_logprobs,
+    make_sampler,
+    random_seed,
+    resolve,
+)
+
+if TYPE_CHECKING:
+    from llama_rt.engine.prefix_cache import ActiveAdapters
+    from llama_rt.tokenizer import Tokenizer
+
+__all__ = ["CallOptions", "Settings", "Stop", "check_options"]
+
+Stop = str | int | Sequence[str | int]
+
+
+class CallOptions(SamplingFields, total=False):
+    """The keywords of every call that generates; `Llama.generate` says what they mean."""
+
+    max_tokens: int | None
+    params: SamplingParams | None
+    stop: Stop
+    seed: int | None
+    logprobs: int
+    adapter: Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One call's checked keywords."""
+
+    params: SamplingParams
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    stop_ids: frozenset[int]
+    logprobs: int
+    active: ActiveAdapters
+
+    def request(
+        self,
+        prompt: Sequence[int],
+        tokenizer: Tokenizer,
+        *,
+        vocab_size: int,
+        n_ctx: int,
+        cache_tokens: int,
+        streaming: bool,
+        isa: str,
+    ) -> Request:
+        """Makes the request of one prompt.
+
+        Args:
+            prompt: Ids, at least one.
+            tokenizer: Turns sampled tokens into text.
+            vocab_size: Rows of the output matrix.
+            n_ctx: Context in tokens.
+            cache_tokens: Tokens that the cache can hold.
+            streaming: The caller wants chunks.
+            isa: Highest ISA level that sampling uses; empty is the best.
+
+        Raises:
+            CapacityError: The prompt does not fit.
+            ConfigError: An id of `logit_bias` or `stop` is not in the vocabulary.
+        """
+        max_new = fit(len(prompt), self.max_tokens, n_ctx, cache_tokens)
+        seed = random_seed() if self.params.seed is None else self.params.seed
+        sampler = make_sampler(
+            self.params,
+            vocab_size=vocab_size,
+            seed=seed,
+            stop_ids=tokenizer.stop_ids | self.stop_ids,
+            suppressed={*tokenizer.unsampled_ids, *range(tokenizer.vocab_size, vocab_size)},
+            logprobs=self.logprobs,
+            isa=isa,
+        )
+        sampler.observe(np.array(prompt, dtype=np.int32))
+        detokenizer = IncrementalDetokenizer(
+            tokenizer, prompt, self.stop, logprobs=self.logprobs > 0
+        )
+        return Request(
+            prompt,
+            sampler,
+            detokenizer,
+            max_new=max_new,
+            seed=seed,
+            streaming=streaming,
+            adapters=self.active,
+        )
+
+
+def check_options(
+    caller: str, options: CallOptions, adapters: Mapping[str, LoadedAdapter]
+) -> Settings:
+    """Checks the keywords of a call.
+
+    Args:
+        caller: Name of the call, for messages.
+        options: Its keywords, as given.
+        adapters: Loaded adapters by name.
+
+    Raises:
+        TypeError: A keyword is unknown or a value has the wrong type.
+        ConfigError: A value is out of range.
+    """
+    rest = cast("dict[str, object]", dict(options))
+    active = choose_adapters(rest.pop("adapter", ALL), adapters)
+    max_tokens = cast("int | None", rest.pop("max_tokens", None))
+    strings, ids = parse_stop(rest.pop("stop", ()))
+    logprobs = check_logprobs(rest.pop("logprobs", 0))
+    params = cast("SamplingParams | None", rest.pop("params", None))
+    seed = cast("int | None", rest.pop("seed", None))
+    resolved = resolve(params, rest, seed, caller)
+    return Settings(resolved, max_tokens, strings, ids, logprobs, active)

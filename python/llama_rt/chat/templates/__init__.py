@@ -1,0 +1,1 @@
+"""Prompt formats as data, and the templates that come with a checkpoint."""

@@ -1,0 +1,35 @@
+"""The engine: requests become batches, batches become tokens, tokens become text.
+
+`engine` takes jobs from any thread; `scheduler` decides what runs next and calls the native runner;
+`cancellation` cancels; `job` is what callers hand in;
+`detokenizer` and `stopping` turn tokens into text; `prefix_cache` reuses the cache; `streams` is
+how callers wait; `results` is what they get.
+"""
+
+from __future__ import annotations
+
+from llama_rt.engine.detokenizer import IncrementalDetokenizer
+from llama_rt.engine.engine import Engine
+from llama_rt.engine.jobs import Forward, Request
+from llama_rt.engine.results import Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
+from llama_rt.engine.stopping import parse_stop
+from llama_rt.engine.streams import AsyncStream, Stream, collect, collect_async, run_forward
+
+__all__ = [
+    "AsyncStream",
+    "Chunk",
+    "Completion",
+    "Engine",
+    "FinishReason",
+    "Forward",
+    "IncrementalDetokenizer",
+    "Request",
+    "Stream",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+    "collect",
+    "collect_async",
+    "parse_stop",
+    "run_forward",
+]

@@ -1,0 +1,173 @@
+"""Tokenizer of Llama 3 and later: byte-level BPE, run by the `tokenizers` library."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_rt.tokenizer.protocol import check_ids, check_text, frame
+from llama_rt.tokenizer.special import SpecialTokens, is_padding_text
+
+__all__ = ["BYTE_TO_CHAR", "CHAR_TO_BYTE", "BpeDecoder", "BpeTokenizer", "BpeVocabulary"]
+
+
+def _byte_table() -> dict[int, str]:
+    """GPT-2's table: printable bytes stand for themselves, the others follow from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {byte: chr(byte) for byte in printable}
+    for byte in range(256):
+        if byte not in table:
+            table[byte] = chr(256 + len(table) - len(printable))
+    return table
+
+
+BYTE_TO_CHAR: Mapping[int, str] = _byte_table()
+CHAR_TO_BYTE: Mapping[str, int] = {char: byte for byte, char in BYTE_TO_CHAR.items()}
+
+
+@dataclass(frozen=True)
+class BpeVocabulary:
+    """What the ids stand for, apart from how text is encoded.
+
+    Attributes:
+        tokens: Ordinary tokens by id, in GPT-2's byte alphabet.
+        added: Added tokens by id: text and whether it is special (decodes to nothing).
+        vocab_size: Rows of the model's embedding; rows without a token are padding.
+        bos_id: Id that starts a text, or None.
+        eos_id: Id that ends a text, or None.
+        stop_ids: Ids that end a generation in addition to eos.
+        unsampled_ids: Ids suppressed in sampling in addition to the padding rows.
+    """
+
+    tokens: Mapping[int, str]
+    added: Mapping[int, tuple[str, bool]]
+    vocab_size: int = 0
+    bos_id: int | None = None
+    eos_id: int | None = None
+    stop_ids: frozenset[int] = frozenset()
+    unsampled_ids: frozenset[int] = frozenset()
+
+
+class BpeTokenizer:
+    """Byte-level BPE as Meta's own encoder and decoder work (no clean-up of spaces)."""
+
+    def __init__(self, backend: Any, vocabulary: BpeVocabulary) -> None:  # noqa: ANN401
+        """Joins a `tokenizers.Tokenizer` without added tokens to its vocabulary."""
+        words = vocabulary
+        self._backend = backend
+        last = max([-1, *words.tokens, *words.added])
+        self._size = max(last + 1, words.vocab_size)
+        self._bytes: list[bytes | None] = [None] * self._size  # None: control or padding
+        self._names = [f"[PAD{id}]" for id in range(self._size)]
+        for id, text in words.tokens.items():
+            self._bytes[id] = _token_bytes(text)
+        for id, (text, special) in words.added.items():
+            self._bytes[id] = None if special else text.encode()
+            self._names[id] = text
+        self._special = SpecialTokens(
+            {text: id for id, (text, _) in words.added.items()},
+            {text: id for id, (text, special) in words.added.items() if not special},
+        )
+        self.bos_id = words.bos_id
+        self.eos_id = words.eos_id
+        ends = self._special.end_ids | words.stop_ids
+        ends |= {words.eos_id} if words.eos_id is not None else set()
+        self.stop_ids = frozenset(ends)
+        known = words.tokens.keys() | words.added.keys()
+        suppressed = set(range(self._size)) - known | words.unsampled_ids
+        suppressed |= {id for id, (text, _) in words.added.items() if is_padding_text(text)}
+        self.unsampled_ids = frozenset(suppressed - self.stop_ids - {self.bos_id})
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, padding rows included."""
+        return self._size
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Control and added tokens by text."""
+        return dict(self._special.ids)
+
+    def encode(
+        self, text: str, bos: bool = True, eos: bool = False, *, special: bool = False
+    ) -> list[int]:
+        """See `Tokenizer.encode`."""
+        ids = self._special.encode(check_text(text), self._encode, special=special)
+        return frame(ids, self.bos_id if bos else None, self.eos_id if eos else None)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """See `Tokenizer.decode`."""
+        decoder = self.decoder()
+        return decoder.push(ids) + decoder.finish()
+
+    def decoder(self, prompt_ids: Iterable[int] = ()) -> BpeDecoder:
+        """See `Tokenizer.decoder`."""
+        return BpeDecoder(self._bytes, prompt_ids)
+
+    def piece(self, id: int) -> str:
+        """See `Tokenizer.piece`."""
+        (id,) = check_ids([id], self._size)
+        data = self._bytes[id]
+        if data is None:
+            return self._names[id]
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "".join(f"<0x{byte:02X}>" for byte in data)
+
+
+class BpeDecoder:
+    """Joins the tokens' bytes and reads them as UTF-8, holding back what is no character yet.
+
+    Ill-formed bytes become U+FFFD as in Python's `errors="replace"`.
+    """
+
+    __slots__ = ("_bytes", "_prompt_tail", "_size", "_utf8")
+
+    def __init__(self, token_bytes: Sequence[bytes | None], prompt_ids: Iterable[int] = ()) -> None:
+        """Starts after `prompt_ids`, whose text is not returned."""
+        self._bytes = token_bytes
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._prompt_tail = False
+        self.push(prompt_ids)
+        # A prompt that ends within a character shows it as one U+FFFD already.
+        self._prompt_tail = bool(self._utf8.getstate()[0])
+
+    def push(self, ids: Iterable[int]) -> str:
+        """Takes the next ids; returns the text that is certain now."""
+        out: list[str] = []
+        for id in check_ids(ids, len(self._bytes)):
+            data = self._bytes[id]
+            out.append(self._utf8.decode(data or b"", final=data is None))
+        return self._without_tail("".join(out))
+
+    def finish(self) -> str:
+        """Returns what was held back, as U+FFFD."""
+        return self._without_tail(self._utf8.decode(b"", final=True))
+
+    def _without_tail(self, text: str) -> str:
+        if not (text and self._prompt_tail):
+            return text
+        self._prompt_tail = False
+        return text.removeprefix("�")
+
+
+# For `str.translate`: the alphabet to Latin-1, what is outside it to what Latin-1 does not have.
+_TO_LATIN1 = dict.fromkeys(range(256), "\uffff") | {
+    ord(char): chr(byte) for char, byte in CHAR_TO_BYTE.items()
+}
+
+
+def _token_bytes(text: str) -> bytes:
+    try:
+        return text.translate(_TO_LATIN1).encode("latin-1")
+    except (
+        UnicodeEncodeError
+    ):  # a token that was never in the byte alphabet stands for its own text
+        return text.encode()

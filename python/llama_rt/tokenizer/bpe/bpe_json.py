@@ -1,0 +1,118 @@
+"""`tokenizer.json` of the `tokenizers` library: byte-level BPE or rewritten sentencepiece."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary
+from llama_rt.tokenizer.file_access import json_object
+from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids, named_texts, vocab_rows
+from llama_rt.tokenizer.hf_backend import guarded, import_tokenizers
+from llama_rt.tokenizer.protocol import Tokenizer
+
+__all__ = ["tokenizer_from_json"]
+
+_BOS_TEXTS = ("<|begin_of_text|>", "<s>", "<|startoftext|>")
+_EOS_TEXTS = ("<|end_of_text|>", "</s>", "<|endoftext|>")
+
+
+def tokenizer_from_json(file: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
+    """Reads `tokenizer.json`.
+
+    Args:
+        file: The file; `tokenizer_config.json` and its like are looked for in its folder.
+        metadata: `config.json`.
+
+    Raises:
+        TokenizerError: The file is broken, or its model is neither kind of BPE.
+        MissingExtraError: The `tokenizers` package is needed and not installed.
+    """
+    document = json_object(file)
+    model = document.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        found = model.get("type") if isinstance(model, dict) else model
+        msg = f"{file}: model type: expected BPE, got {found!r}"
+        raise TokenizerError(msg)
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or not all(_is_row(id) for id in vocab.values()):
+        msg = f"{file}: model.vocab: expected a map of token to id"
+        raise TokenizerError(msg)
+    if model.get("byte_fallback") and not _mentions(document, "ByteLevel"):
+        from llama_rt.tokenizer.sentencepiece.spm_json import spm_from_json
+
+        return spm_from_json(document, file, metadata)
+    if not _mentions(document, "ByteLevel"):
+        msg = f"{file}: expected byte-level BPE or BPE with byte fallback"
+        raise TokenizerError(msg)
+    return _byte_level(document, vocab, file, metadata)
+
+
+def _byte_level(
+    document: dict[str, Any],
+    vocab: dict[str, int],
+    file: Path,
+    metadata: Mapping[str, object] | None,
+) -> BpeTokenizer:
+    """Lets the library encode ordinary text; special tokens are split off here, on request only."""
+    found = added_tokens(file.parent, document)
+    tokens = {id: (token.text, token.special) for id, token in found.items() if token.text}
+    texts = {text for text, _ in tokens.values()}
+    plain = {text: id for text, id in vocab.items() if text not in texts}
+    ordinary = {
+        **document,
+        "added_tokens": [],
+        "post_processor": None,
+        "padding": None,
+        "truncation": None,
+        "model": {**document["model"], "vocab": plain},
+    }
+    library = import_tokenizers(str(file))
+    backend = guarded(lambda: library.Tokenizer.from_str(json.dumps(ordinary)), str(file))
+    ids = {text: id for id, (text, _) in tokens.items()}
+    ends = end_ids(file.parent, metadata)
+    bos = _named(file.parent, "bos_token", ids, _BOS_TEXTS, (metadata or {}).get("bos_token_id"))
+    eos = _named(file.parent, "eos_token", ids, _EOS_TEXTS, ends[0] if ends else None)
+    return BpeTokenizer(
+        backend,
+        BpeVocabulary(
+            tokens={id: text for text, id in plain.items()},
+            added=tokens,
+            vocab_size=vocab_rows(metadata),
+            bos_id=bos,
+            eos_id=eos,
+            stop_ids=frozenset(id for id in ends if id in tokens),
+        ),
+    )
+
+
+def _named(
+    folder: Path, key: str, ids: Mapping[str, int], usual: tuple[str, ...], fallback: object
+) -> int | None:
+    """Finds bos or eos: by the configured text, the configured id, then the usual texts."""
+    named = next((ids[text] for text in named_texts(folder, key) if text in ids), None)
+    if named is not None:
+        return named
+    if isinstance(fallback, int) and fallback in ids.values():
+        return fallback
+    return next((ids[text] for text in usual if text in ids), None)
+
+
+def _is_row(id: object) -> bool:
+    return isinstance(id, int) and 0 <= id < 1 << 24
+
+
+def _mentions(document: Mapping[str, object], kind: str) -> bool:
+    """Says whether the pre-tokenizer or the decoder is, or contains, a step of this type."""
+    todo = [document.get("pre_tokenizer"), document.get("decoder")]
+    while todo:
+        step = todo.pop()
+        if isinstance(step, dict):
+            if step.get("type") == kind:
+                return True
+            for key in ("pretokenizers", "decoders"):
+                todo += step[key] if isinstance(step.get(key), list) else []
+    return False

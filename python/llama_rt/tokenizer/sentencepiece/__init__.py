@@ -1,0 +1,1 @@
+"""SentencePiece tokenizers: from `tokenizer.model`, `tokenizer.json` or a GGUF vocabulary."""
