@@ -5,9 +5,9 @@
 //     -DLLAMA_RT_SIMD='"cpu/kernels/x86/avx512/simd.h"' -Icsrc benchmarks/tile_products.cpp
 //     csrc/cpu/kernel_table.cpp csrc/cpu/kernels/x86/amx/*.cpp -pthread -o tile_products
 //   ./tile_products [threads] [rows] [k]
-// The sizes to tune are at the top of csrc/cpu/kernels/x86/amx/blocked_gemm.h: try kBlockTiles 8 with
-// kGemmTokens 512, and 16 and 32 with 256. What expanding the weights costs is the distance of a
-// quantized format from bf16. F16 and F32 take three products for one, so a third of the unit is
+// The sizes to tune are at the top of csrc/cpu/kernels/x86/amx/blocked_gemm.h: try kBlockTiles 8
+// with kGemmTokens 512, and 16 and 32 with 256. What expanding the weights costs is the distance of
+// a quantized format from bf16. F16 and F32 take three products for one, so a third of the unit is
 // their limit.
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -150,8 +150,9 @@ double speed(const Format& format, int threads, int64_t rows, int64_t k, int64_t
 double attention_speed(KvType type, int64_t element_bytes, int threads, int64_t past) {
   Kernels kernels;
   register_kernels(kernels, kTiledAttention);
-  const WideAttention& wide = kernels.kv[static_cast<size_t>(type)].gemm;
-  constexpr int64_t kHeads = 32, kWidth = 128, kRows = 512, kUnits = kHeads * kRows / kPrefillVectors;
+  const PrefillAttention& wide = kernels.kv[static_cast<size_t>(type)].prefill;
+  constexpr int64_t kHeads = 32, kWidth = 128, kRows = 512,
+                    kUnits = kHeads * kRows / kPrefillVectors;
   const int64_t pages = (past + kRows) / kPageTokens;
   // The 8-bit type has a scale for each position and 32 features.
   const int64_t head_bytes = kPageTokens * 2 * (kWidth * element_bytes + kWidth / 32 * 4);

@@ -56,7 +56,7 @@ class Options:
     rotation: tuple[np.ndarray, np.ndarray] | None = None  # cos, sin [rows stored, e/2]
     halves: bool = False
     stored_first: int = 0  # so many of each sequence's tokens are stored apart from the others
-    hopper: bool = False  # with what sm_90a paints over
+    hopper: bool = False  # with what sm_90a registers over
     keep: list = field(default_factory=list)
 
 

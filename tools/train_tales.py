@@ -359,7 +359,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--size", choices=sorted(SIZES), default="base")
     add("--seed", type=int, default=1)
     add("--resume-from", type=Path, help="checkpoint to start from when --out has none")
-    add("--weights", type=Path, help="folder with weights to begin with, all else anew")
+    add("--weights", type=Path, help="folder with weights to begin with, all else from the start")
     stop = parser.add_argument_group("length (cooldown included; whichever comes first)")
     stop.add_argument("--minutes", type=float, default=0, help="training time, pauses left out")
     stop.add_argument("--steps", type=int, default=0)

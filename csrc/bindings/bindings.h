@@ -43,7 +43,7 @@ void bind_platform(pybind11::module_& m);
 // dtypes, decode, encode.
 void bind_tensor(pybind11::module_& m);
 
-// Sampler, with `draw` for tests and for logits that Python changed.
+// Sampler, with `sample` for tests and for logits that Python changed.
 void bind_sampler(pybind11::module_& m);
 
 // Adapter: the patches of a LoRA or LLaMA-Adapter on one model.

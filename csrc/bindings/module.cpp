@@ -1,4 +1,4 @@
-// The native module: composes the rooms and exports them.
+// The native module: composes the packages and exports them.
 #include <pybind11/pybind11.h>
 
 #include "bindings/bindings.h"

@@ -1,4 +1,5 @@
-// Exports the sampler. Python may draw from it directly; the runner draws from it without the GIL.
+// Exports the sampler. Python may sample with it directly; the runner samples with it without the
+// GIL.
 #include "sampling/sampler.h"
 
 #include <pybind11/numpy.h>
@@ -60,9 +61,9 @@ std::unique_ptr<Sampler> make_sampler(int vocab_size, float temperature, int64_t
                                    cpu::kernels_for(cpu::choose_isa(isa)).scan);
 }
 
-py::tuple draw(Sampler& sampler, const ExactArray<float>& logits) {
-  SampledToken drawn = sampler.sample(flat(logits, "logits"));
-  return py::make_tuple(drawn.token, drawn.stop, drawn.logprob, std::move(drawn.top));
+py::tuple sample(Sampler& sampler, const ExactArray<float>& logits) {
+  SampledToken token = sampler.sample(flat(logits, "logits"));
+  return py::make_tuple(token.token, token.stop, token.logprob, std::move(token.top));
 }
 
 }  // namespace
@@ -84,7 +85,7 @@ void bind_sampler(py::module_& m) {
           "observe",
           [](Sampler& s, const ExactArray<int32_t>& tokens) { s.observe(flat(tokens, "tokens")); },
           py::arg("tokens"))
-      .def("draw", &draw, py::arg("logits"));
+      .def("sample", &sample, py::arg("logits"));
 }
 
 }  // namespace llama_rt

@@ -42,9 +42,9 @@ py::array_t<uint8_t> encode(const Array<float>& values, const std::string& dtype
   return out;
 }
 
-py::array_t<uint8_t> recode(const py::object& data, const std::string& dtype, int64_t k,
-                            const std::string& target, const std::optional<Array<int64_t>>& order,
-                            int threads) {
+py::array_t<uint8_t> requantize(const py::object& data, const std::string& dtype, int64_t k,
+                                const std::string& target,
+                                const std::optional<Array<int64_t>>& order, int threads) {
   const DTypeInfo& from = dtype_named(dtype);
   const DTypeInfo& to = dtype_named(target);
   const int64_t from_bytes = row_bytes(from.id, k), to_bytes = row_bytes(to.id, k);
@@ -52,13 +52,13 @@ py::array_t<uint8_t> recode(const py::object& data, const std::string& dtype, in
   const auto bytes = static_cast<int64_t>(storage->bytes());
   const int64_t stored = from_bytes > 0 ? bytes / from_bytes : 0;
   if (stored * from_bytes != bytes) {
-    throw ShapeError("recode: " + std::to_string(bytes) + " bytes are not whole rows of " +
+    throw ShapeError("requantize: " + std::to_string(bytes) + " bytes are not whole rows of " +
                      std::to_string(from_bytes));
   }
   const int64_t rows = order ? order->size() : stored;
   for (int64_t i = 0; order && i < rows; ++i) {
     if (order->data()[i] < 0 || order->data()[i] >= stored) {
-      throw ShapeError("recode: there is no row " + std::to_string(order->data()[i]) + " in " +
+      throw ShapeError("requantize: there is no row " + std::to_string(order->data()[i]) + " in " +
                        std::to_string(stored));
     }
   }
@@ -119,8 +119,8 @@ void bind_tensor(py::module_& m) {
   });
   m.def("decode", &decode, py::arg("data"), py::arg("dtype"), py::arg("count"));
   m.def("encode", &encode, py::arg("values"), py::arg("dtype"), py::kw_only(), py::arg("isa") = "");
-  m.def("recode", &recode, py::arg("data"), py::arg("dtype"), py::arg("k"), py::arg("target"),
-        py::kw_only(), py::arg("order") = py::none(), py::arg("threads") = 0);
+  m.def("requantize", &requantize, py::arg("data"), py::arg("dtype"), py::arg("k"),
+        py::arg("target"), py::kw_only(), py::arg("order") = py::none(), py::arg("threads") = 0);
 }
 
 }  // namespace llama_rt

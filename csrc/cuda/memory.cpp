@@ -85,7 +85,7 @@ Transfer::~Transfer() {
   }
 }
 
-// The piece used before last, as soon as it was sent; grown to `bytes`.
+// The piece used before last, as soon as it was sent; enlarged to `bytes`.
 Transfer::Piece& Transfer::next(size_t bytes) {
   Piece& p = pieces_[next_++ % pieces_.size()];
   check(cudaEventSynchronize(p.sent), "waiting for a copy");

@@ -1,5 +1,5 @@
 // From logits to a token: one request's settings, random counter and token history.
-// Owns the sampling rules and their order; the passes over the vocabulary belong to sampler_scan,
+// Owns the sampling rules and their order; the passes over the vocabulary belong to scan.h,
 // when to draw belongs to the runner, and texts as stop conditions to Python.
 #pragma once
 

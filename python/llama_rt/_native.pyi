@@ -37,7 +37,7 @@ def encode(values: npt.NDArray[np.float32], dtype: str, *, isa: str = "") -> npt
     The bytes are the same on every ISA level `isa`.
     """
 
-def recode(
+def requantize(
     data: Buffer,
     dtype: str,
     k: int,
@@ -188,7 +188,7 @@ def open_backend(
 
 @final
 class CancelFlag:
-    """Seen between layers; may be set from any thread."""
+    """Checked between layers; may be set from any thread."""
 
     def __init__(self) -> None: ...
     def set(self) -> None: ...
@@ -345,7 +345,7 @@ class Sampler:
         """
     def observe(self, tokens: npt.NDArray[np.int32]) -> None:
         """Adds prompt tokens to the history that the repetition penalty looks at."""
-    def draw(
+    def sample(
         self, logits: npt.NDArray[np.float32]
     ) -> tuple[int, bool, float, list[tuple[int, float]]]:
         """Samples from `logits` `[vocab]` and adds the token to the history.

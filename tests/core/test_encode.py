@@ -1,4 +1,4 @@
-"""Native encoding: small errors, the same bytes on every tier, never outside its blocks."""
+"""Native encoding: small errors, the same bytes on every level, never outside its blocks."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_denormal_and_tiny_blocks(dtype):
 @pytest.mark.parametrize("dtype", ENCODABLE)
 @pytest.mark.parametrize("blocks", [1, 2, 3, 5, 16, 33])
 def test_every_tier_writes_the_same_bytes(dtype, blocks):
-    """Any number of blocks: tiers work on several at once."""
+    """Any number of blocks: levels work on several at once."""
     x = np.random.default_rng(blocks).standard_normal((blocks, 256)).astype(np.float32)
     x[:, :32] *= 30
     first, *others = (
@@ -155,12 +155,12 @@ def test_rows_are_recoded_in_the_order_given():
     order = np.random.default_rng(9).permutation(50)[:33]
     halves = _native.decode(stored, "f16", x.size).reshape(x.shape)
     for threads in (1, 3):
-        got = _native.recode(stored, "f16", 96, "q5_1", order=order, threads=threads)
+        got = _native.requantize(stored, "f16", 96, "q5_1", order=order, threads=threads)
         np.testing.assert_array_equal(got, _native.encode(halves[order], "q5_1"))
     with pytest.raises(ShapeError, match="no row 50"):
-        _native.recode(stored, "f16", 96, "q5_1", order=np.array([50]))
+        _native.requantize(stored, "f16", 96, "q5_1", order=np.array([50]))
     with pytest.raises(ShapeError, match="whole rows"):
-        _native.recode(stored[:-1], "f16", 96, "q5_1")
+        _native.requantize(stored[:-1], "f16", 96, "q5_1")
 
 
 @pytest.mark.parametrize("dtype", ENCODABLE)

@@ -10,7 +10,7 @@ from emulated_device import library
 
 SOURCES = [
     "csrc/cuda/kernels/sample.cu",
-    *(f"csrc/model/{name}.cpp" for name in ("sampler", "sampler_scan", "sampler_filters")),
+    *(f"csrc/sampling/{name}.cpp" for name in ("sampler", "scan", "filters")),
     "tests/cuda/sample.cu",
 ]
 

@@ -1,4 +1,4 @@
-// One product of the amx tier as a C function: packs, converts and multiplies as the backend does.
+// One product of the amx level as a C function: packs, converts and multiplies as the backend does.
 #include <cstdlib>
 #include <memory>
 

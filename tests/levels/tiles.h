@@ -1,5 +1,5 @@
 // The tile intrinsics in plain C++, as the manual describes the instructions (Intel SDM volume 2:
-// LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS). Included before the sources of the amx tier, so
+// LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS). Included before the sources of the amx level, so
 // that they run on processors without tiles. Misuse that would fault ends the process.
 #pragma once
 

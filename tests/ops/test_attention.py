@@ -1,4 +1,4 @@
-"""Causal grouped attention over a paged cache, every tier and cache type, against float64.
+"""Causal grouped attention over a paged cache, every level and cache type, against float64.
 
 The reference works on keys and values as the cache stores them, so what is left is arithmetic.
 """
@@ -102,8 +102,8 @@ def test_windows(backend, window):
 
 @pytest.mark.parametrize("dtype", KV_DTYPES)
 @pytest.mark.parametrize("shape", MANY, ids=lambda s: "-".join(map(str, s)))
-def test_many_queries(opened, tier, dtype, shape):
-    backends = [opened(tier, threads, False) for threads in (1, 2)]
+def test_many_queries(opened, level, dtype, shape):
+    backends = [opened(level, threads, False) for threads in (1, 2)]
     q, k, v = inputs(*shape)
     for window in (0, 1, 50, 100):
         one, two = (check(backend, q, k, v, dtype, window) for backend in backends)
@@ -115,16 +115,16 @@ def test_many_queries(opened, tier, dtype, shape):
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize("width", [2, 10, 40, 80])
-def test_many_queries_of_odd_widths(opened, tier, dtype, width):
-    check(opened(tier, 2, False), *inputs(45, 90, 6, 2, width), dtype)
+def test_many_queries_of_odd_widths(opened, level, dtype, width):
+    check(opened(level, 2, False), *inputs(45, 90, 6, 2, width), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
-def test_many_queries_keep_the_precision_of_the_cache(opened, tier, dtype):
+def test_many_queries_keep_the_precision_of_the_cache(opened, level, dtype):
     """What attention adds to the rounding of an f16 cache is far below that rounding."""
     q, k, v = inputs(64, 200, 4, 2, 128, sharp=3.0)
     ks, vs = stored(k, dtype), stored(v, dtype)
-    got = _native.op_attention(opened(tier, 2, False), q, k, v, kv_dtype=dtype)
+    got = _native.op_attention(opened(level, 2, False), q, k, v, kv_dtype=dtype)
     expected = model.attention(q.astype(np.float64), ks, vs, 0)
     assert np.linalg.norm(got - expected) < 2.0**-15 * np.linalg.norm(expected)
 
@@ -167,9 +167,9 @@ def test_a_query_does_not_see_its_neighbours(backend, dtype):
 @pytest.mark.parametrize("dtype", KV_DTYPES)
 @pytest.mark.parametrize("window", [0, 30])
 @pytest.mark.parametrize("reproducible", [True, False])
-def test_only_what_is_seen_counts(opened, tier, dtype, window, reproducible):
+def test_only_what_is_seen_counts(opened, level, dtype, window, reproducible):
     """NaN at a position reaches the queries that see it, and changes no bit of the others."""
-    backend = opened(tier, 2, reproducible)
+    backend = opened(level, 2, reproducible)
     n, t, at = 66, 200, 150  # query i is at position 134 + i
     q, k, v = inputs(n, t, 4, 2, 32)
     options = {"kv_dtype": dtype, "window": window}
@@ -186,7 +186,7 @@ def test_only_what_is_seen_counts(opened, tier, dtype, window, reproducible):
 
 
 @pytest.mark.parametrize("dtype", KV_DTYPES)
-def test_threads_do_not_change_bits(opened, tier, dtype):
+def test_threads_do_not_change_bits(opened, level, dtype):
     for shape in (
         (1, 300, 4, 2, 64),
         (1, 2100, 1, 1, 32),
@@ -195,7 +195,7 @@ def test_threads_do_not_change_bits(opened, tier, dtype):
     ):
         q, k, v = inputs(*shape)
         results = [
-            _native.op_attention(opened(tier, t), q, k, v, kv_dtype=dtype) for t in (1, 2, 3)
+            _native.op_attention(opened(level, t), q, k, v, kv_dtype=dtype) for t in (1, 2, 3)
         ]
         np.testing.assert_array_equal(results[0], results[1])
         np.testing.assert_array_equal(results[0], results[2])

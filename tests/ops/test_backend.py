@@ -1,4 +1,4 @@
-"""Opening backends: tiers, threads, and what is refused."""
+"""Opening backends: levels, threads, and what is refused."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from llama_rt.errors import ConfigError, LlamaRtError
 ORDER = _native.isa_names()
 
 
-def test_tiers_are_named_lowest_first():
-    tiers = _native.cpu_info().tiers
-    assert tiers[0] == "scalar"
-    assert tiers == [name for name in ORDER if name in tiers]
+def test_levels_are_named_lowest_first():
+    levels = _native.cpu_info().tiers
+    assert levels[0] == "scalar"
+    assert levels == [name for name in ORDER if name in levels]
     assert ORDER[0] == "scalar"
     assert len(set(ORDER)) == len(ORDER)
 
@@ -22,9 +22,9 @@ def test_default_is_the_best_tier(monkeypatch):
     assert _native.open_backend("auto").threads >= 1
 
 
-def test_a_named_tier_is_taken(tier):
-    backend = _native.open_backend("cpu", isa=tier, threads=1)
-    assert (backend.name, backend.isa, backend.threads) == ("cpu", tier, 1)
+def test_a_named_tier_is_taken(level):
+    backend = _native.open_backend("cpu", isa=level, threads=1)
+    assert (backend.name, backend.isa, backend.threads) == ("cpu", level, 1)
 
 
 def test_environment_caps_the_default(monkeypatch):
@@ -42,7 +42,7 @@ def test_unknown_names_are_refused():
 def test_a_tier_above_the_machine_s_own_is_a_cap():
     usable = _native.cpu_info().tiers
     for name in ORDER:
-        below = [tier for tier in usable if ORDER.index(tier) <= ORDER.index(name)]
+        below = [level for level in usable if ORDER.index(level) <= ORDER.index(name)]
         assert _native.open_backend("cpu", isa=name).isa == below[-1]
 
 

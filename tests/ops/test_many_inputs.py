@@ -20,25 +20,26 @@ def task(request):
     return dtype, data, x, x.astype(np.float64) @ w.astype(np.float64).T, bound(x, w, dtype)
 
 
-def test_within_bounds(opened, tier, task):
+def test_within_bounds(opened, level, task):
     dtype, data, x, y, allowed = task
     for n in COUNTS:
-        got = _native.op_matmul(opened(tier, 2, False), x[:n], data, dtype, len(data))
+        got = _native.op_matmul(opened(level, 2, False), x[:n], data, dtype, len(data))
         assert (np.abs(got - y[:n]) <= allowed[:n]).all(), n
 
 
-def test_threads_do_not_change_bits(opened, tier, task):
+def test_threads_do_not_change_bits(opened, level, task):
     dtype, data, x, _, _ = task
     one, two, three = (
-        _native.op_matmul(opened(tier, t, False), x[:40], data, dtype, len(data)) for t in (1, 2, 3)
+        _native.op_matmul(opened(level, t, False), x[:40], data, dtype, len(data))
+        for t in (1, 2, 3)
     )
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
 
 
-def test_reproducible_means_that_company_does_not_change_bits(opened, tier, task):
+def test_reproducible_means_that_company_does_not_change_bits(opened, level, task):
     dtype, data, x, _, _ = task
-    full = _native.op_matmul(opened(tier), x[:40], data, dtype, len(data))
+    full = _native.op_matmul(opened(level), x[:40], data, dtype, len(data))
     for n in (1, 8, 17):
-        got = _native.op_matmul(opened(tier), x[:n], data, dtype, len(data))
+        got = _native.op_matmul(opened(level), x[:n], data, dtype, len(data))
         np.testing.assert_array_equal(got, full[:n])

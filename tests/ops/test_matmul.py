@@ -1,4 +1,4 @@
-"""Matrix products on every tier, stored type and packing, against float64 of decoded weights."""
+"""Matrix products on every level, stored type and packing, against float64 of decoded weights."""
 
 from functools import cache
 
@@ -62,12 +62,12 @@ def test_within_bounds_whatever_the_batch(backend, dtype, repack):
 
 @pytest.mark.parametrize("repack", REPACK)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_do_not_change_bits(opened, tier, dtype, repack):
+def test_threads_do_not_change_bits(opened, level, dtype, repack):
     rows, k = shapes(dtype)[0]
     data, x, _, _ = task(dtype, rows, k)
     for n in (1, 5, 33):
         one, two, three = (
-            _native.op_matmul(opened(tier, t), x[:n], data, dtype, rows, repack=repack)
+            _native.op_matmul(opened(level, t), x[:n], data, dtype, rows, repack=repack)
             for t in (1, 2, 3)
         )
         np.testing.assert_array_equal(one, two)
@@ -207,8 +207,8 @@ def test_wrong_sizes_are_refused(backend):
         _native.op_matmul(backend, x[:1], data, "q8_0", 64, repack="sometimes")
 
 
-def test_tiers_agree_on_random_shapes(opened):
-    """Twenty seeded shapes: each tier within its bound of the exact product."""
+def test_levels_agree_on_random_shapes(opened):
+    """Twenty seeded shapes: each level within its bound of the exact product."""
     rng = np.random.default_rng(11)
     for _ in range(20):
         dtype = str(rng.choice(DTYPES))
@@ -216,6 +216,6 @@ def test_tiers_agree_on_random_shapes(opened):
         rows, n = int(rng.integers(1, 150)), int(rng.integers(1, 40))
         k = unit * int(rng.integers(1, {1: 700, 32: 20, 256: 4}[unit]))
         data, x, y, allowed = task(dtype, rows, k)
-        for tier in _native.cpu_info().tiers:
-            got = _native.op_matmul(opened(tier), x[:n], data, dtype, rows)
+        for level in _native.cpu_info().tiers:
+            got = _native.op_matmul(opened(level), x[:n], data, dtype, rows)
             assert_within(got, y[:n], allowed[:n])

@@ -1,4 +1,4 @@
-"""Embedding, RMSNorm, SwiGLU and rope on every tier against float64."""
+"""Embedding, RMSNorm, SwiGLU and rope on every level against float64."""
 
 import numpy as np
 import pytest
@@ -124,14 +124,16 @@ def test_mismatched_shapes_are_refused(backend):
         )
 
 
-def test_row_ops_ignore_threads_and_neighbours(opened, tier):
+def test_row_ops_ignore_threads_and_neighbours(opened, level):
     x, up, gain = normal(33, 331), normal(33, 331, seed=1), normal(331, seed=2)
     for op in (
         lambda b, i: _native.op_rms_norm(b, x[i], gain, 1e-5),
         lambda b, i: _native.op_swiglu(b, x[i], up[i]),
     ):
-        everything = op(opened(tier, 1), slice(None))
+        everything = op(opened(level, 1), slice(None))
         for threads in (2, 3):
-            np.testing.assert_array_equal(op(opened(tier, threads), slice(None)), everything)
+            np.testing.assert_array_equal(op(opened(level, threads), slice(None)), everything)
         for i in (0, 1, 17, 32):
-            np.testing.assert_array_equal(op(opened(tier, 2), slice(i, i + 1)), everything[i][None])
+            np.testing.assert_array_equal(
+                op(opened(level, 2), slice(i, i + 1)), everything[i][None]
+            )

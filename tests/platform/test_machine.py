@@ -29,8 +29,8 @@ def cpu_flags():
 
 
 @pytest.mark.linux
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="tiers are those of x86-64")
-def test_tiers_are_those_of_the_kernels_flags():
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="levels are those of x86-64")
+def test_levels_are_those_of_the_kernels_flags():
     flags = cpu_flags()
     needs = {
         "avx2": {"avx2", "fma", "f16c", "bmi2"},
@@ -39,7 +39,7 @@ def test_tiers_are_those_of_the_kernels_flags():
         "avx512_bf16": {"avx512f", "avx512_vnni", "avx512_bf16"},
         "amx": {"avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
     }
-    expected = ["scalar", *(tier for tier, wanted in needs.items() if wanted <= flags)]
+    expected = ["scalar", *(level for level, wanted in needs.items() if wanted <= flags)]
     assert _native.cpu_info().tiers == expected
 
 

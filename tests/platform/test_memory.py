@@ -81,7 +81,7 @@ def anonymous():
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
 
-@pytest.mark.skipif(len(_native.cpu_info().tiers) < 2, reason="the scalar tier packs nothing")
+@pytest.mark.skipif(len(_native.cpu_info().tiers) < 2, reason="scalar packs nothing")
 def test_packed_matrices_share_huge_pages():
     """Each of 4.25 MiB: alone it would take three huge pages."""
     dim = 2816

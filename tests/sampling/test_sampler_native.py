@@ -19,7 +19,7 @@ def some_logits(vocab, seed=0, spread=2.0):
 
 
 def tokens_of(sampler, logits, count):
-    return np.array([sampler.draw(logits)[0] for _ in range(count)])
+    return np.array([sampler.sample(logits)[0] for _ in range(count)])
 
 
 def chi_square_tail(counts, expected):
@@ -100,8 +100,8 @@ def test_penalties(options):
         for token in generated:
             only = np.full(vocab, -np.inf, np.float32)
             only[token] = 0
-            assert sampler.draw(only)[0] == token
-        sampled.append(sampler.draw(logits)[0])
+            assert sampler.sample(only)[0] == token
+        sampled.append(sampler.sample(logits)[0])
     expected = reference.distribution(logits, prompt=prompt, generated=generated, **options)
     assert_distributed(np.array(sampled), expected)
 
@@ -132,7 +132,7 @@ def test_survivors_of_large_vocabularies(vocab, spread, options):
     # Single precision may move a share a little, and the cut by one token.
     slack = 2e-6 + expected[expected > 0].min()
     for index in range(300):
-        token, u = sampler.draw(logits)[0], reference.uniform(3, index)
+        token, u = sampler.sample(logits)[0], reference.uniform(3, index)
         assert ends[token] - expected[token] - slack <= u <= ends[token] + slack
 
 
@@ -155,8 +155,8 @@ def test_draw_depends_on_seed_and_index_only():
     one, other = _native.Sampler(500, seed=9), _native.Sampler(500, seed=10)
     mixed = []
     for _ in range(40):
-        other.draw(some_logits(500, seed=1))
-        mixed.append(one.draw(logits)[0])
+        other.sample(some_logits(500, seed=1))
+        mixed.append(one.sample(logits)[0])
     assert mixed == alone.tolist()
     assert tokens_of(_native.Sampler(500, seed=10), logits, 40).tolist() != mixed
 
@@ -167,10 +167,10 @@ class TestGreedy:
         for places in ([999], [0, 999], [517, 518, 700], [3], [126, 127, 128]):
             logits = np.full(1000, -5.0, np.float32)
             logits[places] = 2.5
-            assert sampler.draw(logits)[0] == places[0]
+            assert sampler.sample(logits)[0] == places[0]
 
     def test_all_equal(self):
-        assert _native.Sampler(77, temperature=0.0).draw(np.zeros(77, np.float32))[0] == 0
+        assert _native.Sampler(77, temperature=0.0).sample(np.zeros(77, np.float32))[0] == 0
 
     def test_after_bias_and_penalties(self):
         options = {"temperature": 0.0, "repetition_penalty": 2.0, "logit_bias": {1: 0.5}}
@@ -178,7 +178,7 @@ class TestGreedy:
         sampler.observe(np.array([0], np.int32))
         logits = np.array([3.0, 1.3, 1.6, -9.0], np.float32)
         # 0: 3/2 = 1.5; 1: 1.8; then 1 was sampled: 1.8/2 = 0.9, and 2 leads; then 1.6/2.
-        assert [sampler.draw(logits)[0] for _ in range(3)] == [1, 2, 0]
+        assert [sampler.sample(logits)[0] for _ in range(3)] == [1, 2, 0]
 
 
 class TestTies:
@@ -218,7 +218,7 @@ class TestOddLogits:
         logits = np.array([np.nan, 0, np.nan, 0, -np.inf], np.float32)
         for options in (NEUTRAL, {}, {"top_k": 4}, {"typical_p": 0.9}, {"min_p": 0.1}):
             assert set(tokens_of(_native.Sampler(5, **options), logits, 200)) == {1, 3}
-        assert _native.Sampler(5, temperature=0.0).draw(logits)[0] == 1
+        assert _native.Sampler(5, temperature=0.0).sample(logits)[0] == 1
 
     def test_infinity_wins(self):
         logits = np.array([1e30, 2, np.inf, 0, np.inf], np.float32)
@@ -242,18 +242,18 @@ class TestOddLogits:
     def test_nothing_left_raises_and_changes_nothing(self, bad):
         sampler, fresh = _native.Sampler(3, seed=1), _native.Sampler(3, seed=1)
         with pytest.raises(LlamaRtError, match="no token can be sampled"):
-            sampler.draw(np.full(3, bad, np.float32))
+            sampler.sample(np.full(3, bad, np.float32))
         logits = some_logits(3)
         assert tokens_of(sampler, logits, 30).tolist() == tokens_of(fresh, logits, 30).tolist()
 
     def test_bias_suppresses_every_token(self):
         sampler = _native.Sampler(2, logit_bias={0: -math.inf, 1: -math.inf})
         with pytest.raises(LlamaRtError, match="suppressed"):
-            sampler.draw(np.zeros(2, np.float32))
+            sampler.sample(np.zeros(2, np.float32))
 
     def test_one_token(self):
         sampler = _native.Sampler(1, logprobs=3)
-        assert sampler.draw(np.zeros(1, np.float32)) == (0, False, 0.0, [(0, 0.0)])
+        assert sampler.sample(np.zeros(1, np.float32)) == (0, False, 0.0, [(0, 0.0)])
 
 
 class TestReport:
@@ -263,20 +263,20 @@ class TestReport:
         options = {"temperature": 0.5, "top_k": 20, "logit_bias": {1: 5.0}, "seed": 4}
         sampler = _native.Sampler(4000, logprobs=5, **options)
         for _ in range(20):
-            token, _, logprob, top = sampler.draw(logits)
+            token, _, logprob, top = sampler.sample(logits)
             assert logprob == pytest.approx(expected[token], abs=2e-6)
             assert [i for i, _ in top] == reference.ranked(logits)[:5].tolist()
             np.testing.assert_allclose([p for _, p in top], np.sort(expected)[::-1][:5], atol=2e-6)
 
     def test_ties_and_more_than_there_are(self):
         logits = np.array([0, 1, 0, -np.inf], np.float32)
-        top = _native.Sampler(4, logprobs=9).draw(logits)[3]
+        top = _native.Sampler(4, logprobs=9).sample(logits)[3]
         assert [i for i, _ in top] == [1, 0, 2]
         assert np.exp([p for _, p in top]).sum() == pytest.approx(1)
 
     @pytest.mark.parametrize("logprobs", [-1, 0])
     def test_only_what_was_asked_for(self, logprobs):
-        _, _, logprob, top = _native.Sampler(50, logprobs=logprobs).draw(some_logits(50))
+        _, _, logprob, top = _native.Sampler(50, logprobs=logprobs).sample(some_logits(50))
         assert top == []
         assert (logprob == 0.0) == (logprobs == -1)
 
@@ -291,7 +291,7 @@ class TestReport:
     def test_stop_ids(self):
         sampler = _native.Sampler(4, stop_ids=[2, 3], **NEUTRAL)
         for _ in range(50):
-            token, stop, _, _ = sampler.draw(np.zeros(4, np.float32))
+            token, stop, _, _ = sampler.sample(np.zeros(4, np.float32))
             assert stop == (token in (2, 3))
 
 
@@ -326,11 +326,11 @@ class TestRefusals:
     @pytest.mark.parametrize("length", [0, 3, 5])
     def test_other_lengths(self, length):
         with pytest.raises(ShapeError, match=rf"\[4\].*\[{length}\]"):
-            _native.Sampler(4).draw(np.zeros(length, np.float32))
+            _native.Sampler(4).sample(np.zeros(length, np.float32))
 
     def test_two_dimensions(self):
         with pytest.raises(ShapeError, match="dimension"):
-            _native.Sampler(4).draw(np.zeros((1, 4), np.float32))
+            _native.Sampler(4).sample(np.zeros((1, 4), np.float32))
 
     @pytest.mark.parametrize("token", [-1, 4])
     def test_history_outside_the_vocabulary(self, token):

@@ -57,7 +57,7 @@ __device__ void find_largest(Shared& s, float& value, int& index) {
   __syncthreads();
 }
 
-// 2^x for x <= 0 with the host's bits (sampler_scan.cpp): no product may be fused with a sum.
+// 2^x for x <= 0 with the host's bits (sampling/scan.cpp): no product may be fused with a sum.
 __device__ float exp2_negative(float x) {
   constexpr float kRound = 12582912.0f;
   x = fmaxf(x, -127.0f);

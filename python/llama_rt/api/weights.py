@@ -106,6 +106,7 @@ def native_options(config: ModelConfig) -> dict[str, Any]:
         "rope_attention_factor": rope.attention_factor,
         "rope_truncate": rope.truncate,
         "sliding_window": config.sliding_window or 0,
+        "qk_norm": config.qk_norm,
     }
 
 

@@ -89,9 +89,11 @@ def verify(
         raise CheckpointError(msg)
     left = [name for name in tensors if name not in ordered]
     if left:
+        parts = left[0].split(".")
+        known = parts[0] != "layers" or int(parts[1]) < config.n_layers
+        place = "not in the model" if known else f"beyond the {config.n_layers} layers"
         msg = (
-            f"{tensors[left[0]].file}: tensor {spelling(left[0])!r} is beyond the "
-            f"{config.n_layers} layers of the configuration"
+            f"{tensors[left[0]].file}: tensor {spelling(left[0])!r} is {place} of the configuration"
         )
         raise CheckpointError(msg)
     return ordered

@@ -146,8 +146,8 @@ def _check_sizes(delta: Checkpoint, base: Checkpoint) -> None:
 
 def _check_pair(record: TensorRecord, own: TensorRecord) -> None:
     rows, had = record.shape[0], own.shape[0]
-    grown = record.name in _TABLES and rows == had + 1
-    if record.shape[1:] != own.shape[1:] or not (rows == had or grown):
+    one_more = record.name in _TABLES and rows == had + 1
+    if record.shape[1:] != own.shape[1:] or not (rows == had or one_more):
         msg = (
             f"{record.file}: {record.name!r} of the delta has shape {list(record.shape)}, the "
             f"base's in {own.file} has {list(own.shape)}"

@@ -17,6 +17,8 @@ _LAYER = {
     "attention.wk": ("self_attn.k_proj", "attn_k"),
     "attention.wv": ("self_attn.v_proj", "attn_v"),
     "attention.wo": ("self_attn.o_proj", "attn_output"),
+    "attention.q_norm": ("self_attn.q_norm", "attn_q_norm"),
+    "attention.k_norm": ("self_attn.k_norm", "attn_k_norm"),
     "ffn_norm": ("post_attention_layernorm", "ffn_norm"),
     "feed_forward.w1": ("mlp.gate_proj", "ffn_gate"),
     "feed_forward.w2": ("mlp.down_proj", "ffn_down"),
@@ -101,12 +103,14 @@ def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of one layer's weights, `[out, in]`, by canonical name inside the layer."""
     d, f = config.dim, config.ffn_dim
     q, kv = config.n_heads * config.head_dim, config.kv_dim
+    head_norms = {"attention.q_norm": (config.head_dim,), "attention.k_norm": (config.head_dim,)}
     return {
         "attention_norm": (d,),
         "attention.wq": (q, d),
         "attention.wk": (kv, d),
         "attention.wv": (kv, d),
         "attention.wo": (d, q),
+        **(head_norms if config.qk_norm else {}),
         "ffn_norm": (d,),
         "feed_forward.w1": (f, d),
         "feed_forward.w3": (f, d),

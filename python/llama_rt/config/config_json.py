@@ -9,11 +9,12 @@ from pathlib import Path
 from llama_rt.config.checked_keys import Keys, shown, stretched
 from llama_rt.config.model_config import MAX_SIZE, ModelConfig, RopeScaling
 
-_HF_TYPES = ("llama", "mistral")
+_HF_TYPES = ("llama", "mistral", "qwen3")
 _HF_ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
     "LLaMAForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
+    "Qwen3ForCausalLM": "qwen3",
 }
 
 
@@ -23,7 +24,7 @@ def from_hf(
     source: Path | str = "config.json",
     vocab_size: int | None = None,
 ) -> ModelConfig:
-    """Reads a Hugging Face `config.json` (`configuration_llama.py`, `configuration_mistral.py`).
+    """Reads a Hugging Face `config.json` (`configuration_llama.py`, `_mistral.py`, `_qwen3.py`).
 
     Args:
         config: the parsed file.
@@ -71,7 +72,7 @@ def from_hf(
             n_layers=keys.integer("num_hidden_layers", 32),
             n_heads=n_heads,
             n_kv_heads=keys.integer("num_key_value_heads", default_kv),
-            head_dim=keys.integer("head_dim", dim // n_heads),
+            head_dim=keys.integer("head_dim", 128 if family == "qwen3" else dim // n_heads),
             ffn_dim=keys.integer("intermediate_size", 14336 if mistral else 11008),
             vocab_size=vocab,
             norm_eps=keys.number("rms_norm_eps", 1e-6),
@@ -80,6 +81,7 @@ def from_hf(
             rope_scaling=scaling,
             max_context=min(context, MAX_SIZE),
             sliding_window=window,
+            qk_norm=family == "qwen3",
             tie_embeddings=keys.flag("tie_word_embeddings"),
             attention_bias=False if mistral else keys.flag("attention_bias"),
             mlp_bias=False if mistral else keys.flag("mlp_bias"),
@@ -122,6 +124,8 @@ def _refuse_hf_variants(keys: Keys) -> None:
             "quantization_config",
             f"says {shown(method)}; supported are unquantized weights here, or a GGUF file",
         )
+    if keys.get("model_type") == "qwen3" and keys.flag("use_sliding_window"):
+        keys.refuse("use_sliding_window", "is true; supported: full attention in every layer")
     if keys.number("partial_rotary_factor", 1.0) != 1.0:
         keys.refuse("partial_rotary_factor", "is not 1; supported: rotation of whole heads")
 

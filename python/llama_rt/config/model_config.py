@@ -44,6 +44,8 @@ class RopeScaling:
 class ModelConfig:
     """Sizes and rules of one model; contexts and windows in tokens.
 
+    `qk_norm`: an RMS norm of each head of q and k before rotation, as Qwen3 has.
+
     Raises:
         ConfigError: the numbers contradict each other or lie outside what can be computed.
     """
@@ -61,6 +63,7 @@ class ModelConfig:
     rope_scaling: RopeScaling = RopeScaling()
     max_context: int = 2048
     sliding_window: int | None = None
+    qk_norm: bool = False
     tie_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False

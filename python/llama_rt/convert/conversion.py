@@ -100,6 +100,7 @@ def convert(
         raise ConfigError(msg)
     if max_context is not None:
         checkpoint = _shorter(checkpoint, max_context)
+    _refuse_qk_norm(checkpoint.config, target)
     if to_gguf:
         return write_gguf(checkpoint, target, format, overwrite=overwrite, progress=progress)
     notes: list[str] = []
@@ -135,6 +136,7 @@ def write_gguf(
     ):
         msg = f"{path}: is the source itself"
         raise CheckpointError(msg)
+    _refuse_qk_norm(checkpoint.config, path)
     notes: list[str] = []
     config = _within_window(checkpoint.config, notes)
     tensors = _gguf_tensors(checkpoint, config, format, notes)
@@ -151,6 +153,12 @@ def _shorter(checkpoint: Checkpoint, max_context: int) -> Checkpoint:
         msg = f"max_context must be from 1 to {checkpoint.config.max_context}, not {max_context}"
         raise ConfigError(msg)
     return replace(checkpoint, config=replace(checkpoint.config, max_context=max_context))
+
+
+def _refuse_qk_norm(config: ModelConfig, path: Path) -> None:
+    if config.qk_norm:
+        msg = f"{path}: a model that norms q and k (Qwen3) cannot be written yet"
+        raise ConfigError(msg)
 
 
 def _within_window(config: ModelConfig, notes: list[str]) -> ModelConfig:

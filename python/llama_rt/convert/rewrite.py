@@ -139,7 +139,9 @@ def requantize(
     from llama_rt import _native
 
     try:
-        return _native.recode(data.data, record.dtype, width, dtype, order=order, threads=threads)
+        return _native.requantize(
+            data.data, record.dtype, width, dtype, order=order, threads=threads
+        )
     except CheckpointError as error:
         msg = f"{record.file}: tensor {record.name!r} {error}"
         raise CheckpointError(msg) from None

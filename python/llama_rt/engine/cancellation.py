@@ -19,7 +19,7 @@ class CancellationRegistry:
         lock: Guards what several threads share; re-entrant, because a stream that the garbage
             collector finds calls `cancel` wherever that happens to be. For the same reason no
             thread may wait for another while holding it.
-        flag: Seen by the native module between layers.
+        flag: Checked by the native module between layers.
         closed: Every job counts as cancelled.
     """
 

@@ -42,7 +42,7 @@ struct PerThread {
   bool fenced = false;
 };
 
-// Of the running block; made anew with each.
+// Of the running block; made again with each.
 struct Engine {
   std::map<const Thread*, PerThread> threads;
   std::map<uint32_t, Counted> barriers;
