@@ -31,7 +31,7 @@ check() {  # check NAME FUNCTION COMPILER
   fi
 }
 
-# golden FOLDER: the cases on the package in FOLDER, which comes before the environment's own.
+# golden FOLDER TESTS: the cases on the package in FOLDER, which comes before the environment's own.
 golden() {
   PYTHONPATH=$1 python - "$1" <<'PY' || return
 import sys
@@ -42,13 +42,13 @@ import llama_rt
 assert Path(llama_rt.__file__).is_relative_to(sys.argv[1]), llama_rt.__file__
 print("ISA levels:", *llama_rt._native.cpu_info().tiers)
 PY
-  PYTHONPATH=$1 pytest -q -p no:cacheprovider tests/golden
+  PYTHONPATH=$1 pytest -q -p no:cacheprovider "$2"
 }
 
 from_sdist() {
   python -m build --sdist --outdir "$scratch/sdist" . >/dev/null &&
     CXX=$1 pip install -qq --no-deps --target "$scratch/newest" "$scratch"/sdist/*.tar.gz &&
-    golden "$scratch/newest"
+    golden "$scratch/newest" tests/golden
 }
 
 from_tree() {
@@ -56,7 +56,7 @@ from_tree() {
     --config-settings cmake.define.LLAMA_RT_WERROR=ON
     --config-settings cmake.define.LLAMA_RT_ISA_LEVELS=scalar)
   CXX=$1 pip install -qq --no-deps --target "$scratch/oldest" "${settings[@]}" . &&
-    golden "$scratch/oldest"
+    golden "$scratch/oldest" tests/golden/test_golden.py
 }
 
 # Nothing is linked, here or in CMake's trials: that would first build ziglang's libc++ for musl,
