@@ -85,13 +85,13 @@ class MatrixKernel {
   }
 
   void decode_unit(const std::byte* w, int64_t units) {
-    std::byte* to = expanded_;
+    std::byte* to = operands_;
     for (int64_t u = 0; u < units; ++u) {
       if (u % Shape::kUnitsPerHeader == 0) w += Shape::kHeader;
       expand_group<typename Format::Codes>(w + Shape::kScales, to);
-      expand_group<typename Format::Codes>(w + Shape::kScales + Shape::kCodes, to + kExpandedGroup);
+      expand_group<typename Format::Codes>(w + Shape::kScales + Shape::kCodes, to + kOperandGroup);
       w += Shape::kUnit;
-      to += 2 * kExpandedGroup;
+      to += 2 * kOperandGroup;
     }
   }
 
@@ -103,7 +103,7 @@ class MatrixKernel {
     for (int i = 0; i < 2 * P * kPairs; ++i) {
       tile_of_rows.sum[i / kPairs][i % kPairs] = sums[pair + i % kPairs][2 * kFirst + i / kPairs];
     }
-    tile_of_rows.run(w, expanded_, {inputs_[pair], kGroups}, units);
+    tile_of_rows.run(w, operands_, {inputs_[pair], kGroups}, units);
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * P * kPairs; ++i) {
       sums[pair + i % kPairs][2 * kFirst + i / kPairs] = tile_of_rows.sum[i / kPairs][i % kPairs];
@@ -129,7 +129,7 @@ class MatrixKernel {
   int64_t pairs_ = 0;
   Q8Pair inputs_[kPairsOfBlock][kGroups];
   F sums_[kPanelsOfBlock * kPairsOfBlock][kBlocksOfPanel];
-  alignas(64) std::byte expanded_[kUnits * 2 * kExpandedGroup];
+  alignas(64) std::byte operands_[kUnits * 2 * kOperandGroup];
 };
 
 }  // namespace llama_rt::cpu::LLAMA_RT_LEVEL

@@ -4,6 +4,7 @@
 // vectors.
 #pragma once
 
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/arm/neon_i8mm/paired_inputs.h"
 #include "cpu/kernels/gemm/quantized_formats.h"
 
@@ -33,7 +34,7 @@ struct PackedWeights {
   }
 };
 // Operands that were made before, for many tokens.
-inline constexpr int64_t kExpandedGroup = kPanelRows * kGroup;  // bytes
+inline constexpr int64_t kOperandGroup = kPanelRows * kGroup;  // bytes
 struct ExpandedWeights {
   static constexpr bool kExpanded = true;
   template <int kQuad, int kPart>
@@ -223,13 +224,13 @@ struct MatrixTile {
       w += Shape::kHeader;
       for (int i = 0; i < Shape::kUnitsPerHeader; ++i) {
         const std::byte* codes = Weights::kExpanded ? expanded : w + Shape::kScales;
-        constexpr int64_t kNext = Weights::kExpanded ? kExpandedGroup : Shape::kCodes;
+        constexpr int64_t kNext = Weights::kExpanded ? kOperandGroup : Shape::kCodes;
         group<0>(w, codes, x);
         ++x.first;
         group<1>(w, codes + kNext, x);
         ++x.first;
         w += Shape::kUnit;
-        expanded += 2 * kExpandedGroup;
+        expanded += 2 * kOperandGroup;
       }
     }
   }
