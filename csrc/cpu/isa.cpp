@@ -12,23 +12,12 @@
 #include "platform/cpu_info.h"
 
 namespace llama_rt::cpu {
-namespace {
 
-using Tables = std::span<const Kernels* const>;
-
-struct Level {
-  Isa isa;
-  std::string_view name;
-  Isa parent;  // whose kernels it keeps where it has none of its own; scalar's is itself
-  bool (*supported)(const CpuInfo& cpu);
-  Tables tables;  // empty: not in this build
-};
-
-// `inline`: the arrays of levels that this build lacks are not emitted.
+// `inline`: the arrays of levels that this build lacks, or another architecture has, are not
+// emitted.
 inline constexpr const Kernels* kScalarTables[] = {
     &scalar::kElementwise, &scalar::kDequantizedMatmul, &scalar::kAttention,
     &scalar::kEncode,      &scalar::kEncodeK,           &scalar::kScan};
-#if defined(__x86_64__)
 inline constexpr const Kernels* kAvx2Tables[] = {
     &avx2::kElementwise,       &avx2::kDequantizedMatmul,
     &avx2::kAttention,         &avx2::kEncode,
@@ -45,7 +34,6 @@ inline constexpr const Kernels* kAvx512Bf16Tables[] = {&avx512_bf16::kFloatMatmu
                                                        &avx512_bf16::kAttention};
 inline constexpr const Kernels* kAmxTables[] = {&amx::kTiledAttention, &amx::kTiledFloatMatmul,
                                                 &amx::kTiledQuantizedMatmul};
-#elif defined(__aarch64__)
 inline constexpr const Kernels* kNeonTables[] = {
     &neon::kElementwise,       &neon::kDequantizedMatmul,
     &neon::kAttention,         &neon::kEncode,
@@ -55,7 +43,18 @@ inline constexpr const Kernels* kNeonTables[] = {
     &neon::kQuantizedMatmul};
 inline constexpr const Kernels* kNeonDotprodTables[] = {&neon_dotprod::kQuantizedMatmul};
 inline constexpr const Kernels* kNeonI8mmTables[] = {&neon_i8mm::kQuantizedMatmul};
-#endif
+
+namespace {
+
+using Tables = std::span<const Kernels* const>;
+
+struct Level {
+  Isa isa;
+  std::string_view name;
+  Isa parent;  // whose kernels it keeps where it has none of its own; scalar's is itself
+  bool (*supported)(const CpuInfo& cpu);
+  Tables tables;  // empty: not in this build
+};
 
 // By the value of Isa. LLAMA_RT_HAS_<level> is 1 if this build holds the level, 0 if not.
 constexpr Level kLevels[] = {

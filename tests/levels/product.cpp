@@ -37,7 +37,7 @@ extern "C" __attribute__((visibility("default"))) bool product(
   register_kernels(kernels, amx::kTiledFloatMatmul);
   register_kernels(kernels, amx::kTiledQuantizedMatmul);
   const PackedFormat& format = kernels.packed[static_cast<size_t>(dtype)];
-  const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(format.wide.activation)];
+  const ActivationFormat& inputs = kernels.activations[static_cast<size_t>(format.gemm.activation)];
 
   PackedMatmulTask task;
   task.panel_bytes = format.panel_bytes(k);
@@ -66,11 +66,11 @@ extern "C" __attribute__((visibility("default"))) bool product(
   task.out = out;
   task.out_stride = out_stride;
   for (int64_t part = 0; part < parts; ++part) {
-    const Bytes scratch = allocate(format.wide.scratch_bytes);
+    const Bytes scratch = allocate(format.gemm.scratch_bytes);
     task.scratch = scratch.get();
     task.first_panel = panels * part / parts;
     task.last_panel = panels * (part + 1) / parts;
-    if (task.first_panel < task.last_panel) format.wide.multiply(task);
+    if (task.first_panel < task.last_panel) format.gemm.multiply(task);
   }
   return tiles::state.config.palette == 0;
 }

@@ -88,8 +88,8 @@ def check_decoding(tokenizer, library, data, spaces):
     some = st.one_of(
         st.integers(0, size - 1), st.integers(3, 258), st.sampled_from([0, 1, 2, *spaces])
     )
-    ids = data.sample(st.lists(some, max_size=16))
-    cut = data.sample(st.integers(0, len(ids)))
+    ids = data.draw(st.lists(some, max_size=16))
+    cut = data.draw(st.integers(0, len(ids)))
     surface = unknown_surface(library)
     whole = library.decode(ids)
     ours = tokenizer.decode(ids)
