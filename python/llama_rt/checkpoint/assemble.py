@@ -91,10 +91,9 @@ def verify(
     if left:
         parts = left[0].split(".")
         known = parts[0] != "layers" or int(parts[1]) < config.n_layers
-        place = "not in the model" if known else f"beyond the {config.n_layers} layers"
-        msg = (
-            f"{tensors[left[0]].file}: tensor {spelling(left[0])!r} is {place} of the configuration"
-        )
+        place = "has no place in the model" if known else f"is beyond the {config.n_layers} layers"
+        name = f"{tensors[left[0]].file}: tensor {spelling(left[0])!r}"
+        msg = f"{name} {place} of the configuration"
         raise CheckpointError(msg)
     return ordered
 
