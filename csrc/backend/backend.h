@@ -97,8 +97,8 @@ class Backend {
   void store_kv(View k, View v, const KvView& kv);                                // [n, g, e]
   void attention(View q, const KvView& kv, const AttentionSpec& spec, View out);  // [n, h, e]
   void swiglu(View gate, View up, View out);                                      // [n, f]
-  void gather_rows(View x, std::span<const int32_t> rows,
-                   View out);  // out[i] = x[rows[i]]; rows [r]
+  // out[i] = x[rows[i]]; rows [r]
+  void gather_rows(View x, std::span<const int32_t> rows, View out);
 
   // Draws a token from each row of logits [r, v]; specs and tokens [r] in the backend's memory. A
   // token is -1 where none can be drawn; embedding it gives any row. Only where `samples`.

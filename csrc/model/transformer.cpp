@@ -1,58 +1,9 @@
 #include "model/transformer.h"
 
-#include <cmath>
-
 #include "core/error.h"
 
 namespace llama_rt {
 namespace {
-
-// The backend's fused ops on the model's own weights.
-class ModelOps final : public BlockOps {
- public:
-  explicit ModelOps(const Model& model)
-      : model_(model), config_(model.config()), backend_(model.backend()) {}
-
-  void embed(std::span<const int32_t> tokens, View x) override {
-    backend_.embed(model_.weights().embedding(), tokens, x);
-  }
-  void qkv(int64_t layer, const Rotation& rotation, const KvView& kv,
-           const BlockBuffers& b) override {
-    const int64_t e = config_.head_dim;
-    backend_.qkv(b.x, weights(layer).attention, config_.norm_eps, rotation, kv, b.normed,
-                 heads_of(b.q, config_.n_heads, e), heads_of(b.k, config_.n_kv_heads, e),
-                 heads_of(b.v, config_.n_kv_heads, e));
-  }
-  void attention(int64_t, const KvView& kv, const BlockBuffers& b) override {
-    const int64_t heads = config_.n_heads, e = config_.head_dim;
-    backend_.attention(heads_of(b.q, heads, e), kv, model_.attention_spec(),
-                       heads_of(b.attended, heads, e));
-  }
-  void attention_output(int64_t layer, const BlockBuffers& b) override {
-    const LayerWeights& w = weights(layer);
-    backend_.linear_residual(b.attended, w.attention_output, w.attention_output_bias, b.x);
-  }
-  void gate_up_swiglu(int64_t layer, const BlockBuffers& b) override {
-    backend_.gate_up_swiglu(b.x, weights(layer).ffn, config_.norm_eps, b.normed, b.up, b.hidden);
-  }
-  void ffn_down(int64_t layer, const BlockBuffers& b) override {
-    const LayerWeights& w = weights(layer);
-    backend_.linear_residual(b.hidden, w.ffn_down, w.ffn_down_bias, b.x);
-  }
-  void logits(View states, std::span<const int32_t>, View logits) override {
-    const Linear job[] = {{&model_.weights().output(), nullptr, logits}};
-    backend_.matmul(states, job);
-  }
-
- private:
-  const LayerWeights& weights(int64_t layer) const {
-    return model_.weights().layers()[static_cast<size_t>(layer)];
-  }
-
-  const Model& model_;
-  const ModelConfig& config_;
-  Backend& backend_;
-};
 
 // x += attention(norm(x)); x += ffn(norm(x))
 void block(BlockOps& ops, int64_t layer, const Rotation& rotation, const KvView& kv,
@@ -107,15 +58,10 @@ BlockBuffers Model::buffers(Workspace& workspace, int64_t n) const {
   return b;
 }
 
-AttentionSpec Model::attention_spec() const {
-  return {config_.n_heads, 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-          config_.sliding_window};
-}
-
 void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayout& layout,
                     std::byte* cache, const Interrupt& interrupt, View states) const {
   const BlockBuffers b = buffers(workspace, static_cast<int64_t>(batch.tokens.size()));
-  ModelOps own(*this);
+  BlockOps own(*backend_, config_, weights_);
   BlockOps& ops = batch.adapter_ops ? *batch.adapter_ops : own;
   ops.embed(batch.tokens, b.x);
   for (int64_t i = 0; i < config_.n_layers; ++i) {
@@ -130,7 +76,7 @@ void Model::forward(const StagedBatch& batch, Workspace& workspace, const KvLayo
 }
 
 void Model::logits(const StagedBatch& batch, View states, View logits) const {
-  ModelOps own(*this);
+  BlockOps own(*backend_, config_, weights_);
   (batch.adapter_ops ? *batch.adapter_ops : own).logits(states, batch.host_outputs, logits);
 }
 

@@ -48,9 +48,6 @@ class Model {
   // Bytes that forward needs for a batch of n rows.
   size_t workspace_bytes(int64_t n) const;
 
-  // Of this model's self-attention: heads, 1/sqrt(e), window.
-  AttentionSpec attention_spec() const;
-
   const ModelConfig& config() const { return config_; }
   const RopeTable& rope() const { return *rope_; }
   const Weights& weights() const { return weights_; }

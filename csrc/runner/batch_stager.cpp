@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <utility>
 
 namespace llama_rt {
 namespace {
@@ -78,11 +79,10 @@ View BatchStager::ensure_capacity(std::shared_ptr<Storage>& buffer, Shape shape)
 
 StagedStep BatchStager::stage(const StepPlan& plan, const KvCache& cache) {
   const ModelConfig& c = model_.config();
-  const Segments segments = segments_of(plan.inputs, cache);
-  segments_ = segments.of_sequence;
-  output_rows_ = plan.output_rows;
+  Segments segments = segments_of(plan.inputs, cache);
+  segments_ = std::move(segments.of_sequence);
   const auto n = static_cast<int64_t>(segments.positions.size());
-  const auto r = static_cast<int64_t>(output_rows_.size());
+  const auto r = static_cast<int64_t>(plan.output_rows.size());
   const auto s = static_cast<int64_t>(segments_.size());
   const int64_t half = model_.rope().half();
   // A power of two, so that one captured step serves many lengths.
@@ -99,10 +99,11 @@ StagedStep BatchStager::stage(const StepPlan& plan, const KvCache& cache) {
   int32_t* to = tokens.host;
   for (const SequenceInput& input : plan.inputs) to = std::ranges::copy(input.tokens, to).out;
   model_.rope().rotate(segments.positions, cos.host, sin.host);
-  std::ranges::copy(output_rows_, outputs.host);
+  std::ranges::copy(plan.output_rows, outputs.host);
   if (plan.output == OutputKind::kTokens) std::ranges::copy(plan.specs, specs.host);
 
   StagedStep step;
+  step.output = plan.output;
   StagedBatch& batch = step.batch;
   const auto* sampled = plan.source == TokenSource::kSampled
                             ? reinterpret_cast<const int32_t*>(tokens_->data())
@@ -113,7 +114,7 @@ StagedStep BatchStager::stage(const StepPlan& plan, const KvCache& cache) {
   batch.segments = segments_;
   batch.table = staging_.segments(segments_, page_stride);
   batch.outputs = {outputs.device, static_cast<size_t>(r)};
-  batch.host_outputs = output_rows_;
+  batch.host_outputs = plan.output_rows;
   if (adapts) {
     batch.adapter_ops = &adapter_forward_.emplace(model_, groups_, *adapter_scratch_, staging_);
   }

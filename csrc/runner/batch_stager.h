@@ -38,9 +38,11 @@ struct StepPlan {
   std::vector<SampleSpec> specs;     // of each of them, for kTokens
 };
 
-// A staged pass. Its arrays are valid until the next one is staged.
+// A staged pass. Its arrays are valid until the next one is staged, its `batch` as long as the plan
+// as well.
 struct StagedStep {
   StagedBatch batch;
+  OutputKind output = OutputKind::kLogits;
   View states;                // [r, d]
   View logits;                // [r, v]; not for kStates
   int32_t* tokens = nullptr;  // [r]; for kTokens
@@ -76,7 +78,6 @@ class BatchStager {
   std::unique_ptr<Workspace> adapter_scratch_;  // made when a batch first needs it
   std::optional<AdapterForward> adapter_forward_;
   std::vector<Segment> segments_;
-  std::vector<int32_t> output_rows_;
 };
 
 }  // namespace llama_rt

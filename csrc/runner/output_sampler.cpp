@@ -18,23 +18,24 @@ void OutputSampler::plan(StepPlan& plan, std::span<Sampler* const> samplers,
   plan.output = OutputKind::kTokens;
 }
 
-void OutputSampler::start_readback(const StepPlan& plan, const StagedStep& step) {
-  if (plan.output != OutputKind::kTokens || plan.output_rows.empty()) return;
+void OutputSampler::start_readback(const StagedStep& step) {
+  const size_t rows = step.batch.outputs.size();
+  if (step.output != OutputKind::kTokens || rows == 0) return;
   if (!readback_) {
     readback_ = backend_.make_readback_buffer(static_cast<size_t>(max_rows_) * sizeof(int32_t));
   }
   backend_.start_readback(*readback_, reinterpret_cast<const std::byte*>(step.tokens),
-                          plan.output_rows.size() * sizeof(int32_t));
+                          rows * sizeof(int32_t));
 }
 
-void OutputSampler::sample(const StepPlan& plan, const StagedStep& step,
-                           std::span<Sampler* const> samplers, std::span<Sampled> sampled) {
-  const size_t rows = plan.output_rows.size();
+void OutputSampler::sample(const StagedStep& step, std::span<Sampler* const> samplers,
+                           std::span<Sampled> sampled) {
+  const size_t rows = step.batch.outputs.size();
   if (rows == 0) return;
   std::vector<int32_t> ids;
   std::vector<float> copied;
   std::span<const float> logits;
-  if (plan.output == OutputKind::kTokens) {
+  if (step.output == OutputKind::kTokens) {
     ids.resize(rows);
     backend_.finish_readback(*readback_, ids.data(), rows * sizeof(int32_t));
   } else if (backend_.host_memory()) {

@@ -33,10 +33,10 @@ class OutputSampler {
   void plan(StepPlan& plan, std::span<Sampler* const> samplers, uint64_t lookahead = 0) const;
   // Starts to copy the tokens that the backend sampled to the host; steps queued after this one
   // need not be waited for.
-  void start_readback(const StepPlan& plan, const StagedStep& step);
+  void start_readback(const StagedStep& step);
   // Samples for each sampler from its own row of the logits, or takes what the backend sampled.
   // One that cannot (its logits are all NaN, say) fails alone.
-  void sample(const StepPlan& plan, const StagedStep& step, std::span<Sampler* const> samplers,
+  void sample(const StagedStep& step, std::span<Sampler* const> samplers,
               std::span<Sampled> sampled);
   // Floats of a view in the backend's memory.
   std::vector<float> read(View view) const;

@@ -167,9 +167,9 @@ std::vector<Sampled> Runner::step(std::span<const SequenceInput> inputs,
   }
   output_.plan(plan, samplers);
   const StagedStep step = run(plan, interrupt);
-  output_.start_readback(plan, step);
+  output_.start_readback(step);
   std::vector<Sampled> sampled(inputs.size());
-  output_.sample(plan, step, samplers, sampled);
+  output_.sample(step, samplers, sampled);
   return sampled;
 }
 
@@ -226,16 +226,16 @@ std::vector<Sampled> Runner::decode(std::span<const SequenceInput> given,
   double spent = 0;
   bool enqueued = steps > 0 && !inputs.empty() && enqueue(TokenSource::kInput, 0);
   for (int64_t index = 0; enqueued; ++index) {
-    output_.start_readback(plan, step);
-    const StepPlan current = plan;
-    const StagedStep current_step = step;
+    output_.start_readback(step);
+    const StagedStep current = step;
     // Asynchronous one-step lookahead: tokens that the backend sampled need not be known here for
     // the next step, if by the pace so far there is time for one.
     const bool more = index + 1 < steps;
     const double pace = index > 0 ? spent / static_cast<double>(index) : max_seconds;
-    const bool lookahead = more && plan.output == OutputKind::kTokens && spent + pace < max_seconds;
+    const bool lookahead =
+        more && current.output == OutputKind::kTokens && spent + pace < max_seconds;
     enqueued = lookahead && enqueue(TokenSource::kSampled, index + 1);
-    output_.sample(current, current_step, samplers, sampled);
+    output_.sample(current, samplers, sampled);
     const bool stopped = std::ranges::any_of(
         sampled, [](const Sampled& s) { return s.stopped || !s.failure.empty(); });
     spent = std::chrono::duration<double>(Clock::now() - start).count();

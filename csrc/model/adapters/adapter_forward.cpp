@@ -24,7 +24,9 @@ Segment prefix_segment(const AdapterGroup& group) {
 
 AdapterForward::AdapterForward(const Model& model, std::span<const AdapterGroup> groups,
                                Workspace& scratch, Staging& staging)
-    : model_(model), backend_(model.backend()), groups_(groups), scratch_(scratch) {
+    : BlockOps(model.backend(), model.config(), model.weights()),
+      groups_(groups),
+      scratch_(scratch) {
   for (const AdapterGroup& g : groups_) {
     tables_.push_back(staging.segments(std::array{prefix_segment(g)}, 1));
   }
@@ -60,7 +62,7 @@ void AdapterForward::normalise(int64_t layer, Norm norm, const float* gain, View
       const auto& replacement = m.adapter->layer(layer).norm[static_cast<size_t>(norm)];
       if (!replacement.empty() && m.weight != 0.0f) own = replacement.data();
     }
-    backend_.rms_norm(rows_of(x, g.first_row, g.rows), own, model_.config().norm_eps,
+    backend_.rms_norm(rows_of(x, g.first_row, g.rows), own, config_.norm_eps,
                       rows_of(out, g.first_row, g.rows));
   }
 }
@@ -147,7 +149,7 @@ void AdapterForward::add(const Addition& addition) {
 }
 
 void AdapterForward::embed(std::span<const int32_t> tokens, View x) {
-  backend_.embed(model_.weights().embedding(), tokens, x);
+  BlockOps::embed(tokens, x);
   for (const AdapterGroup& g : groups_) {
     for (const ActiveAdapter& m : g.adapters) {
       const EmbeddingDelta& p = m.adapter->embedding();
@@ -163,8 +165,7 @@ void AdapterForward::embed(std::span<const int32_t> tokens, View x) {
 }
 
 void AdapterForward::logits(View states, std::span<const int32_t> outputs, View logits) {
-  const Linear plain[] = {{&model_.weights().output(), nullptr, logits}};
-  backend_.matmul(states, plain);
+  BlockOps::logits(states, outputs, logits);
   for (const AdapterGroup& g : groups_) {
     const auto begin = std::ranges::lower_bound(outputs, g.first_row);
     const auto end = std::ranges::lower_bound(outputs, g.first_row + g.rows);
@@ -182,7 +183,7 @@ void AdapterForward::logits(View states, std::span<const int32_t> outputs, View 
 }
 
 void AdapterForward::attend_prefix(int64_t layer, View q, View out) {
-  const ModelConfig& c = model_.config();
+  const ModelConfig& c = config_;
   for (size_t i = 0; i < groups_.size(); ++i) {
     const AdapterGroup& g = groups_[i];
     for (const ActiveAdapter& m : g.adapters) {
@@ -190,7 +191,7 @@ void AdapterForward::attend_prefix(int64_t layer, View q, View out) {
       if (prefix.length == 0 || m.weight == 0.0f) continue;
       const Segment all[] = {prefix_segment(g)};
       const KvView kv = m.adapter->prefixes(layer, all, tables_[i]);
-      AttentionSpec spec = model_.attention_spec();
+      AttentionSpec spec = attention_spec();
       spec.window = 0;
       spec.length = prefix.length;
       scratch_.reset();
@@ -201,14 +202,10 @@ void AdapterForward::attend_prefix(int64_t layer, View q, View out) {
   }
 }
 
-const LayerWeights& AdapterForward::weights(int64_t layer) const {
-  return model_.weights().layers()[static_cast<size_t>(layer)];
-}
-
 void AdapterForward::qkv(int64_t layer, const Rotation& rotation, const KvView& kv,
                          const BlockBuffers& b) {
-  const ModelConfig& c = model_.config();
-  const QkvWeights& w = weights(layer).attention;
+  const ModelConfig& c = config_;
+  const QkvWeights& w = layer_weights(layer).attention;
   normalise(layer, Norm::kAttention, w.norm, b.x, b.normed);
   constexpr Projection kQkv[] = {Projection::kWq, Projection::kWk, Projection::kWv};
   const Linear jobs[] = {{&w.q, w.q_bias, b.q}, {&w.k, w.k_bias, b.k}, {&w.v, w.v_bias, b.v}};
@@ -219,22 +216,21 @@ void AdapterForward::qkv(int64_t layer, const Rotation& rotation, const KvView& 
 }
 
 void AdapterForward::attention(int64_t layer, const KvView& kv, const BlockBuffers& b) {
-  const ModelConfig& c = model_.config();
-  const View q = heads_of(b.q, c.n_heads, c.head_dim);
-  const View attended = heads_of(b.attended, c.n_heads, c.head_dim);
-  backend_.attention(q, kv, model_.attention_spec(), attended);
-  attend_prefix(layer, q, attended);
+  const ModelConfig& c = config_;
+  BlockOps::attention(layer, kv, b);
+  attend_prefix(layer, heads_of(b.q, c.n_heads, c.head_dim),
+                heads_of(b.attended, c.n_heads, c.head_dim));
 }
 
 void AdapterForward::attention_output(int64_t layer, const BlockBuffers& b) {
-  const LayerWeights& w = weights(layer);
+  const LayerWeights& w = layer_weights(layer);
   constexpr Projection kOutput[] = {Projection::kWo};
   const Linear job[] = {{&w.attention_output, w.attention_output_bias, b.x, true}};
   linear(layer, kOutput, b.attended, job);
 }
 
 void AdapterForward::gate_up_swiglu(int64_t layer, const BlockBuffers& b) {
-  const GateUpWeights& w = weights(layer).ffn;
+  const GateUpWeights& w = layer_weights(layer).ffn;
   normalise(layer, Norm::kFfn, w.norm, b.x, b.normed);
   constexpr Projection kGateUp[] = {Projection::kW1, Projection::kW3};
   const Linear jobs[] = {{&w.gate, w.gate_bias, b.hidden}, {&w.up, w.up_bias, b.up}};
@@ -243,7 +239,7 @@ void AdapterForward::gate_up_swiglu(int64_t layer, const BlockBuffers& b) {
 }
 
 void AdapterForward::ffn_down(int64_t layer, const BlockBuffers& b) {
-  const LayerWeights& w = weights(layer);
+  const LayerWeights& w = layer_weights(layer);
   constexpr Projection kDown[] = {Projection::kW2};
   const Linear job[] = {{&w.ffn_down, w.ffn_down_bias, b.x, true}};
   linear(layer, kDown, b.hidden, job);

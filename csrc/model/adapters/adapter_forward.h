@@ -53,10 +53,6 @@ class AdapterForward final : public BlockOps {
   void attend_prefix(int64_t layer, View q, View out);
   bool scales_input(int64_t layer, Projection projection) const;
 
-  const LayerWeights& weights(int64_t layer) const;
-
-  const Model& model_;
-  Backend& backend_;
   std::span<const AdapterGroup> groups_;
   std::vector<SegmentTable> tables_;  // of each group's rows in a cache of one page
   Workspace& scratch_;
