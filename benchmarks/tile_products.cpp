@@ -24,7 +24,6 @@
 #include "cpu/kernel_table.h"
 #include "cpu/kernels/gemm/panel.h"
 #include "cpu/kernels/x86/amx/blocked_gemm.h"
-#include "cpu/levels.h"
 
 namespace {
 

@@ -1,7 +1,6 @@
 // Prints the ISA levels of the machine that compiles, as a CMake list.
 #include <cstdio>
 
-#include "platform/cpu_info.h"
 #include "platform/processor.h"
 
 int main() {

@@ -138,7 +138,7 @@ def compile_all(wanted: Iterable[tuple[Path, tuple[str, ...]]]) -> list[Path]:
 def package() -> Path:
     """The folder that holds `llama_rt` with every level."""
     sources = [p for folder in HOST_FOLDERS for p in sorted(SOURCES.glob(f"{folder}/*.cpp"))]
-    sources = [p for p in sources if p.name != "cpu_info.cpp"]
+    sources = [p for p in sources if p.name != "processor.cpp"]
     sources += [HERE / "machine.cpp", SOURCES / "cuda" / "absent.cpp", *MACHINE]
     wanted = [*(one for source in sources for one in _objects(source)), *_level_objects()]
     return emulated_device.package("levels", compile_all(wanted))

@@ -138,6 +138,7 @@ def build(python: Path, toolchain: Toolchain, work: Path, *, cuda: bool) -> Path
         # pybind11 tries them at length, and nothing here is optimized at link time.
         *(f"cmake.define.HAS_FLTO{kind}=OFF" for kind in ("", "_THIN", "_AUTO")),
         "cmake.define.LLAMA_RT_ISA_LEVELS=all",
+        "cmake.define.LLAMA_RT_TEST_OPS=OFF",
         f"cmake.define.LLAMA_RT_CUDA={'ON' if cuda else 'OFF'}",
     ]
     if cuda:

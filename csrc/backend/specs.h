@@ -59,20 +59,21 @@ enum class RopeStyle : uint8_t { kInterleaved, kHalves };  // pairs (2i, 2i+1) o
 
 enum class KvType : uint8_t { kF32, kF16, kBF16, kQ8 };
 
-// Geometry of the paged cache of one backend. A page holds `page_tokens` positions of one sequence
+inline constexpr int64_t kPageTokens = 64;  // positions of a cache page
+
+// Geometry of the paged cache of one backend. A page holds kPageTokens positions of one sequence
 // in all layers; inside it the layout is the backend's.
 struct KvLayout {
   KvType type = KvType::kF16;
   int64_t layers = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
-  int64_t page_tokens = 0;
   int64_t layer_bytes = 0;  // keys and values of one layer in one page
   int64_t page_bytes() const { return layers * layer_bytes; }
 };
 
 // One sequence's share of a batch: rows [first_row, first_row + rows) are its positions
-// [past, past + rows); pages[i] holds positions [i * page_tokens, (i + 1) * page_tokens).
+// [past, past + rows); pages[i] holds positions [i * kPageTokens, (i + 1) * kPageTokens).
 struct Segment {
   int64_t first_row = 0;
   int64_t rows = 0;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/tensor.h"
 #include "model/config.h"
 
@@ -52,7 +53,13 @@ void bind_adapter(pybind11::module_& m);
 // Backend, CancelFlag, Model, Runner, Sampled.
 void bind_model(pybind11::module_& m);
 
-// Every op alone, for tests.
+// Every op alone, for tests; release wheels are built without (LLAMA_RT_TEST_OPS=OFF).
 void bind_ops(pybind11::module_& m);
+
+// Opens "auto", "cpu", "cuda" or "cuda:N"; the rest applies to the CPU: `isa` and `threads` ("" and
+// 0: the best), `reproducible` (the same kernels for any number of tokens). Throws
+// BackendUnavailable with the reason for a device or ISA level that was named and cannot be used.
+std::shared_ptr<Backend> open_backend(const std::string& device, const std::string& isa,
+                                      int threads, bool reproducible);
 
 }  // namespace llama_rt

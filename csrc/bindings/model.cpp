@@ -9,9 +9,8 @@
 #include <thread>
 
 #include "bindings/bindings.h"
-#include "bindings/registry.h"
 #include "core/error.h"
-#include "platform/cpu_info.h"
+#include "platform/processor.h"
 #include "runner/runner.h"
 
 namespace py = pybind11;

@@ -115,10 +115,10 @@ Array<float> rope(Backend& backend, const Array<float>& x, const Array<int32_t>&
     std::copy_n(cosines.f32(p), half, c.mutable_data() + i * half);
     std::copy_n(sines.f32(p), half, s.mutable_data() + i * half);
   }
-  const DeviceArray in = to_device(backend, x), turns = to_device(backend, c),
-                    slants = to_device(backend, s);
+  const DeviceArray in = to_device(backend, x), row_cosines = to_device(backend, c),
+                    row_sines = to_device(backend, s);
   const RopeStyle pairs = rope_style_named(style);
-  backend.step([&] { backend.rope(in.view, {turns.view, slants.view, pairs}); });
+  backend.step([&] { backend.rope(in.view, {row_cosines.view, row_sines.view, pairs}); });
   return read_back(backend, in);
 }
 
@@ -132,7 +132,7 @@ Array<float> attention(Backend& backend, const Array<float>& q, const Array<floa
   }
   const int64_t n = q_shape[0], t = k_shape[0];
   const KvLayout layout = backend.kv_layout(kv_type_named(kv_dtype), 1, k_shape[1], k_shape[2]);
-  const int64_t count = (t + layout.page_tokens - 1) / layout.page_tokens;
+  const int64_t count = (t + kPageTokens - 1) / kPageTokens;
   const auto storage = backend.allocate(static_cast<size_t>(count * layout.page_bytes()));
   std::vector<int32_t> pages;  // backwards, so that a page's index is not its place
   for (int64_t i = count; i-- > 0;) pages.push_back(static_cast<int32_t>(i));

@@ -12,11 +12,11 @@
 #include "bindings/bindings.h"
 #include "core/error.h"
 #include "cpu/isa.h"
+#include "cuda/kv_layout.h"
 #include "cuda/open.h"
 #include "platform/cgroup.h"
-#include "platform/cpu_info.h"
 #include "platform/memory.h"
-#include "platform/read_bandwidth.h"
+#include "platform/processor.h"
 #include "platform/thread_pool.h"
 
 namespace py = pybind11;
@@ -69,6 +69,18 @@ double interruptible_read_bandwidth(int threads, size_t buffer_bytes, double sec
   return read_bandwidth(threads, buffer_bytes, seconds, check_signals);
 }
 
+// Of keys and values of all layers, as the cache of a "cpu" or "cuda" backend lays them out; needs
+// no such backend here.
+int64_t kv_bytes_per_token(const std::string& device, const std::string& kv_dtype, int64_t layers,
+                           int64_t kv_heads, int64_t head_dim) {
+  const KvType type = kv_type_named(kv_dtype);
+  const auto& formats = cpu::kernels_for(cpu::Isa::kScalar).kv;
+  const int64_t head = device.starts_with("cuda")
+                           ? cuda::kv_head_bytes(type, head_dim)
+                           : formats[static_cast<size_t>(type)].head_bytes(head_dim);
+  return layers * kv_heads * head / kPageTokens;
+}
+
 }  // namespace
 
 void bind_platform(py::module_& m) {
@@ -88,6 +100,14 @@ void bind_platform(py::module_& m) {
                                  reasons.emplace(level.name, level.reason);
                                }
                                return reasons;
+                             })
+      .def_property_readonly("missing_levels",
+                             [](const CpuInfo&) {
+                               std::vector<std::string> names;
+                               for (const cpu::UnusedLevel& level : cpu::unused_levels()) {
+                                 if (!level.built) names.emplace_back(level.name);
+                               }
+                               return names;
                              })
       .def_readonly("cores", &CpuInfo::cores)
       .def_readonly("physical_cores", &CpuInfo::physical_cores)
@@ -113,6 +133,9 @@ void bind_platform(py::module_& m) {
       },
       py::call_guard<py::gil_scoped_release>());
   m.def("isa_names", &cpu::isa_names);
+  m.def("kv_bytes_per_token", &kv_bytes_per_token, py::arg("device"), py::arg("kv_dtype"),
+        py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"));
+  m.attr("KV_PAGE_TOKENS") = kPageTokens;
   m.def("cgroup_quota", &cgroup_quota, py::arg("root"));
   m.def("cgroup_memory_limit", &cgroup_memory_limit, py::arg("root"));
   m.def("cgroup_available_memory", &cgroup_available_memory, py::arg("root"));

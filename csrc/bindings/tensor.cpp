@@ -1,11 +1,12 @@
 // Memory that crosses the border: Python buffers in, numpy arrays out, and the dtype table.
+#include "core/tensor.h"
+
 #include <pybind11/stl.h>
 
 #include <optional>
 #include <utility>
 
 #include "bindings/bindings.h"
-#include "core/codec.h"
 #include "core/error.h"
 #include "cpu/requantize.h"
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/dtype.h"
 
@@ -76,5 +77,14 @@ struct Tensor {
   // Throws ShapeError, naming `what`, unless `storage` holds exactly `shape` elements of `dtype`.
   Tensor(std::shared_ptr<Storage> storage, DType dtype, Shape shape, const std::string& what);
 };
+
+// Stored elements to float32, for small tensors: matmuls have their own decoding in each backend.
+// `count` elements; they must fill whole blocks.
+void decode_floats(DType dtype, const std::byte* data, int64_t count, float* out);
+// Rounded to IEEE halves.
+void encode_halves(const float* values, int64_t count, uint16_t* out);
+
+// A whole tensor as float32.
+std::vector<float> to_floats(const Tensor& tensor);
 
 }  // namespace llama_rt

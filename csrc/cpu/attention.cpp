@@ -157,12 +157,12 @@ void CpuBackend::do_store_kv(View k, View v, const KvView& kv) {
             const int64_t position = s.past + i;
             std::byte* layer =
                 kv.base +
-                s.pages[static_cast<size_t>(position / layout.page_tokens)] * layout.page_bytes() +
+                s.pages[static_cast<size_t>(position / kPageTokens)] * layout.page_bytes() +
                 kv.layer * layout.layer_bytes;
             for (int64_t g = begin; g < end; ++g) {
               const int64_t offset = ((s.first_row + i) * heads + g) * e;
               format.store({k.f32() + offset, v.f32() + offset, layer + g * head_bytes,
-                            position % layout.page_tokens, e});
+                            position % kPageTokens, e});
             }
           }
         }

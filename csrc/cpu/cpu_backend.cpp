@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "platform/cpu_info.h"
 #include "platform/memory.h"
+#include "platform/processor.h"
 #include "platform/thread_pool.h"
 
 namespace llama_rt::cpu {
@@ -45,9 +45,8 @@ void CpuBackend::download(void* to, const std::byte* from, size_t bytes) {
 
 KvLayout CpuBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                                int64_t head_dim) const {
-  KvLayout layout{type, layers, kv_heads, head_dim, kPageTokens, 0};
-  layout.layer_bytes = kv_heads * kernels_.kv[static_cast<size_t>(type)].head_bytes(head_dim);
-  return layout;
+  const KvFormat& format = kernels_.kv[static_cast<size_t>(type)];
+  return {type, layers, kv_heads, head_dim, kv_heads * format.head_bytes(head_dim)};
 }
 
 void CpuBackend::step(const GraphKey&, FunctionRef<void()> body) {

@@ -7,46 +7,14 @@
 #include <span>
 
 #include "core/error.h"
-#include "cpu/levels.h"
-#include "cpu/self_check.h"
-#include "platform/cpu_info.h"
+#include "cpu/kernel_table.h"
+#include "platform/processor.h"
 
 namespace llama_rt::cpu {
 
-// `inline`: the arrays of levels that this build lacks, or another architecture has, are not
-// emitted.
-inline constexpr const Kernels* kScalarTables[] = {
-    &scalar::kElementwise, &scalar::kDequantizedMatmul, &scalar::kAttention,
-    &scalar::kEncode,      &scalar::kEncodeK,           &scalar::kScan};
-inline constexpr const Kernels* kAvx2Tables[] = {
-    &avx2::kElementwise,       &avx2::kDequantizedMatmul,
-    &avx2::kAttention,         &avx2::kEncode,
-    &avx2::kEncodeK,           &avx2::kScan,
-    &avx2::kActivationFormats, &avx2::kFloatPacking,
-    &avx2::kQuantizedPacking,  &avx2::kFloatMatmul,
-    &avx2::kQuantizedMatmul};
-inline constexpr const Kernels* kAvx2VnniTables[] = {&avx2_vnni::kQuantizedMatmul};
-inline constexpr const Kernels* kAvx512Tables[] = {
-    &avx512::kElementwise, &avx512::kDequantizedMatmul, &avx512::kAttention,
-    &avx512::kEncode,      &avx512::kEncodeK,           &avx512::kScan,
-    &avx512::kFloatMatmul, &avx512::kQuantizedMatmul};
-inline constexpr const Kernels* kAvx512Bf16Tables[] = {&avx512_bf16::kFloatMatmul,
-                                                       &avx512_bf16::kAttention};
-inline constexpr const Kernels* kAmxTables[] = {&amx::kTiledAttention, &amx::kTiledFloatMatmul,
-                                                &amx::kTiledQuantizedMatmul};
-inline constexpr const Kernels* kNeonTables[] = {
-    &neon::kElementwise,       &neon::kDequantizedMatmul,
-    &neon::kAttention,         &neon::kEncode,
-    &neon::kEncodeK,           &neon::kScan,
-    &neon::kActivationFormats, &neon::kFloatPacking,
-    &neon::kQuantizedPacking,  &neon::kFloatMatmul,
-    &neon::kQuantizedMatmul};
-inline constexpr const Kernels* kNeonDotprodTables[] = {&neon_dotprod::kQuantizedMatmul};
-inline constexpr const Kernels* kNeonI8mmTables[] = {&neon_i8mm::kQuantizedMatmul};
-
 namespace {
 
-using Tables = std::span<const Kernels* const>;
+using Tables = std::span<const std::reference_wrapper<const Kernels>>;
 
 struct Level {
   Isa isa;
@@ -58,10 +26,10 @@ struct Level {
 
 // By the value of Isa. LLAMA_RT_HAS_<level> is 1 if this build holds the level, 0 if not.
 constexpr Level kLevels[] = {
-    {Isa::kScalar, "scalar", Isa::kScalar, [](const CpuInfo&) { return true; }, kScalarTables},
+    {Isa::kScalar, "scalar", Isa::kScalar, [](const CpuInfo&) { return true; }, scalar::kTables},
 #define LEVEL(isa, name, parent)                                              \
   {Isa::isa, #name, Isa::parent, [](const CpuInfo& cpu) { return cpu.name; }, \
-   LLAMA_RT_HAS_##name ? Tables(isa##Tables) : Tables()},
+   LLAMA_RT_HAS_##name ? Tables(name::kTables) : Tables()},
 #include "cpu/isa_list.inc"
 };
 
@@ -74,7 +42,7 @@ AllKernels registered() {
   for (const Level& level : kLevels) {
     Kernels& kernels = all[static_cast<size_t>(level.isa)];
     kernels = all[static_cast<size_t>(level.parent)];
-    for (const Kernels* table : level.tables) register_kernels(kernels, *table);
+    for (const Kernels& table : level.tables) register_kernels(kernels, table);
     kernels.isa = level.isa;
   }
   return all;
@@ -104,7 +72,7 @@ Levels check_levels() {
     if (reason.empty()) {
       levels.usable.push_back(level.isa);
     } else {
-      levels.unused.push_back({level.name, reason});
+      levels.unused.push_back({level.name, reason, !level.tables.empty()});
     }
   }
   return levels;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "backend/specs.h"
 #include "core/dtype.h"
@@ -147,7 +148,6 @@ struct AttentionTask {
   float* acc = nullptr;  // [rows * group, padded e]
   float* scratch = nullptr;
 };
-inline constexpr int64_t kPageTokens = 64;
 inline constexpr int64_t padded(int64_t e) { return (e + 15) / 16 * 16; }
 inline constexpr int kQueryRows = 6;  // query vectors that attention takes at once
 // Floats of scratch an AttentionTask needs: scores of a tile, as they are and scaled or rounded,
@@ -191,5 +191,36 @@ struct Kernels {
 
 // Replaces the slots of `kernels` that `table` fills.
 void register_kernels(Kernels& kernels, const Kernels& table);
+
+// The partial tables that make up each ISA level. They are data, initialised by the compiler
+// (constinit): no function that was compiled with a level's instructions runs before that level is
+// chosen; cmake/check_levels.py audits the objects. kTables lists a level's tables; being inline,
+// that of a level which this build lacks is not emitted.
+#define LLAMA_RT_LEVEL_TABLES(level, ...)                                           \
+  namespace level {                                                                 \
+  extern const Kernels __VA_ARGS__;                                                 \
+  inline constexpr std::reference_wrapper<const Kernels> kTables[] = {__VA_ARGS__}; \
+  }
+// What kernels/common compiles for every level that has a simd.h.
+#define LLAMA_RT_COMMON_TABLES \
+  kElementwise, kDequantizedMatmul, kAttention, kEncode, kEncodeK, kScan
+// What kernels/gemm compiles for the levels that pack panels; those above inherit them.
+#define LLAMA_RT_PANEL_TABLES kActivationFormats, kFloatPacking, kQuantizedPacking
+
+LLAMA_RT_LEVEL_TABLES(scalar, LLAMA_RT_COMMON_TABLES)
+LLAMA_RT_LEVEL_TABLES(avx2, LLAMA_RT_COMMON_TABLES, LLAMA_RT_PANEL_TABLES, kFloatMatmul,
+                      kQuantizedMatmul)
+LLAMA_RT_LEVEL_TABLES(avx2_vnni, kQuantizedMatmul)
+LLAMA_RT_LEVEL_TABLES(avx512, LLAMA_RT_COMMON_TABLES, kFloatMatmul, kQuantizedMatmul)
+LLAMA_RT_LEVEL_TABLES(avx512_bf16, kFloatMatmul, kAttention)
+LLAMA_RT_LEVEL_TABLES(amx, kTiledAttention, kTiledFloatMatmul, kTiledQuantizedMatmul)
+LLAMA_RT_LEVEL_TABLES(neon, LLAMA_RT_COMMON_TABLES, LLAMA_RT_PANEL_TABLES, kFloatMatmul,
+                      kQuantizedMatmul)
+LLAMA_RT_LEVEL_TABLES(neon_dotprod, kQuantizedMatmul)
+LLAMA_RT_LEVEL_TABLES(neon_i8mm, kQuantizedMatmul)
+
+#undef LLAMA_RT_PANEL_TABLES
+#undef LLAMA_RT_COMMON_TABLES
+#undef LLAMA_RT_LEVEL_TABLES
 
 }  // namespace llama_rt::cpu

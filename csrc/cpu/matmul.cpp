@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "cpu/cpu_backend.h"
-#include "platform/cpu_info.h"
+#include "platform/processor.h"
 #include "platform/thread_pool.h"
 
 namespace llama_rt::cpu {

@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "cpu/isa.h"
-#include "platform/cpu_info.h"
+#include "platform/processor.h"
 #include "platform/thread_pool.h"
 
 namespace llama_rt::cpu {

@@ -1,5 +1,3 @@
-#include "cpu/self_check.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,7 +6,8 @@
 #include <vector>
 
 #include "core/dtype.h"
-#include "platform/illegal_instruction.h"
+#include "cpu/isa.h"
+#include "platform/processor.h"
 
 namespace llama_rt::cpu {
 namespace {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "cuda/kv_layout.h"
 #include "cuda/launch.h"
 
 namespace llama_rt::cuda {
@@ -81,7 +82,7 @@ void CudaBackend::synchronize() noexcept { (void)cudaStreamSynchronize(stream_);
 
 KvLayout CudaBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                                 int64_t head_dim) const {
-  return {type, layers, kv_heads, head_dim, kPageTokens, kv_heads * kv_head_bytes(type, head_dim)};
+  return {type, layers, kv_heads, head_dim, kv_heads * kv_head_bytes(type, head_dim)};
 }
 
 void CudaBackend::step(const GraphKey& key, FunctionRef<void()> body) {

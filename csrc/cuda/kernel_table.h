@@ -21,7 +21,7 @@ enum class SmArch : uint8_t { kSm80, kSm90a };
 // ---- Cache --------------------------------------------------------------------------------------
 
 // One layer of the paged cache and the batch's place in it. A head's share of a page (keys and
-// values of kPageTokens positions) is kv_head_bytes long; heads follow one another.
+// values of kPageTokens positions) is kv_head_bytes (kv_layout.h) long; heads follow one another.
 struct CacheTask {
   std::byte* base = nullptr;  // page p of this layer starts at base + p * page_bytes
   int64_t page_bytes = 0;
@@ -36,9 +36,6 @@ struct CacheTask {
   const int32_t* pages = nullptr;       // [segments, page_stride]
   int64_t page_stride = 0;
 };
-inline constexpr int64_t kPageTokens = 64;
-// Bytes of one KV head's keys and values in one page; a multiple of 128.
-int64_t kv_head_bytes(KvType type, int64_t e);
 
 // Appends rows to the cache. With `cos` the keys are rotated on their way, and the queries in
 // place: rope and store_kv in one pass.

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -56,5 +57,8 @@ class Transfer {
   std::array<Piece, 2> pieces_;
   size_t next_ = 0;
 };
+
+// Bytes per second read from a buffer of `bytes`, in passes of about `seconds` together.
+double read_bandwidth(int index, int multiprocessors, int64_t bytes, double seconds);
 
 }  // namespace llama_rt::cuda

@@ -9,7 +9,7 @@
 
 #include "core/error.h"
 #include "cuda/cuda_backend.h"
-#include "cuda/read_bandwidth.h"
+#include "cuda/memory.h"
 
 namespace llama_rt {
 namespace {

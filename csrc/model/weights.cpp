@@ -4,8 +4,8 @@
 #include <charconv>
 #include <utility>
 
-#include "core/codec.h"
 #include "core/error.h"
+#include "core/tensor.h"
 
 namespace llama_rt {
 namespace {

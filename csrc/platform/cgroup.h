@@ -1,5 +1,5 @@
 // What the container allows: CPU time and memory limits of Linux control groups, v1 and v2.
-// Owns the reading of /proc and the cgroup file systems; what to make of it belongs to cpu_info
+// Owns the reading of /proc and the cgroup file systems; what to make of it belongs to processor
 // and memory. Every function takes a path prefix (usually empty) so that tests can feed fake trees.
 #pragma once
 

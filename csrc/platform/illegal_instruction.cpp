@@ -1,9 +1,9 @@
-#include "platform/illegal_instruction.h"
-
 #include <setjmp.h>
 #include <signal.h>
 
 #include <mutex>
+
+#include "platform/processor.h"
 
 namespace llama_rt {
 namespace {

@@ -1,11 +1,14 @@
-// Host memory: aligned and huge-page buffers, how much is free, giving source pages back.
-// Owns allocation only; who touches the pages first, and so where they lie, belongs to the user.
+// Host memory: aligned and huge-page buffers, how much is free and how fast it is read, giving
+// source pages back. Owns allocation only; who touches the pages first, and so where they lie,
+// belongs to the user.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+
+#include "core/function_ref.h"
 
 namespace llama_rt {
 
@@ -57,5 +60,17 @@ uint64_t available_memory();
 // a shared file mapping are unmapped (they stay in the page cache and come back when touched),
 // all other memory is left as it is.
 void advise_dontneed(const void* data, size_t bytes);
+
+// Bytes per second of the fastest pass of `threads` pool threads over a buffer of `buffer_bytes`
+// (huge pages, every byte read and used). Passes try several access patterns in turn, each at
+// least once, and repeat for about `seconds`.
+// Give at least 2 GiB to measure memory: last-level caches of 480 MiB exist.
+//
+// `between` is called several times a second and may throw to end the measurement.
+//
+// Throws ConfigError on a thread count, size or time that is not positive, CapacityError when the
+// buffer does not fit the memory that is available.
+double read_bandwidth(int threads, size_t buffer_bytes, double seconds,
+                      FunctionRef<void()> between);
 
 }  // namespace llama_rt

@@ -1,4 +1,3 @@
-#include "platform/read_bandwidth.h"
 
 #include <algorithm>
 #include <atomic>

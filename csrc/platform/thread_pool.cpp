@@ -10,7 +10,6 @@
 #include <thread>
 #include <utility>
 
-#include "platform/cpu_info.h"
 #include "platform/processor.h"
 #include "platform/system.h"
 

@@ -14,7 +14,7 @@ KvCache::KvCache(std::shared_ptr<Backend> backend, const KvLayout& layout, int64
   // Pages are counted before tokens are rounded up and bytes multiplied, either of which could
   // overflow.
   const int64_t most = std::numeric_limits<int64_t>::max() / layout_.page_bytes();
-  if (capacity / layout_.page_tokens >= most) {
+  if (capacity / kPageTokens >= most) {
     throw CapacityError("a cache of " + std::to_string(capacity) +
                         " tokens is larger than any memory");
   }
@@ -36,7 +36,7 @@ KvCache::Sequence& KvCache::find(int sequence) {
 }
 
 int64_t KvCache::pages_for(int64_t tokens) const {
-  return (tokens + layout_.page_tokens - 1) / layout_.page_tokens;
+  return (tokens + kPageTokens - 1) / kPageTokens;
 }
 
 std::byte* KvCache::page(int32_t index) const {
@@ -52,7 +52,7 @@ int32_t KvCache::take_page() {
     page = static_cast<int32_t>(touched_++);
   } else {
     throw CapacityError("the KV cache is full: all " + std::to_string(references_.size()) +
-                        " pages of " + std::to_string(layout_.page_tokens) + " tokens are in use");
+                        " pages of " + std::to_string(kPageTokens) + " tokens are in use");
   }
   references_[static_cast<size_t>(page)] = 1;
   return page;
@@ -75,8 +75,8 @@ int KvCache::fork(int sequence, int64_t length) {
   }
   Sequence copy;
   copy.length = length;
-  const int64_t full = length / layout_.page_tokens;
-  const bool partial = length % layout_.page_tokens != 0;
+  const int64_t full = length / kPageTokens;
+  const bool partial = length % kPageTokens != 0;
   const int32_t last = partial ? take_page() : -1;
   for (int64_t i = 0; i < full; ++i) {
     const int32_t shared = source.pages[static_cast<size_t>(i)];
@@ -116,7 +116,7 @@ void KvCache::release(int sequence) {
 
 // New pages, and one more where the page to be continued is shared and must be copied.
 int64_t KvCache::pages_needed(const Sequence& s, int64_t tokens) const {
-  const bool continues = s.length % layout_.page_tokens != 0 && tokens > 0;
+  const bool continues = s.length % kPageTokens != 0 && tokens > 0;
   const bool shared = continues && references_[static_cast<size_t>(s.pages.back())] > 1;
   return pages_for(s.length + tokens) - static_cast<int64_t>(s.pages.size()) + (shared ? 1 : 0);
 }
@@ -135,12 +135,12 @@ void KvCache::reserve(std::span<const Reservation> reservations) {
   const int64_t available = static_cast<int64_t>(free_.size() + references_.size()) - touched_;
   if (needed > available) {
     throw CapacityError("the KV cache is full: the batch needs " + std::to_string(needed) +
-                        " pages of " + std::to_string(layout_.page_tokens) + " tokens, " +
+                        " pages of " + std::to_string(kPageTokens) + " tokens, " +
                         std::to_string(available) + " are free");
   }
   for (const Reservation& g : reservations) {
     Sequence& s = find(g.sequence);
-    if (s.length % layout_.page_tokens != 0 && g.tokens > 0 &&
+    if (s.length % kPageTokens != 0 && g.tokens > 0 &&
         references_[static_cast<size_t>(s.pages.back())] > 1) {
       const int32_t own = take_page();
       backend_->copy_bytes(page(own), page(s.pages.back()),

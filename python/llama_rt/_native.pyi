@@ -59,6 +59,9 @@ class CpuInfo:
     def tiers(self) -> list[str]:
         """Usable ISA levels, lowest first: in this build, supported, computing what scalar does."""
     @property
+    def missing_levels(self) -> list[str]:
+        """Levels that the processor has and that were left out of this build."""
+    @property
     def unused_tiers(self) -> dict[str, str]:
         """Levels that the processor has and that are not used, with the reason."""
     @property
@@ -77,6 +80,15 @@ class CpuInfo:
         """The processor's brand string."""
 
 def cpu_info() -> CpuInfo: ...
+
+KV_PAGE_TOKENS: int
+"""Positions of a page of the KV cache, on every backend."""
+
+def kv_bytes_per_token(
+    device: str, kv_dtype: str, layers: int, kv_heads: int, head_dim: int
+) -> int:
+    """Bytes of cache as a "cpu" or "cuda" backend lays it out, whether or not there is one."""
+
 def isa_names() -> list[str]:
     """Every ISA level of this architecture, lowest first, in this build or not."""
 

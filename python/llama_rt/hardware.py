@@ -62,6 +62,7 @@ class Hardware:
         isa: the ISA level that is used when none is asked for.
         tiers: every usable ISA level, lowest first.
         unused_tiers: levels that the processor has and that are not used, with the reason.
+        missing_levels: those of them that were left out of this build.
         cores: CPUs in the affinity mask.
         quota: CPUs' worth of time a container may use; None without a limit.
         threads: threads that are used when no number is asked for.
@@ -75,6 +76,7 @@ class Hardware:
     isa: str
     tiers: tuple[str, ...]
     unused_tiers: Mapping[str, str]
+    missing_levels: tuple[str, ...]
     cores: int
     quota: float | None
     threads: int
@@ -136,6 +138,7 @@ def inspect() -> Hardware:
         isa=backend.isa,
         tiers=tuple(cpu.tiers),
         unused_tiers=cpu.unused_tiers,
+        missing_levels=tuple(cpu.missing_levels),
         cores=cpu.cores,
         quota=cpu.quota or None,
         threads=backend.threads,

@@ -1,12 +1,10 @@
 // The self check on tables with known faults: prints a line `case: what it says` for each.
-#include "cpu/self_check.h"
-
 #include <signal.h>
 
 #include <cstdio>
 
+#include "cpu/isa.h"
 #include "cpu/kernel_table.h"
-#include "cpu/levels.h"
 
 namespace {
 

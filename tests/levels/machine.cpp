@@ -1,6 +1,6 @@
 // cpu_info() of a processor that has every ISA level.
 #define cpu_info detected_cpu_info
-#include "platform/cpu_info.cpp"
+#include "platform/processor.cpp"
 #undef cpu_info
 
 namespace llama_rt {

@@ -3,7 +3,6 @@
 #include <memory>
 
 #include "cpu/kernel_table.h"
-#include "cpu/levels.h"
 
 namespace {
 

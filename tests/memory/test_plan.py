@@ -5,6 +5,9 @@ import pytest
 from llama_rt import CapacityError, ConfigError, Llama, Plan, plan
 from llama_rt.checkpoint import TensorRecord
 from llama_rt.memory import report
+from llama_rt.memory.estimate import kv_bytes
+from native_models import build_runner
+from reference.model import Config, random_weights
 
 
 def test_it_reads_headers_only(tiny_gguf_file, monkeypatch):
@@ -13,6 +16,24 @@ def test_it_reads_headers_only(tiny_gguf_file, monkeypatch):
 
     monkeypatch.setattr(TensorRecord, "read", read)
     assert isinstance(plan(tiny_gguf_file), Plan)
+
+
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8_0"])
+@pytest.mark.parametrize("head_dim", [64, 80, 100])
+def test_cache_bytes_are_those_of_the_runner(kv_dtype, head_dim):
+    config = Config(n_heads=2, n_kv_heads=1, head_dim=head_dim, n_layers=3)
+    runner = build_runner(config, random_weights(config, seed=1), kv_dtype=kv_dtype)
+    held = runner.memory()["kv_cache_max"]
+    assert held == 4096 * kv_bytes(config, kv_dtype, "cpu")
+
+
+# csrc/cuda/kernels/kv.cuh: widths that kernels are made for.
+@pytest.mark.parametrize(("head_dim", "width"), [(64, 64), (80, 96), (100, 128), (160, 192)])
+def test_cache_bytes_of_a_gpu_count_the_width_of_its_kernels(head_dim, width):
+    config = Config(n_heads=2, n_kv_heads=2, head_dim=head_dim, n_layers=3)
+    assert kv_bytes(config, "bf16", "cuda") == 3 * 2 * 2 * width * 2
+    scales = 2 * (width // 32) * 4
+    assert kv_bytes(config, "q8_0", "cuda") == 3 * 2 * (2 * width + scales)
 
 
 @pytest.mark.parametrize("quantize", [None, "q8_0"])

@@ -1,8 +1,8 @@
 // Prints the name of each main ID register given in hexadecimal.
-#include "platform/processor/arm_parts.h"
-
 #include <cstdio>
 #include <cstdlib>
+
+#include "platform/processor.h"
 
 int main(int count, char** arguments) {
   for (int i = 1; i < count; ++i) {

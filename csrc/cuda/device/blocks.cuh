@@ -1,6 +1,6 @@
 // Single elements of stored blocks on the device. Every quantized format is affine within a group:
 // y = scale * code - min, so three short functions per format are all that decoding, embedding and
-// packing need. Rounded as core/decode.inl rounds: one product, one difference.
+// packing need. Rounded as core/codec.inl rounds: one product, one difference.
 #pragma once
 
 #include <cuda_fp16.h>

@@ -27,21 +27,6 @@ void attention(const AttentionTask& t, cudaStream_t stream) {
   if (t.max_rows > kFewRows) attention_tiles(t, kFewRows, stream);
 }
 
-int64_t kv_head_bytes(KvType type, int64_t e) {
-  const int width = kv_width(type, e);
-  switch (type) {
-    case KvType::kF32:
-      return head_share<KvType::kF32>(width);
-    case KvType::kF16:
-      return head_share<KvType::kF16>(width);
-    case KvType::kBF16:
-      return head_share<KvType::kBF16>(width);
-    case KvType::kQ8:
-      return head_share<KvType::kQ8>(width);
-  }
-  return 0;
-}
-
 int64_t attention_cut(const AttentionTask& t) {
   if (t.reproducible) return kSplit;
   const int64_t heads = t.cache.segments * t.cache.kv_heads;

@@ -1,8 +1,8 @@
 // Products with up to 8 inputs, at the memory's speed. A block of 16 warps has a tile of two panels
 // of 16 rows; 8 warps share a panel's units, each loading its own weights straight into registers a
 // few units ahead, across tiles. Inputs lie in shared memory in the order of the fragments.
-#include "cuda/kernels/append.cuh"
 #include "cuda/kernels/epilogue.cuh"
+#include "cuda/kernels/kv.cuh"
 
 namespace llama_rt::cuda {
 namespace {
@@ -225,7 +225,7 @@ __device__ __forceinline__ void rotate_results(const StoreKvTask& append, const 
                                                const float* sin, const int (&feature)[2],
                                                float (&value)[2]) {
   if (append.style == RopeStyle::kHalves) {
-    const float2 pair = turned(value[0], value[1], cos[feature[0]], sin[feature[0]]);
+    const float2 pair = rotated(value[0], value[1], cos[feature[0]], sin[feature[0]]);
     value[0] = pair.x, value[1] = pair.y;
     return;
   }
@@ -235,7 +235,7 @@ __device__ __forceinline__ void rotate_results(const StoreKvTask& append, const 
     const bool second = feature[h] % 2 == 1;
     const int i = feature[h] / 2;
     const float2 pair =
-        turned(second ? partner : value[h], second ? value[h] : partner, cos[i], sin[i]);
+        rotated(second ? partner : value[h], second ? value[h] : partner, cos[i], sin[i]);
     value[h] = second ? pair.y : pair.x;
   }
 }
@@ -250,7 +250,7 @@ __device__ __forceinline__ void put_features(const Place& place, int width, int 
     std::byte* to =
         is_value ? keys + values_at<kType>(width) + value_at<kType>(width, place.p, feature[h])
                  : keys + key_at<kType>(width, place.p, feature[h]);
-    put<kType>(to, value[h]);
+    store_element<kType>(to, value[h]);
   }
 }
 

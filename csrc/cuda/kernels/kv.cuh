@@ -14,50 +14,16 @@
 // kernels are made for; the rest is zeros.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cstddef>
 #include <cstdint>
 
 #include "cuda/kernel_table.h"
+#include "cuda/kv_layout.h"
 
 namespace llama_rt::cuda {
-
-inline constexpr int kRun = 16;         // positions that are contiguous
-inline constexpr int kScaleGroup = 32;  // features that share a scale in the 8-bit type
-inline constexpr int kMaxWidth = 256;
-
-__host__ __device__ constexpr int kv_width(KvType type, int64_t e) {
-  const int width = static_cast<int>((e + 31) / 32 * 32);
-  if (type == KvType::kF32 || width <= 128) return width;
-  return width <= 192 ? 192 : 256;
-}
-
-// Bytes of an element, and of the scales of 16 positions of a head's keys.
-template <KvType kType>
-inline constexpr int kKvBytes = kType == KvType::kF32  ? 4
-                                : kType == KvType::kQ8 ? 1
-                                                       : 2;
-template <KvType kType>
-__host__ __device__ constexpr int scale_bytes(int width) {
-  return kType == KvType::kQ8 ? width / kScaleGroup * kRun * 4 : 0;
-}
-
-// Offsets in bytes within a head's share of a page.
-template <KvType kType>
-__host__ __device__ constexpr int64_t values_at(int width) {
-  return int64_t{kPageTokens} * width * kKvBytes<kType>;
-}
-template <KvType kType>
-__host__ __device__ constexpr int64_t key_scales_at(int width) {
-  return 2 * values_at<kType>(width);
-}
-template <KvType kType>
-__host__ __device__ constexpr int64_t value_scales_at(int width) {
-  return key_scales_at<kType>(width) + kPageTokens / kRun * scale_bytes<kType>(width);
-}
-template <KvType kType>
-__host__ __device__ constexpr int64_t head_share(int width) {
-  return value_scales_at<kType>(width) + kPageTokens / kRun * scale_bytes<kType>(width);
-}
 
 // Place of element `i` of sixteen 8-bit codes.
 __host__ __device__ constexpr int code_place(int i) { return i % 8 / 2 * 4 + i / 8 * 2 + i % 2; }
@@ -78,6 +44,32 @@ __host__ __device__ constexpr int64_t value_at(int width, int p, int f) {
     return (p / 16 * (width / 8) + f / 8) * 128 + f % 8 * 16 + code_place(p % 16);
   }
   return ((p / 16 * (width / 8) + f / 8) * 2 + p / 8 % 2) * 128 + f % 8 * 16 + p % 8 * 2;
+}
+
+// A pair rotated by an angle, with the same roundings wherever this is inlined.
+__device__ __forceinline__ float2 rotated(float a, float b, float cos, float sin) {
+  return make_float2(__fsub_rn(__fmul_rn(a, cos), __fmul_rn(b, sin)),
+                     __fadd_rn(__fmul_rn(a, sin), __fmul_rn(b, cos)));
+}
+
+// Where a row goes: the page of its sequence, in this layer, and the place in the page.
+struct Place {
+  std::byte* page;
+  int p;
+};
+__device__ __forceinline__ Place place_of(const CacheTask& c, int row) {
+  const int position = c.positions[row];
+  const int32_t page = c.pages[c.segment_of[row] * c.page_stride + position / kPageTokens];
+  return {c.base + page * c.page_bytes, position % static_cast<int>(kPageTokens)};
+}
+
+template <KvType kType>
+__device__ __forceinline__ void store_element(std::byte* to, float x) {
+  if constexpr (kType == KvType::kF32) *reinterpret_cast<float*>(to) = x;
+  if constexpr (kType == KvType::kF16) *reinterpret_cast<__half*>(to) = __float2half_rn(x);
+  if constexpr (kType == KvType::kBF16) {
+    *reinterpret_cast<__nv_bfloat16*>(to) = __float2bfloat16_rn(x);
+  }
 }
 
 }  // namespace llama_rt::cuda

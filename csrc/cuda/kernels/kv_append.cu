@@ -2,8 +2,8 @@
 // One warp for one head of one row.
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/warp.cuh"
-#include "cuda/kernels/append.cuh"
 #include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/kv.cuh"
 #include "cuda/launch.h"
 
 namespace llama_rt::cuda {
@@ -20,7 +20,7 @@ __device__ float rotated(const float* x, const float* cos, const float* sin, Rop
   const int i = halves ? f % half : f / 2;
   const bool second = halves ? f >= half : f % 2 == 1;
   const int first = halves ? i : 2 * i;
-  const float2 pair = turned(x[first], x[first + (halves ? half : 1)], cos[i], sin[i]);
+  const float2 pair = rotated(x[first], x[first + (halves ? half : 1)], cos[i], sin[i]);
   return second ? pair.y : pair.x;
 }
 
@@ -30,7 +30,7 @@ __device__ void rotate_in_place(float* x, const float* cos, const float* sin, Ro
   for (int i = lane_index(); i < e / 2; i += kWarp) {
     float& first = x[halves ? i : 2 * i];
     float& second = x[halves ? i + e / 2 : 2 * i + 1];
-    const float2 pair = turned(first, second, cos[i], sin[i]);
+    const float2 pair = rotated(first, second, cos[i], sin[i]);
     first = pair.x, second = pair.y;
   }
 }
@@ -95,8 +95,8 @@ __device__ void store_head(const StoreKvTask& t, int row, int g) {
       if (lane == 0) reinterpret_cast<float*>(keys + key_scales_at<kType>(width))[at] = k_scale;
       if (lane == 1) reinterpret_cast<float*>(keys + value_scales_at<kType>(width))[at] = v_scale;
     } else {
-      put<kType>(keys + key_at<kType>(width, p, f), k);
-      if (!together) put<kType>(values + value_at<kType>(width, p, f), v);
+      store_element<kType>(keys + key_at<kType>(width, p, f), k);
+      if (!together) store_element<kType>(values + value_at<kType>(width, p, f), v);
     }
   }
 }

@@ -4,7 +4,6 @@
 #include "cuda/device/warp.cuh"
 #include "cuda/launch.h"
 #include "cuda/memory.h"
-#include "cuda/read_bandwidth.h"
 
 namespace llama_rt::cuda {
 namespace {

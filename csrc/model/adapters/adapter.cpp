@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "backend/staging.h"
-#include "core/codec.h"
 #include "core/error.h"
+#include "core/tensor.h"
 
 namespace llama_rt {
 namespace {
@@ -173,9 +173,9 @@ void Adapter::add_prefix(int64_t layer, const Tensor& prefix, std::span<const fl
   require_shape("layer " + std::to_string(layer) + " prefix", prefix.view.shape,
                 Shape(length, c.dim));
   require_length("layer " + std::to_string(layer) + " gate", gate.size(), c.n_heads);
-  if (length < 1 || length > layout_.page_tokens) {
+  if (length < 1 || length > kPageTokens) {
     throw CapacityError("adapter: a prefix of " + std::to_string(length) +
-                        " positions, between 1 and " + std::to_string(layout_.page_tokens) +
+                        " positions, between 1 and " + std::to_string(kPageTokens) +
                         " are supported");
   }
   if (c.qk_norm) throw ConfigError("adapter: a prefix for a model that norms q and k");

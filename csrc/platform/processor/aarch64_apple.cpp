@@ -3,7 +3,6 @@
 
 #include <string>
 
-#include "platform/cpu_info.h"
 #include "platform/processor.h"
 
 namespace llama_rt {

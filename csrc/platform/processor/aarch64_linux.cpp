@@ -8,9 +8,7 @@
 #include <vector>
 
 #include "platform/cgroup.h"
-#include "platform/cpu_info.h"
 #include "platform/processor.h"
-#include "platform/processor/arm_parts.h"
 #include "platform/system.h"
 
 namespace llama_rt {

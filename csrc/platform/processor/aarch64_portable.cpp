@@ -1,5 +1,4 @@
 // An AArch64 processor on a system that is not asked: it has what all of them have.
-#include "platform/cpu_info.h"
 #include "platform/processor.h"
 
 namespace llama_rt {

@@ -1,10 +1,10 @@
-#include "platform/processor/arm_parts.h"
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <iterator>
 #include <string_view>
+
+#include "platform/processor.h"
 
 namespace llama_rt {
 namespace {

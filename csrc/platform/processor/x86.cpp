@@ -8,7 +8,6 @@
 #include <initializer_list>
 #include <string_view>
 
-#include "platform/cpu_info.h"
 #include "platform/processor.h"
 #include "platform/system.h"
 

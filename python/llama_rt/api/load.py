@@ -94,7 +94,12 @@ def load(
     context = resolve_context(checkpoint.config, n_ctx)
     backend = open_backend(device, isa=isa, threads=threads, reproducible=reproducible)
     needed = estimate_memory(
-        checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype, repack=repack
+        checkpoint,
+        quantize=quantize,
+        n_ctx=context,
+        kv_dtype=kv_dtype,
+        device=backend.name,
+        repack=repack,
     )
     needed = replace(needed, weights=needed.weights + sum(file.nbytes for file in files.values()))
     available_tokens = check_memory(
@@ -108,7 +113,7 @@ def load(
     model = build_model(checkpoint, backend, quantize=quantize, repack=repack, progress=progress)
     opened_adapters = attach_adapters(files, model, checkpoint)
     # Every running request as long as the context, and as much again for what is kept of old ones.
-    cache_tokens = min(available_tokens, 2 * MAX_SEQUENCES * (context + 64))
+    cache_tokens = min(available_tokens, 2 * MAX_SEQUENCES * (context + _native.KV_PAGE_TOKENS))
     runner = _native.Runner(
         model,
         n_ctx=context,

@@ -36,7 +36,7 @@ def measure(checkpoint: Checkpoint, settings: Settings, *, progress: bool | None
     check_quantize(settings.quantize)
     cache_tokens = _cache_tokens(settings)
     backend = hardware.open_backend(settings.device, isa=settings.isa, threads=settings.threads)
-    _check_memory(checkpoint, settings, cache_tokens, hardware.free_memory(backend.name))
+    _check_memory(checkpoint, settings, cache_tokens, backend.name)
     # First, and freed again: its buffer must neither share the memory with the model nor count in
     # its peak.
     bandwidth = hardware.read_bandwidth(backend.threads, device=backend.name)
@@ -96,10 +96,15 @@ def _cache_tokens(settings: Settings) -> int:
     return settings.batch * (each + PAGE)
 
 
-def _check_memory(checkpoint: Checkpoint, settings: Settings, tokens: int, available: int) -> None:
+def _check_memory(checkpoint: Checkpoint, settings: Settings, tokens: int, device: str) -> None:
     """Refuses what cannot fit before anything is read or made."""
+    available = hardware.free_memory(device)
     needed = estimate_memory(
-        checkpoint, quantize=settings.quantize, n_ctx=tokens, kv_dtype=settings.kv_dtype
+        checkpoint,
+        quantize=settings.quantize,
+        n_ctx=tokens,
+        kv_dtype=settings.kv_dtype,
+        device=device,
     )
     if needed.total > available:
         msg = (

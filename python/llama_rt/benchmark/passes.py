@@ -16,7 +16,7 @@ __all__ = ["CHUNK", "PAGE", "Passes"]
 # Prompts are fed in pieces of this many tokens, as the engine does.
 CHUNK = 512
 # No page of the cache holds more tokens: what a sequence may take beyond its own.
-PAGE = 64
+PAGE = _native.KV_PAGE_TOKENS
 
 Profile = dict[str, dict[str, float]]
 

@@ -20,8 +20,6 @@ EXAMPLES = """\
   llama-rt doctor --json
 """
 
-# What the native module says of a level that was left out of this build.
-_NOT_BUILT = "not in this build"
 # What each optional package is for; a missing one is a fact, not a fault.
 _PACKAGES = {
     "numpy": "arrays",
@@ -70,7 +68,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
 def _isa_words(found: hardware.Hardware) -> str:
     lines = [f"{found.isa} (usable: {', '.join(found.tiers)})"]
     lines += [f"{name} is not used: {reason}" for name, reason in found.unused_tiers.items()]
-    if any(reason == _NOT_BUILT for reason in found.unused_tiers.values()):
+    if found.missing_levels:
         lines.append("install from source on this machine, or a wheel, to have them all")
     return "\n".join(lines)
 

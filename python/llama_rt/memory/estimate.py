@@ -62,12 +62,14 @@ def estimate_memory(
     quantize: str | None,
     n_ctx: int,
     kv_dtype: str,
+    device: str = "cpu",
     repack: str = "auto",
 ) -> MemoryEstimate:
     """Counts bytes from headers.
 
     A table that is the output matrix too is held twice: as stored for look-ups, and as the kernels
-    want it, unless `repack` forbids that.
+    want it, unless `repack` forbids that. `device` is "cpu" or "cuda", present or not: the cache of
+    each has a layout of its own.
 
     Raises:
         ConfigError: `kv_dtype` is unknown or does not divide the heads.
@@ -82,22 +84,18 @@ def estimate_memory(
         if not is_table or tied:
             streamed += size
     return MemoryEstimate(
-        weights, streamed, kv_bytes(config, kv_dtype), workspace_bytes(config), n_ctx
+        weights, streamed, kv_bytes(config, kv_dtype, device), workspace_bytes(config), n_ctx
     )
 
 
-def kv_bytes(config: ModelConfig, kv_dtype: str) -> int:
-    """Bytes of cache for one token: keys and values of every layer."""
+def kv_bytes(config: ModelConfig, kv_dtype: str, device: str) -> int:
+    """Bytes of cache for one token on "cpu" or "cuda": keys and values of every layer."""
     if kv_dtype not in KV_DTYPES:
         msg = f"kv_dtype: expected one of {', '.join(KV_DTYPES)}, got {kv_dtype!r}"
         raise ConfigError(msg)
-    width = config.head_dim
-    elements = width + -(-width // 16) * 16  # values are padded to whole vectors
-    if kv_dtype == "q8_0":  # a byte each, and a float32 scale for every 32 of a key or value
-        head = elements + 2 * 4 * -(-width // 32)
-    else:
-        head = elements * dtype_table()[kv_dtype].block_bytes
-    return config.n_layers * config.n_kv_heads * head
+    return _native.kv_bytes_per_token(
+        device, kv_dtype, config.n_layers, config.n_kv_heads, config.head_dim
+    )
 
 
 def workspace_bytes(config: ModelConfig) -> int:

@@ -30,7 +30,9 @@ def fits_by_gpu_size(
     """
     wanted = [quantize] if quantize else [None, *_FORMATS]
     needed = {
-        name: estimate_memory(checkpoint, quantize=name, n_ctx=n_ctx, kv_dtype=kv_dtype)
+        name: estimate_memory(
+            checkpoint, quantize=name, n_ctx=n_ctx, kv_dtype=kv_dtype, device="cuda"
+        )
         for name in wanted
     }
     found = {}

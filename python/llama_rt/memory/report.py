@@ -129,7 +129,9 @@ def plan(
     context = resolve_context(checkpoint.config, n_ctx)
     check_quantize(quantize)
     backend = open_backend(device)
-    needed = estimate_memory(checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype)
+    needed = estimate_memory(
+        checkpoint, quantize=quantize, n_ctx=context, kv_dtype=kv_dtype, device=backend.name
+    )
     available = free_memory(backend.name)
     formats = _formats(checkpoint, quantize)
     return Plan(

@@ -1,7 +1,7 @@
 // The products of attention in float32, for every type of the cache.
 #include "cpu/kernels/common/attention.h"
 
-#include "cpu/levels.h"
+#include "cpu/kernel_table.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

@@ -1,7 +1,7 @@
 // Dequantize-and-multiply fallback: a few rows are decoded to float32 and multiplied with
 // every input. From the dtype table alone this is there for every format on every ISA level.
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/common/math.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

@@ -1,6 +1,6 @@
 // Norm, rotary, SwiGLU: one token at a time, no cross-token state.
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/common/math.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

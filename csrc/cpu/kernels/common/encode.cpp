@@ -2,7 +2,7 @@
 // formats of fewer bits search for the scale of least error.
 #include "cpu/kernels/common/encode.h"
 
-#include "cpu/levels.h"
+#include "cpu/kernel_table.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

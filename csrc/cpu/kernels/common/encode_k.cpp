@@ -1,8 +1,8 @@
 // Floats -> K blocks. A K block keeps few-bit scales per group: each group is fitted alone, the
 // scales are rounded to multiples of the block's own, their neighbours tried, and the block's scale
 // fitted again to what was chosen.
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/common/encode.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

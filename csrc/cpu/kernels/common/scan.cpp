@@ -3,7 +3,7 @@
 // on all.
 #include <cstring>
 
-#include "cpu/levels.h"
+#include "cpu/kernel_table.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

@@ -1,9 +1,9 @@
 // Inputs as packed kernels take them: 8-bit records, bf16, or padded float32.
 #include <cstring>
 
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/common/math.h"
 #include "cpu/kernels/gemm/panel.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

@@ -1,6 +1,6 @@
 // GEMM and GEMV over float panels.
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/gemm/float_gemm.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 

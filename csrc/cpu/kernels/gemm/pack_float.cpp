@@ -2,8 +2,8 @@
 // ISA levels read the same panels and inherit these slots.
 #include <cstring>
 
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/gemm/panel.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

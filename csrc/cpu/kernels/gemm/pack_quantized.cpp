@@ -3,12 +3,12 @@
 #include <cstring>
 
 #include "core/blocks.h"
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/gemm/panel.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 
-#include "core/decode.inl"
+#include "core/codec.inl"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // GEMM and GEMV over quantized panels.
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/gemm/quantized_gemm.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 

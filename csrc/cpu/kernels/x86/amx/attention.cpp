@@ -3,8 +3,8 @@
 // products; what is f16 in the cache is multiplied in two parts, so that its precision stays.
 #include "cpu/kernels/common/attention.h"
 
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/x86/amx/tiles.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

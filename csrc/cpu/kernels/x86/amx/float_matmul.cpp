@@ -2,9 +2,9 @@
 // panels are weight tiles as they are. f16 and f32 are multiplied as sums of two bf16, and so are
 // their inputs: of each factor 16 bits count (an f16 has 11). What a product is off by, 2^-16 of it
 // at most, averages out over many k to the size of what sums in float32 are off by.
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/gemm/panel.h"
 #include "cpu/kernels/x86/amx/blocked_gemm.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

@@ -1,6 +1,6 @@
 // GEMM over quantized panels.
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/x86/amx/dequantize_tile.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

@@ -14,8 +14,7 @@
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 
-#include "core/decode.inl"
-#include "core/encode.inl"
+#include "core/codec.inl"
 
 // Tokens (or query rows) that a register tile of the common kernels holds beside four vectors.
 inline constexpr int kTileRows = 4;

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "cpu/levels.h"
+#include "cpu/kernel_table.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

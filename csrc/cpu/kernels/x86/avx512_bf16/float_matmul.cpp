@@ -1,6 +1,6 @@
 // Matmul over bf16 panels by the pair dot product; inputs are rounded to bf16.
+#include "cpu/kernel_table.h"
 #include "cpu/kernels/gemm/float_gemm.h"
-#include "cpu/levels.h"
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {

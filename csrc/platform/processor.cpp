@@ -1,4 +1,5 @@
-#include "platform/cpu_info.h"
+
+#include "platform/processor.h"
 
 #include <algorithm>
 #include <charconv>
@@ -7,7 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include "platform/processor.h"
 #include "platform/system.h"
 
 namespace llama_rt {
