@@ -225,7 +225,7 @@ __device__ __forceinline__ void rotate_results(const StoreKvTask& append, const 
                                                const float* sin, const int (&feature)[2],
                                                float (&value)[2]) {
   if (append.style == RopeStyle::kHalves) {
-    const float2 pair = rotated(value[0], value[1], cos[feature[0]], sin[feature[0]]);
+    const float2 pair = rotate_pair(value[0], value[1], cos[feature[0]], sin[feature[0]]);
     value[0] = pair.x, value[1] = pair.y;
     return;
   }
@@ -235,7 +235,7 @@ __device__ __forceinline__ void rotate_results(const StoreKvTask& append, const 
     const bool second = feature[h] % 2 == 1;
     const int i = feature[h] / 2;
     const float2 pair =
-        rotated(second ? partner : value[h], second ? value[h] : partner, cos[i], sin[i]);
+        rotate_pair(second ? partner : value[h], second ? value[h] : partner, cos[i], sin[i]);
     value[h] = second ? pair.y : pair.x;
   }
 }

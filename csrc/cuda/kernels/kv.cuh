@@ -47,7 +47,7 @@ __host__ __device__ constexpr int64_t value_at(int width, int p, int f) {
 }
 
 // A pair rotated by an angle, with the same roundings wherever this is inlined.
-__device__ __forceinline__ float2 rotated(float a, float b, float cos, float sin) {
+__device__ __forceinline__ float2 rotate_pair(float a, float b, float cos, float sin) {
   return make_float2(__fsub_rn(__fmul_rn(a, cos), __fmul_rn(b, sin)),
                      __fadd_rn(__fmul_rn(a, sin), __fmul_rn(b, cos)));
 }

@@ -20,7 +20,7 @@ __device__ float rotated(const float* x, const float* cos, const float* sin, Rop
   const int i = halves ? f % half : f / 2;
   const bool second = halves ? f >= half : f % 2 == 1;
   const int first = halves ? i : 2 * i;
-  const float2 pair = rotated(x[first], x[first + (halves ? half : 1)], cos[i], sin[i]);
+  const float2 pair = rotate_pair(x[first], x[first + (halves ? half : 1)], cos[i], sin[i]);
   return second ? pair.y : pair.x;
 }
 
@@ -30,7 +30,7 @@ __device__ void rotate_in_place(float* x, const float* cos, const float* sin, Ro
   for (int i = lane_index(); i < e / 2; i += kWarp) {
     float& first = x[halves ? i : 2 * i];
     float& second = x[halves ? i + e / 2 : 2 * i + 1];
-    const float2 pair = rotated(first, second, cos[i], sin[i]);
+    const float2 pair = rotate_pair(first, second, cos[i], sin[i]);
     first = pair.x, second = pair.y;
   }
 }

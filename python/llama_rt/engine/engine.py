@@ -172,10 +172,19 @@ class Engine:
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
+# Seconds that a fork waits for a driver which has answered its last caller and is about to end.
+_FORK_GRACE = 0.25
+
+
+def _before_fork() -> None:
+    for engine in list(_engines):
+        engine._idle.wait(_FORK_GRACE)
+
+
 def _after_fork_in_child() -> None:
     for engine in list(_engines):
         engine._after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
