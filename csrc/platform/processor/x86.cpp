@@ -40,7 +40,7 @@ uint64_t saved_state() {
 }
 
 // Zen 4 reads a stream at the memory's speed by itself, and 10 to 25 % slower when every line is
-// asked for ahead as well; on Granite Rapids asking is worth a sixth (docs/performance.md).
+// asked for ahead as well; on Granite Rapids asking is worth a sixth (docs/performance_story.md).
 bool prefetches_alone() {
   constexpr uint32_t kAuth = 0x68747541;  // "Auth", the beginning of "AuthenticAMD"
   return cpuid(0, 0).ebx == kAuth;
