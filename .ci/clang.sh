@@ -4,12 +4,15 @@
 #   .ci/clang.sh FOLDER     a folder to work in; `python` is an environment with the test extra
 #
 # 1. The newest Clang makes the package from the sdist, which so proves that it builds from itself;
-#    it is imported, and the golden cases run on it at every ISA level that this machine has.
+#    it is imported, and the golden cases run on it.
 # 2. The oldest Clang that we promise to take does the same from the tree, with warnings as errors
 #    and the scalar level alone.
 # 3. Clang of the PyPI package ziglang compiles the tree for musl, which calls that only glibc has
 #    do not pass. Neither PyPI nor Debian has a CPython for musl that could import the result, so it
 #    is not linked.
+#
+# 4. The newest Clang reads the levels of 64-bit ARM, whose headers of intrinsics are its own; the
+#    aarch64 step builds and runs them by GCC.
 #
 # A Clang that is not on the PATH is named as not checked.
 set -uo pipefail
@@ -48,7 +51,7 @@ PY
 from_sdist() {
   python -m build --sdist --outdir "$scratch/sdist" . >/dev/null &&
     CXX=$1 pip install -qq --no-deps --target "$scratch/newest" "$scratch"/sdist/*.tar.gz &&
-    golden "$scratch/newest" tests/golden
+    golden "$scratch/newest" tests/golden/test_golden.py
 }
 
 from_tree() {
@@ -74,10 +77,31 @@ for_musl() {
       --target llama_rt_common llama_rt_bindings llama_rt_scalar | tail -n 1
 }
 
+# arm_level LEVEL FLAGS SOURCES...: that the newest Clang takes them, without a warning.
+arm_level() {
+  local source
+  for source in "${@:4}"; do
+    "$1" --target=aarch64-linux-gnu -fsyntax-only -std=c++20 -Wall -Wextra -Werror -Icsrc \
+      -DLLAMA_RT_LEVEL="$2" '-DLLAMA_RT_SIMD="cpu/kernels/arm/neon/simd.h"' "$3" "$source" || return
+  done
+}
+
+for_arm() {
+  local kernels=csrc/cpu/kernels
+  if ! command -v aarch64-linux-gnu-g++ >/dev/null; then
+    echo "there are no headers of 64-bit ARM: nothing was read"
+    return 0
+  fi
+  arm_level "$1" neon -march=armv8-a $kernels/common/*.cpp $kernels/gemm/*.cpp &&
+    arm_level "$1" neon_dotprod -march=armv8.2-a+dotprod $kernels/gemm/quantized_matmul.cpp &&
+    arm_level "$1" neon_i8mm -march=armv8.2-a+dotprod+i8mm $kernels/arm/neon_i8mm/*.cpp
+}
+
 pip install -qq build cmake ninja && python -m venv "$scratch/tools" &&
   "$scratch/tools/bin/pip" install -qq ziglang==0.17.1 || exit 1
 check "sdist by $newest" from_sdist $newest
 check "tree by $oldest" from_tree $oldest
 check "tree for musl" for_musl "$scratch/tools/bin/python"
+check "levels of 64-bit ARM by $newest" for_arm $newest
 [ ${#failed[@]} -eq 0 ] || printf 'clang.sh failed: %s\n' "${failed[*]}"
 [ ${#failed[@]} -eq 0 ]
