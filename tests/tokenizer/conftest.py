@@ -62,7 +62,7 @@ CORPUS = [
 def bpe_library():
     """A byte-level BPE in Llama 3's form, trained here: 440 tokens and 256 special ones."""
     tokenizers = pytest.importorskip("tokenizers")
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
     from llama_rt.tokenizer.bpe.bpe_ranks import special_texts
     from llama_rt.tokenizer.hf_backend import LLAMA3_PATTERN
@@ -82,6 +82,10 @@ def bpe_library():
     tokenizer.train_from_iterator(CORPUS, trainer)
     assert tokenizer.get_vocab_size() == BPE_TOKENS
     tokenizer.add_special_tokens(special_texts(newer=True))
+    begin = "<|begin_of_text|>"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
     return tokenizer
 
 

@@ -280,15 +280,15 @@ def test_other_steps_are_left_to_the_library(tmp_path, tiny_tokenizer_file, chan
 def test_sentencepiece_steps_need_no_other_library(
     tmp_path, tiny_tokenizer_file, monkeypatch, change
 ):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    tokenizers = pytest.importorskip("tokenizers")
     document = {**converted(tiny_tokenizer_file), **change}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    library = sentencepiece.SentencePieceProcessor(model_file=str(tiny_tokenizer_file))
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
     tokenizer = load_tokenizer(tmp_path, {}, "hf")
-    for text in ["Hello the  time", " the", "a   b "]:
-        ids = tokenizer.encode(text, bos=False)
-        assert ids == library.encode(text)
-        assert tokenizer.decode(ids) == text
+    # Metaspace adds no second space, which sentencepiece does.
+    for text in ["Hello the  time", " the", "  the", "a   b ", "▁the"]:
+        assert tokenizer.encode(text, bos=False) == library.encode(text).ids
 
 
 @pytest.mark.parametrize("kind", ["Unheard", 5, None, ["x"]])

@@ -57,7 +57,6 @@ def test_agrees_with_the_library(tmp_path, name):
         " ",
         "  ",
         "llama",
-        "<tool>",
         "llamaword",
         "日",
         "é",
@@ -89,6 +88,18 @@ def test_own_control_symbols(tmp_path):
     assert tokenizer.stop_ids == {tokenizer.eos_id, end}
     assert end not in tokenizer.encode("x<|im_end|>")
     assert tokenizer.encode("x<|im_end|>", special=True)[-1] == end
+
+
+def test_symbols_of_a_format_are_not_read_from_text(tmp_path):
+    # sentencepiece itself finds user-defined pieces in any text.
+    library = train(tmp_path, VARIANTS["own symbols"])
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    tool = library.piece_to_id("<tool>")
+    assert tool in library.encode("x<tool>")
+    assert tool not in tokenizer.encode("x<tool>")
+    assert tokenizer.encode("x<tool>", special=True)[-1] == tool
+    assert tokenizer.decode([tool]) == "<tool>"
+    assert library.piece_to_id("llamaword") in tokenizer.encode("xllamawordx")
 
 
 def test_spaces_as_suffix_are_refused(tmp_path):

@@ -45,7 +45,7 @@ def split_prompts(prompt: object) -> tuple[list[object], bool]:
 
 
 def to_ids(prompt: object, tokenizer: Tokenizer, vocab_size: int) -> list[int]:
-    """Turns one prompt into ids: text gets the begin-of-text id, ids stay as they are.
+    """Turns one prompt into ids: text is framed by the model's own rule, ids stay as they are.
 
     Raises:
         TypeError: It is neither text nor ids.
@@ -53,7 +53,7 @@ def to_ids(prompt: object, tokenizer: Tokenizer, vocab_size: int) -> list[int]:
     """
     if not isinstance(prompt, str):
         return check_ids(prompt, vocab_size)
-    ids = tokenizer.encode(prompt, bos=True)
+    ids = tokenizer.encode(prompt)
     if not ids:
         msg = "prompt: an empty text, and the tokenizer has no begin-of-text id to start from"
         raise ConfigError(msg)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.file_access import json_object
-from llama_rt.tokenizer.special import AddedToken
+from llama_rt.tokenizer.special import AddedToken, is_control_text
 
 __all__ = ["added_tokens", "end_ids", "named_texts", "vocab_rows"]
+
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
 def added_tokens(
@@ -19,7 +21,8 @@ def added_tokens(
     """Collects added tokens by id from a folder's JSON files.
 
     These are `added_tokens.json`, then `tokenizer.json` and `tokenizer_config.json`, which also
-    say whether a token is special. `document` stands for `tokenizer.json` if it is given.
+    say whether a token is special, what it strips and where it stands. A token with the text of a
+    control token is special whatever they say. `document` stands for `tokenizer.json` if given.
 
     Raises:
         TokenizerError: A file is not what it should be, or an id is absurd.
@@ -28,7 +31,7 @@ def added_tokens(
     specials = _special_texts(folder)
     plain, full = folder / "added_tokens.json", folder / "tokenizer.json"
     for text, id in json_object(plain).items():
-        found[_row(id, plain)] = AddedToken(text, text in specials)
+        found[_row(id, plain)] = AddedToken(text, text in specials or is_control_text(text))
     listed = json_object(full) if document is None else document
     config = folder / "tokenizer_config.json"
     table = json_object(config).get("added_tokens_decoder")
@@ -38,7 +41,9 @@ def added_tokens(
     for file, id, item in entries:
         content = item.get("content")
         if isinstance(content, str):
-            found[_row(id, file)] = AddedToken(content, bool(item.get("special")))
+            special = bool(item.get("special")) or is_control_text(content)
+            flags = {name: item.get(name) is True for name in _FLAGS}
+            found[_row(id, file)] = AddedToken(content, special, **flags)
     return found
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer.settings import TokenizerSettings
 
-__all__ = ["StreamDecoder", "Tokenizer", "check_ids", "check_text", "frame"]
+__all__ = ["StreamDecoder", "Tokenizer", "check_ids", "check_text"]
 
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -31,6 +32,8 @@ class Tokenizer(Protocol):
     """Text to ids and back, exactly as the model was trained.
 
     Attributes:
+        settings: What the model's files say of it: rules for begin and end of text, spaces, added
+            tokens, the pre-tokenizer's name.
         vocab_size: Number of ids that the tokenizer knows, padding rows included.
         bos_id: Id that starts a text, or None.
         eos_id: Id that ends a text, or None.
@@ -39,6 +42,8 @@ class Tokenizer(Protocol):
         special_ids: Control and added tokens by their text.
     """
 
+    @property
+    def settings(self) -> TokenizerSettings: ...  # noqa: D102
     @property
     def vocab_size(self) -> int: ...  # noqa: D102
     @property
@@ -53,19 +58,43 @@ class Tokenizer(Protocol):
     def special_ids(self) -> dict[str, int]: ...  # noqa: D102
 
     def encode(
-        self, text: str, bos: bool = True, eos: bool = False, *, special: bool = False
+        self,
+        text: str,
+        bos: bool | None = None,
+        eos: bool | None = None,
+        *,
+        special: bool = False,
     ) -> list[int]:
         """Turns text into ids.
 
         Args:
             text: Any str; lone surrogates count as U+FFFD.
-            bos: Put the begin-of-text id first, unless it already is first.
-            eos: Put the end-of-text id last, unless it already is last.
+            bos: Put the begin-of-text id first, unless it already is first. None is the model's
+                own rule (`settings`).
+            eos: Put the end-of-text id last, unless it already is last. None is the model's rule.
             special: Read the texts of control and added tokens as those tokens. Off, they are
                 ordinary text: what a user wrote never becomes a control token.
 
         Raises:
             TokenizerError: `text` is not a str.
+        """
+        ...
+
+    def encode_parts(
+        self, parts: Iterable[str | int], bos: bool | None = False, eos: bool | None = False
+    ) -> list[int]:
+        """Turns a text whose control tokens are known into ids, as one text.
+
+        Adjacent texts are joined. The rules for a whole text hold: a leading space at its start
+        only (`settings.prefix_space`), white space that belongs to the tokens beside it.
+
+        Args:
+            parts: Ordinary text, from which no control token is read, and ids.
+            bos: As in `encode`, but nothing is added unasked.
+            eos: The same for the end.
+
+        Raises:
+            TokenizerError: A part is neither str nor an id of the vocabulary.
         """
         ...
 
@@ -88,15 +117,6 @@ class Tokenizer(Protocol):
     def piece(self, id: int) -> str:
         """Text of one token for display: its name if it is a control token, `<0xAB>` for a byte."""
         ...
-
-
-def frame(ids: list[int], bos_id: int | None, eos_id: int | None) -> list[int]:
-    """Adds begin and end ids (None: not wanted) where they are not there already."""
-    if bos_id is not None and ids[:1] != [bos_id]:
-        ids = [bos_id, *ids]
-    if eos_id is not None and ids[-1:] != [eos_id]:
-        ids = [*ids, eos_id]
-    return ids
 
 
 def check_text(text: object) -> str:

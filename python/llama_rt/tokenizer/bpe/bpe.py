@@ -1,16 +1,27 @@
-"""Tokenizer of Llama 3 and later: byte-level BPE, run by the `tokenizers` library."""
+"""Tokenizer of Llama 3 and later: byte-level BPE."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Literal, cast
 
-from llama_rt.tokenizer.protocol import check_ids, check_text, frame
-from llama_rt.tokenizer.special import SpecialTokens, is_padding_text
+from llama_rt.tokenizer.base import TokenizerBase
+from llama_rt.tokenizer.protocol import check_ids
+from llama_rt.tokenizer.settings import TextRules
+from llama_rt.tokenizer.special import AddedToken, SpecialTokens, end_texts, is_padding_text
 
-__all__ = ["BYTE_TO_CHAR", "CHAR_TO_BYTE", "BpeDecoder", "BpeTokenizer", "BpeVocabulary"]
+__all__ = [
+    "BYTE_TO_CHAR",
+    "CHAR_TO_BYTE",
+    "BpeDecoder",
+    "BpeTokenizer",
+    "BpeVocabulary",
+    "piece_bytes",
+]
 
 
 def _byte_table() -> dict[int, str]:
@@ -27,13 +38,14 @@ BYTE_TO_CHAR: Mapping[int, str] = _byte_table()
 CHAR_TO_BYTE: Mapping[str, int] = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BpeVocabulary:
     """What the ids stand for, apart from how text is encoded.
 
     Attributes:
         tokens: Ordinary tokens by id, in GPT-2's byte alphabet.
-        added: Added tokens by id: text and whether it is special (decodes to nothing).
+        added: Control and added tokens by id.
+        rules: Begin and end of a text, Unicode form, the pre-tokenizer's name.
         vocab_size: Rows of the model's embedding; rows without a token are padding.
         bos_id: Id that starts a text, or None.
         eos_id: Id that ends a text, or None.
@@ -42,7 +54,8 @@ class BpeVocabulary:
     """
 
     tokens: Mapping[int, str]
-    added: Mapping[int, tuple[str, bool]]
+    added: Mapping[int, AddedToken]
+    rules: TextRules
     vocab_size: int = 0
     bos_id: int | None = None
     eos_id: int | None = None
@@ -50,56 +63,48 @@ class BpeVocabulary:
     unsampled_ids: frozenset[int] = frozenset()
 
 
-class BpeTokenizer:
+class BpeTokenizer(TokenizerBase):
     """Byte-level BPE as Meta's own encoder and decoder work (no clean-up of spaces)."""
 
-    def __init__(self, backend: Any, vocabulary: BpeVocabulary) -> None:  # noqa: ANN401
-        """Joins a `tokenizers.Tokenizer` without added tokens to its vocabulary."""
+    def __init__(self, encode: Callable[[str], list[int]], vocabulary: BpeVocabulary) -> None:
+        """Joins an encoder of ordinary text to its vocabulary."""
         words = vocabulary
-        self._backend = backend
+        self._encode = encode
         last = max([-1, *words.tokens, *words.added])
-        self._size = max(last + 1, words.vocab_size)
-        self._bytes: list[bytes | None] = [None] * self._size  # None: control or padding
-        self._names = [f"[PAD{id}]" for id in range(self._size)]
+        size = max(last + 1, words.vocab_size)
+        self._bytes: list[bytes | None] = [None] * size  # None: control or padding
+        self._names = [f"[PAD{id}]" for id in range(size)]
         for id, text in words.tokens.items():
-            self._bytes[id] = _token_bytes(text)
-        for id, (text, special) in words.added.items():
-            self._bytes[id] = None if special else text.encode()
-            self._names[id] = text
-        self._special = SpecialTokens(
-            {text: id for id, (text, _) in words.added.items()},
-            {text: id for id, (text, special) in words.added.items() if not special},
-        )
-        self.bos_id = words.bos_id
-        self.eos_id = words.eos_id
-        ends = self._special.end_ids | words.stop_ids
+            self._bytes[id] = piece_bytes(text)
+        for id, token in words.added.items():
+            self._bytes[id] = None if token.special else token.text.encode()
+            self._names[id] = token.text
+        plain = [id for id, token in words.added.items() if not token.special]
+        special = SpecialTokens(words.added, plain, _normalizer(words.rules.normalization))
+        ends = {special.ids[text] for text in end_texts(special.ids)} | words.stop_ids
         ends |= {words.eos_id} if words.eos_id is not None else set()
-        self.stop_ids = frozenset(ends)
+        settings = words.rules.settings(
+            bos_id=words.bos_id,
+            eos_id=words.eos_id,
+            added_tokens=words.added,
+            byte_fallback=False,
+            end_ids=frozenset(ends),
+        )
         known = words.tokens.keys() | words.added.keys()
-        suppressed = set(range(self._size)) - known | words.unsampled_ids
-        suppressed |= {id for id, (text, _) in words.added.items() if is_padding_text(text)}
-        self.unsampled_ids = frozenset(suppressed - self.stop_ids - {self.bos_id})
+        suppressed = set(range(size)) - known | words.unsampled_ids
+        suppressed |= {id for id, token in words.added.items() if is_padding_text(token.text)}
+        super().__init__(
+            settings,
+            special,
+            vocab_size=size,
+            unsampled_ids=frozenset(suppressed - settings.end_ids - {words.bos_id}),
+        )
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, padding rows included."""
-        return self._size
-
-    @property
-    def special_ids(self) -> dict[str, int]:
-        """Control and added tokens by text."""
-        return dict(self._special.ids)
-
-    def encode(
-        self, text: str, bos: bool = True, eos: bool = False, *, special: bool = False
-    ) -> list[int]:
-        """See `Tokenizer.encode`."""
-        ids = self._special.encode(check_text(text), self._encode, special=special)
-        return frame(ids, self.bos_id if bos else None, self.eos_id if eos else None)
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+    def _encode_text(self, text: str, *, first: bool) -> list[int]:
+        scheme = self.settings.prefix_space
+        if scheme == "always" or (scheme == "first" and first):
+            text = text if text.startswith(" ") else " " + text
+        return self._encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """See `Tokenizer.decode`."""
@@ -112,7 +117,7 @@ class BpeTokenizer:
 
     def piece(self, id: int) -> str:
         """See `Tokenizer.piece`."""
-        (id,) = check_ids([id], self._size)
+        (id,) = check_ids([id], self.vocab_size)
         data = self._bytes[id]
         if data is None:
             return self._names[id]
@@ -164,7 +169,14 @@ _TO_LATIN1 = dict.fromkeys(range(256), "\uffff") | {
 }
 
 
-def _token_bytes(text: str) -> bytes:
+def _normalizer(form: str) -> Callable[[str], str] | None:
+    if not form:
+        return None
+    return partial(unicodedata.normalize, cast("Literal['NFC', 'NFD', 'NFKC', 'NFKD']", form))
+
+
+def piece_bytes(text: str) -> bytes:
+    """Bytes that a token in GPT-2's byte alphabet stands for."""
     try:
         return text.translate(_TO_LATIN1).encode("latin-1")
     except (

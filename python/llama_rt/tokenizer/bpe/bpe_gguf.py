@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary
+from llama_rt.tokenizer.gguf_values import control_note, gguf_flag, gguf_id, gguf_list, gguf_texts
 from llama_rt.tokenizer.hf_backend import build_backend
-from llama_rt.tokenizer.sentencepiece.spm_gguf import gguf_id, gguf_list, gguf_texts
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind
+from llama_rt.tokenizer.settings import TextRules
+from llama_rt.tokenizer.special import AddedToken, is_control_text
 
 __all__ = ["bpe_from_gguf"]
 
@@ -36,8 +38,16 @@ def bpe_from_gguf(metadata: Mapping[str, object], name: str) -> BpeTokenizer:
     kinds = [int(PieceKind.NORMAL)] * len(texts)
     if "tokenizer.ggml.token_type" in metadata:
         kinds = [_kind(kind) for kind in gguf_list(metadata, "token_type", len(texts), name)]
+    overridden = [
+        id
+        for id, text in enumerate(texts)
+        if is_control_text(text) and kinds[id] != PieceKind.CONTROL
+    ]
+    notes = [control_note(id, texts[id], kinds[id]) for id in overridden]
+    for id in overridden:
+        kinds[id] = int(PieceKind.CONTROL)
     added = {
-        id: (text, kinds[id] != PieceKind.USER_DEFINED)
+        id: AddedToken(text, special=kinds[id] != PieceKind.USER_DEFINED)
         for id, text in enumerate(texts)
         if kinds[id] in (PieceKind.CONTROL, PieceKind.UNKNOWN, PieceKind.USER_DEFINED)
     }
@@ -54,11 +64,18 @@ def bpe_from_gguf(metadata: Mapping[str, object], name: str) -> BpeTokenizer:
             ("eom", None),
         )
     }
+    backend = build_backend(vocab, merges, name)
     return BpeTokenizer(
-        build_backend(vocab, merges, name),
+        lambda text: backend.encode(text, add_special_tokens=False).ids,
         BpeVocabulary(
             tokens=ordinary,
             added=added,
+            rules=TextRules(
+                add_bos=gguf_flag(metadata, "add_bos_token", True, name),
+                add_eos=gguf_flag(metadata, "add_eos_token", False, name),
+                pre_tokenizer="llama-bpe",
+                notes=tuple(notes),
+            ),
             vocab_size=len(texts),
             bos_id=ids["bos"],
             eos_id=ids["eos"],
@@ -72,8 +89,8 @@ def _kind(value: object) -> int:
     return value if isinstance(value, int) else PieceKind.NORMAL
 
 
-def _index(added: Mapping[int, tuple[str, bool]], text: str) -> int | None:
-    return next((id for id, (name, _) in added.items() if name == text), None)
+def _index(added: Mapping[int, AddedToken], text: str) -> int | None:
+    return next((id for id, token in added.items() if token.text == text), None)
 
 
 def _pair(text: str, vocab: Mapping[str, int], name: str) -> tuple[str, str]:

@@ -11,12 +11,15 @@ from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary
 from llama_rt.tokenizer.file_access import json_object
 from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids, named_texts, vocab_rows
+from llama_rt.tokenizer.framing import folder_frame
 from llama_rt.tokenizer.hf_backend import guarded, import_tokenizers
 from llama_rt.tokenizer.protocol import Tokenizer
+from llama_rt.tokenizer.settings import TextRules
 
 __all__ = ["tokenizer_from_json"]
 
 _BOS_TEXTS = ("<|begin_of_text|>", "<s>", "<|startoftext|>")
+_END_KEYS = ("eot_token", "eom_token")
 _EOS_TEXTS = ("<|end_of_text|>", "</s>", "<|endoftext|>")
 
 
@@ -59,8 +62,8 @@ def _byte_level(
 ) -> BpeTokenizer:
     """Lets the library encode ordinary text; special tokens are split off here, on request only."""
     found = added_tokens(file.parent, document)
-    tokens = {id: (token.text, token.special) for id, token in found.items() if token.text}
-    texts = {text for text, _ in tokens.values()}
+    tokens = {id: token for id, token in found.items() if token.text}
+    texts = {token.text for token in tokens.values()}
     plain = {text: id for text, id in vocab.items() if text not in texts}
     ordinary = {
         **document,
@@ -72,19 +75,23 @@ def _byte_level(
     }
     library = import_tokenizers(str(file))
     backend = guarded(lambda: library.Tokenizer.from_str(json.dumps(ordinary)), str(file))
-    ids = {text: id for id, (text, _) in tokens.items()}
+    ids = {token.text: id for id, token in tokens.items()}
     ends = end_ids(file.parent, metadata)
     bos = _named(file.parent, "bos_token", ids, _BOS_TEXTS, (metadata or {}).get("bos_token_id"))
     eos = _named(file.parent, "eos_token", ids, _EOS_TEXTS, ends[0] if ends else None)
+    named = [
+        ids[text] for key in _END_KEYS for text in named_texts(file.parent, key) if text in ids
+    ]
     return BpeTokenizer(
-        backend,
+        lambda text: backend.encode(text, add_special_tokens=False).ids,
         BpeVocabulary(
             tokens={id: text for text, id in plain.items()},
             added=tokens,
+            rules=TextRules(frame=folder_frame(file.parent, document, bos, eos)),
             vocab_size=vocab_rows(metadata),
             bos_id=bos,
             eos_id=eos,
-            stop_ids=frozenset(id for id in ends if id in tokens),
+            stop_ids=frozenset({*(id for id in ends if id in tokens and id != bos), *named}),
         ),
     )
 

@@ -11,6 +11,8 @@ from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.bpe.bpe import BYTE_TO_CHAR, BpeTokenizer, BpeVocabulary
 from llama_rt.tokenizer.folder_tokens import end_ids, vocab_rows
 from llama_rt.tokenizer.hf_backend import build_backend
+from llama_rt.tokenizer.settings import TextRules
+from llama_rt.tokenizer.special import AddedToken
 
 __all__ = ["special_texts", "tokenizer_from_ranks"]
 
@@ -43,12 +45,13 @@ def tokenizer_from_ranks(
     )
     ends = end_ids(file.parent, metadata)
     specials = special_texts(newer=uses_scaled_rope(metadata) or count + _EOM in ends)
-    added = {count + offset: (text, True) for offset, text in enumerate(specials)}
+    added = {count + offset: AddedToken(text, special=True) for offset, text in enumerate(specials)}
     return BpeTokenizer(
-        backend,
+        lambda text: backend.encode(text, add_special_tokens=False).ids,
         BpeVocabulary(
             tokens={rank: words[token] for token, rank in ranks.items()},
             added=added,
+            rules=TextRules(add_bos=True, pre_tokenizer="llama-bpe"),
             vocab_size=vocab_rows(metadata),
             bos_id=count,
             eos_id=count + 1,

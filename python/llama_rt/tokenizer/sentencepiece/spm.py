@@ -5,30 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.protocol import check_ids, check_text, frame
-from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel
+from llama_rt.tokenizer.base import TokenizerBase
+from llama_rt.tokenizer.protocol import check_ids
+from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel, with_dummy_prefix
 from llama_rt.tokenizer.sentencepiece.spm_stream import SpmDecoder, SpmSurfaces
-from llama_rt.tokenizer.special import AddedToken, SpecialTokens, is_padding_text
+from llama_rt.tokenizer.settings import TextRules
+from llama_rt.tokenizer.special import AddedToken, SpecialTokens, end_texts, is_padding_text
 
-__all__ = ["SpmTokenizer", "open_proto"]
+__all__ = ["SpmEncoder", "SpmTokenizer", "open_proto"]
 
 _SPACE = "▁"
 _CONTROL_KINDS = (PieceKind.CONTROL, PieceKind.UNKNOWN)
 
+SpmEncoder = Callable[[str, bool], list[int]]
+"""Encodes ordinary text; the second argument says whether it gets a leading space."""
 
-class SpmTokenizer:
-    """Sentencepiece encoding and decoding, with the special-token rule of 2023.
 
-    That rule (transformers' `legacy`) cuts the text at special tokens and encodes every part on
-    its own, each with its own leading space.
-    """
+class SpmTokenizer(TokenizerBase):
+    """Sentencepiece encoding and decoding of the text between special tokens."""
 
     def __init__(
         self,
         model: SpmModel,
-        encode: Callable[[str], list[int]],
+        encode: SpmEncoder,
         *,
         name: str,
+        rules: TextRules,
         added: Mapping[int, AddedToken] | None = None,
         vocab_size: int = 0,
         stop_ids: Iterable[int] = (),
@@ -40,6 +42,7 @@ class SpmTokenizer:
             model: Pieces and rules.
             encode: Encodes ordinary text (see `open_proto`).
             name: File or source, for errors.
+            rules: Begin and end of a text, and its leading space.
             added: Tokens by id, beyond the pieces or in place of one.
             vocab_size: Rows of the model's embedding; rows that no token stands for are padding.
             stop_ids: Ids that end a generation in addition to eos.
@@ -53,10 +56,10 @@ class SpmTokenizer:
             raise TokenizerError(msg)
         added = dict(added or {})
         self._encode = encode
-        self._size = max(len(model.texts), vocab_size, max(added, default=-1) + 1)
-        padding = set(range(len(model.texts), self._size)) - added.keys()
-        self._names = model.texts + [f"[PAD{id}]" for id in range(len(model.texts), self._size)]
-        kinds = model.kinds + [int(PieceKind.CONTROL)] * (self._size - len(model.texts))
+        size = max(len(model.texts), vocab_size, max(added, default=-1) + 1)
+        padding = set(range(len(model.texts), size)) - added.keys()
+        self._names = model.texts + [f"[PAD{id}]" for id in range(len(model.texts), size)]
+        kinds = model.kinds + [int(PieceKind.CONTROL)] * (size - len(model.texts))
         for id, token in added.items():
             self._names[id] = token.text
             kinds[id] = PieceKind.CONTROL if token.special else PieceKind.USER_DEFINED
@@ -66,57 +69,37 @@ class SpmTokenizer:
             strips=model.add_dummy_prefix or model.remove_extra_whitespaces,
             strips_again=model.remove_extra_whitespaces,
         )
-        self._bos_id = _control(model.bos_id, kinds)
-        self._eos_id = _control(model.eos_id, kinds)
-        special = {
-            text: id
+        special = added | {
+            id: AddedToken(text, special=True)
             for id, (text, kind) in enumerate(zip(self._names, kinds, strict=True))
-            if (kind in _CONTROL_KINDS or id in added) and id not in padding
+            if kind in _CONTROL_KINDS and id not in added and id not in padding
         }
-        words = {token.text: id for id, token in added.items() if not token.special}
-        self._special = SpecialTokens(special, words)
-        ends = self._special.end_ids | set(stop_ids)
-        self._stop_ids = frozenset(ends if self._eos_id is None else {*ends, self._eos_id})
+        words = [id for id, token in added.items() if not token.special]
+        tokens = SpecialTokens(special, words)
+        ends = {tokens.ids[text] for text in end_texts(tokens.ids)} | set(stop_ids)
+        eos_id = _control(model.eos_id, kinds)
+        settings = rules.settings(
+            bos_id=_control(model.bos_id, kinds),
+            eos_id=eos_id,
+            added_tokens=special,
+            byte_fallback=model.byte_fallback,
+            end_ids=frozenset(ends if eos_id is None else {*ends, eos_id}),
+        )
         suppressed = {id for id, token in added.items() if is_padding_text(token.text)}
         suppressed |= padding | set(unsampled_ids)
-        self._unsampled_ids = frozenset(suppressed - self._stop_ids - {self._bos_id})
+        super().__init__(
+            settings,
+            tokens,
+            vocab_size=size,
+            unsampled_ids=frozenset(suppressed - settings.end_ids - {settings.bos_id}),
+        )
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, padding rows included."""
-        return self._size
-
-    @property
-    def bos_id(self) -> int | None:
-        """Id that starts a text."""
-        return self._bos_id
-
-    @property
-    def eos_id(self) -> int | None:
-        """Id that ends a text."""
-        return self._eos_id
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Ids that end a generation."""
-        return self._stop_ids
-
-    @property
-    def unsampled_ids(self) -> frozenset[int]:
-        """Ids suppressed in sampling."""
-        return self._unsampled_ids
-
-    @property
-    def special_ids(self) -> dict[str, int]:
-        """Control and added tokens by text."""
-        return dict(self._special.ids)
-
-    def encode(
-        self, text: str, bos: bool = True, eos: bool = False, *, special: bool = False
-    ) -> list[int]:
-        """See `Tokenizer.encode`."""
-        ids = self._special.encode(check_text(text), self._encode, special=special)
-        return frame(ids, self._bos_id if bos else None, self._eos_id if eos else None)
+    def _encode_text(self, text: str, *, first: bool) -> list[int]:
+        scheme = self.settings.prefix_space
+        prefix = scheme == "always" or (scheme == "first" and first)
+        if prefix and not self.settings.adds_second_space:
+            prefix = not text.startswith((" ", _SPACE))
+        return self._encode(text, prefix)
 
     def decode(self, ids: Iterable[int]) -> str:
         """See `Tokenizer.decode`."""
@@ -129,7 +112,7 @@ class SpmTokenizer:
 
     def piece(self, id: int) -> str:
         """See `Tokenizer.piece`."""
-        (id,) = check_ids([id], self._size)
+        (id,) = check_ids([id], self.vocab_size)
         return self._names[id].replace(_SPACE, " ")
 
     def token_bytes(self) -> list[bytes]:
@@ -139,7 +122,7 @@ class SpmTokenizer:
         return [text.encode("latin-1" if kind == byte else "utf-8") for text, kind in pairs]
 
 
-def open_proto(proto: bytes, name: str) -> Callable[[str], list[int]]:
+def open_proto(proto: bytes, name: str) -> SpmEncoder:
     """Opens a serialized ModelProto and returns its encoder.
 
     Raises:
@@ -147,13 +130,20 @@ def open_proto(proto: bytes, name: str) -> Callable[[str], list[int]]:
     """
     import sentencepiece  # loaded late: `import llama_rt` stays quick
 
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(proto)
-    except (RuntimeError, OSError, ValueError) as error:
-        msg = f"{name}: sentencepiece refuses the model: {error}"
-        raise TokenizerError(msg) from error
-    encode: Callable[[str], list[int]] = processor.encode
+    encoders: dict[bool, Callable[[str], list[int]]] = {}
+
+    def encode(text: str, prefix: bool) -> list[int]:
+        if prefix not in encoders:
+            processor = sentencepiece.SentencePieceProcessor()
+            try:
+                processor.LoadFromSerializedProto(with_dummy_prefix(proto, prefix))
+            except (RuntimeError, OSError, ValueError) as error:
+                msg = f"{name}: sentencepiece refuses the model: {error}"
+                raise TokenizerError(msg) from error
+            encoders[prefix] = processor.encode
+        return encoders[prefix](text)
+
+    encode("a", True)  # a model that is refused is refused here
     return encode
 
 

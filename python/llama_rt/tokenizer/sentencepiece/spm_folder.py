@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.file_access import read_bytes
-from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids, vocab_rows
+from llama_rt.tokenizer.file_access import is_file, json_object, read_bytes
+from llama_rt.tokenizer.folder_tokens import added_tokens, vocab_rows
 from llama_rt.tokenizer.sentencepiece.spm import SpmTokenizer, open_proto
-from llama_rt.tokenizer.sentencepiece.spm_model import SpmModelError, parse_model
+from llama_rt.tokenizer.sentencepiece.spm_model import (
+    PieceKind,
+    SpmModel,
+    SpmModelError,
+    parse_model,
+    with_control_pieces,
+)
+from llama_rt.tokenizer.sentencepiece.spm_rules import end_rows, folder_rules
+from llama_rt.tokenizer.special import AddedToken, is_markup
 
 __all__ = ["spm_from_file"]
 
@@ -34,13 +42,29 @@ def spm_from_file(path: Path, metadata: Mapping[str, object] | None) -> SpmToken
         msg = f"{path}: {error}"
         raise TokenizerError(msg) from None
     pieces = len(model.texts)
-    added = {id: token for id, token in added_tokens(path.parent).items() if id >= pieces}
-    rows = vocab_rows(metadata)
+    found = added_tokens(path.parent)
+    added = {id: token for id, token in found.items() if id >= pieces}
+    marked = _marked_pieces(model)
+    added |= {id: found.get(id, AddedToken(text, special=False)) for id, text in marked.items()}
+    fast = path.parent / "tokenizer.json"
+    document = json_object(fast) if is_file(fast) else None
     return SpmTokenizer(
         model,
-        open_proto(data, str(path)),
+        open_proto(with_control_pieces(data, marked) if marked else data, str(path)),
         name=str(path),
+        rules=folder_rules(document, path.parent, model),
         added=added,
-        vocab_size=rows,
-        stop_ids=[id for id in end_ids(path.parent, metadata) if id in added],
+        vocab_size=vocab_rows(metadata),
+        stop_ids=end_rows(path.parent, metadata, model, added),
     )
+
+
+def _marked_pieces(model: SpmModel) -> dict[int, str]:
+    """User-defined pieces that look like control tokens; sentencepiece finds them in any text.
+
+    They are tokens of a chat format, read only where special tokens are.
+    """
+    rows = enumerate(zip(model.texts, model.kinds, strict=True))
+    return {
+        id: text for id, (text, kind) in rows if kind == PieceKind.USER_DEFINED and is_markup(text)
+    }

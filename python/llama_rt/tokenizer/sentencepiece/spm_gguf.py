@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.protocol import check_text
+from llama_rt.tokenizer.gguf_values import (
+    control_note,
+    gguf_flag,
+    gguf_id,
+    gguf_list,
+    gguf_number,
+    gguf_texts,
+)
 from llama_rt.tokenizer.sentencepiece.spm import SpmTokenizer, open_proto
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.sentencepiece.spm_rebuild import encodable
-from llama_rt.tokenizer.special import AddedToken, is_padding_text
+from llama_rt.tokenizer.settings import PrefixSpace, TextRules
+from llama_rt.tokenizer.special import AddedToken, is_control_text, is_padding_text
 
-__all__ = ["gguf_flag", "gguf_id", "gguf_list", "gguf_texts", "spm_from_gguf"]
+__all__ = ["PREFIX_SPACE_KEY", "SECOND_SPACE_KEY", "spm_from_gguf"]
 
+PREFIX_SPACE_KEY = "tokenizer.llama_rt.prefix_space"
+SECOND_SPACE_KEY = "tokenizer.llama_rt.adds_second_space"
 _KINDS = frozenset(kind.value for kind in PieceKind)
 _PREFIX = "tokenizer.ggml."
-_NO_ID = 0xFFFFFFFF
 _ADDED_SCORE = -1000.0  # what llama.cpp's converter gives to added tokens
 _BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>")
 _CONTROL_TEXT = re.compile(r"<[^<>]+>|\[[A-Z]+\d*\]")
@@ -34,13 +43,19 @@ def spm_from_gguf(metadata: Mapping[str, object], name: str) -> SpmTokenizer:
     """
     model = _read_rows(metadata, name)
     ends = {gguf_id(metadata, key, len(model.texts), name) for key in ("eot", "eom")}
+    kinds = list(model.kinds)
     added = _separate_added(model, {model.bos_id, model.eos_id, *ends})
+    overridden = [
+        id for id, token in added.items() if token.special and is_control_text(token.text)
+    ]
+    notes = [control_note(id, model.texts[id], kinds[id]) for id in overridden]
     unused = [id for id, kind in enumerate(model.kinds) if kind == PieceKind.UNUSED]
     proto = serialize_model(encodable(model, added, name))
     return SpmTokenizer(
         model,
         open_proto(proto, name),
         name=name,
+        rules=_rules(metadata, model, name, tuple(notes)),
         added=added,
         stop_ids=[id for id in ends if id is not None],
         unsampled_ids=unused,
@@ -51,13 +66,13 @@ def _read_rows(metadata: Mapping[str, object], name: str) -> SpmModel:
     """Reads tokens, scores, types, special ids and rules as they stand in the file."""
     texts = gguf_texts(metadata, "tokens", name)
     size = len(texts)
-    scores = [_number(x, "scores", name) for x in gguf_list(metadata, "scores", size, name)]
+    scores = [gguf_number(x, "scores", name) for x in gguf_list(metadata, "scores", size, name)]
     if not all(map(_is_float32, scores)):
         msg = f"{name}: {_PREFIX}scores: expected finite 32-bit numbers"
         raise TokenizerError(msg)
     if _PREFIX + "token_type" in metadata:
         types = gguf_list(metadata, "token_type", size, name)
-        kinds = [_kind(_number(x, "token_type", name), name) for x in types]
+        kinds = [_kind(gguf_number(x, "token_type", name), name) for x in types]
     else:
         kinds = [int(PieceKind.NORMAL)] * size
         for id, text in ((id, text) for id, text in enumerate(texts[:3]) if text.startswith("<")):
@@ -82,16 +97,44 @@ def _read_rows(metadata: Mapping[str, object], name: str) -> SpmModel:
     return model
 
 
+def _rules(
+    metadata: Mapping[str, object], model: SpmModel, name: str, notes: tuple[str, ...]
+) -> TextRules:
+    """Rules by their keys; every part between special tokens gets a space, as in llama.cpp.
+
+    `convert` writes two keys of its own for what llama.cpp's flag cannot say.
+    """
+    prefix: PrefixSpace = "always" if model.add_dummy_prefix else "never"
+    own = metadata.get(PREFIX_SPACE_KEY)
+    if own is not None:
+        if own not in ("never", "first", "always"):
+            msg = f"{name}: {PREFIX_SPACE_KEY}: expected never, first or always, got {own!r}"
+            raise TokenizerError(msg)
+        prefix = own
+    return TextRules(
+        add_bos=gguf_flag(metadata, "add_bos_token", True, name),
+        add_eos=gguf_flag(metadata, "add_eos_token", False, name),
+        prefix_space=prefix,
+        adds_second_space=bool(metadata.get(SECOND_SPACE_KEY, True)),
+        pre_tokenizer="default",
+        notes=notes,
+    )
+
+
 def _separate_added(model: SpmModel, control_ids: set[int | None]) -> dict[int, AddedToken]:
-    """Finds rows that are added tokens; makes named control tokens typed as text control tokens.
+    """Finds rows that are added tokens; makes control tokens typed as text control tokens.
+
+    Those are named by a key, or have a text that llama.cpp takes for one whatever its type.
 
     llama.cpp's converter gives added tokens the score -1000 and the type user-defined; a
     user-defined piece of the sentencepiece model itself has another score and stays a piece.
     """
     added: dict[int, AddedToken] = {}
     for id, (text, kind) in enumerate(zip(model.texts, model.kinds, strict=True)):
-        if kind in (PieceKind.USER_DEFINED, PieceKind.NORMAL) and (
-            is_padding_text(text) or (id in control_ids and _CONTROL_TEXT.fullmatch(text))
+        if kind in (PieceKind.USER_DEFINED, PieceKind.NORMAL, PieceKind.UNUSED) and (
+            is_padding_text(text)
+            or is_control_text(text)
+            or (id in control_ids and _CONTROL_TEXT.fullmatch(text))
         ):
             added[id] = AddedToken(text, special=True)
             model.kinds[id] = PieceKind.CONTROL
@@ -100,80 +143,6 @@ def _separate_added(model: SpmModel, control_ids: set[int | None]) -> dict[int, 
         elif kind == PieceKind.CONTROL and is_padding_text(text):
             added[id] = AddedToken(text, special=True)
     return added
-
-
-def gguf_list(
-    metadata: Mapping[str, object], key: str, size: int | None, name: str
-) -> Sequence[object]:
-    """Returns the array `tokenizer.ggml.<key>`, of `size` elements if given.
-
-    Raises:
-        TokenizerError: The key is missing, no array, empty or of another length.
-    """
-    value = metadata.get(_PREFIX + key)
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if value is None:
-        msg = f"{name}: {_PREFIX}{key} is missing"
-        raise TokenizerError(msg)
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        msg = f"{name}: {_PREFIX}{key}: expected an array, got {type(value).__name__}"
-        raise TokenizerError(msg)
-    if not value or (size is not None and len(value) != size):
-        expected = "at least 1" if size is None else str(size)
-        msg = f"{name}: {_PREFIX}{key}: expected {expected} elements, got {len(value)}"
-        raise TokenizerError(msg)
-    return value
-
-
-def gguf_texts(metadata: Mapping[str, object], key: str, name: str) -> list[str]:
-    """Returns the strings of the array `tokenizer.ggml.<key>`, without lone surrogates.
-
-    Raises:
-        TokenizerError: The key is missing, or no array of strings.
-    """
-    texts = []
-    for at, text in enumerate(gguf_list(metadata, key, None, name)):
-        if not isinstance(text, str):
-            msg = f"{name}: {_PREFIX}{key}[{at}]: expected a string, got {type(text).__name__}"
-            raise TokenizerError(msg)
-        texts.append(check_text(text))
-    return texts
-
-
-def gguf_id(
-    metadata: Mapping[str, object], key: str, size: int, name: str, default: int | None = None
-) -> int | None:
-    """Returns the id `tokenizer.ggml.<key>_token_id`, or `default` if it exists, or None.
-
-    Raises:
-        TokenizerError: The id is outside `[0, size)`.
-    """
-    value = metadata.get(f"{_PREFIX}{key}_token_id")
-    if value is None:
-        return default if default is not None and default < size else None
-    number = _number(value, f"{key}_token_id", name)
-    if number in (_NO_ID, -1):
-        return None
-    if not 0 <= number < size or number % 1:
-        msg = f"{name}: {_PREFIX}{key}_token_id: {number} is not in [0, {size})"
-        raise TokenizerError(msg)
-    return int(number)
-
-
-def gguf_flag(metadata: Mapping[str, object], key: str, default: bool, name: str) -> bool:
-    """Returns the flag `tokenizer.ggml.<key>`."""
-    value = metadata.get(_PREFIX + key)
-    return default if value is None else bool(_number(value, key, name))
-
-
-def _number(value: object, key: str, name: str) -> float:
-    if isinstance(value, (int, float)):
-        return value
-    item = getattr(value, "item", None)  # a numpy scalar
-    if item is not None and isinstance(item(), (int, float)):
-        return float(item())
-    msg = f"{name}: {_PREFIX}{key}: expected a number, got {type(value).__name__}"
-    raise TokenizerError(msg)
 
 
 def _is_float32(value: float) -> bool:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids, named_texts, vocab_rows
+from llama_rt.tokenizer.folder_tokens import added_tokens, named_texts, vocab_rows
 from llama_rt.tokenizer.hf_backend import guarded, import_tokenizers
-from llama_rt.tokenizer.sentencepiece.spm import SpmTokenizer, open_proto
+from llama_rt.tokenizer.sentencepiece.spm import SpmEncoder, SpmTokenizer, open_proto
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.sentencepiece.spm_rebuild import encodable
-from llama_rt.tokenizer.sentencepiece.spm_steps import check_decoder, space_rules
+from llama_rt.tokenizer.sentencepiece.spm_rules import end_rows, folder_rules
+from llama_rt.tokenizer.sentencepiece.spm_steps import check_decoder, space_rules, without_prefix
 from llama_rt.tokenizer.special import AddedToken
 
 __all__ = ["model_from_json", "spm_from_json"]
@@ -56,14 +57,14 @@ def spm_from_json(
         encode = open_proto(proto, str(file))
     else:
         encode = _library_encoder(document, model, merges, file)
-    ends = end_ids(file.parent, metadata)
     return SpmTokenizer(
         model,
         encode,
         name=str(file),
+        rules=folder_rules(document, file.parent, model),
         added=added,
         vocab_size=vocab_rows(metadata),
-        stop_ids=[id for id in ends if id in added],
+        stop_ids=end_rows(file.parent, metadata, model, added),
     )
 
 
@@ -132,7 +133,7 @@ def _model(
         bos_id=named.get(_BOS, -1),
         eos_id=named.get(_EOS, -1),
         byte_fallback=True,
-        add_dummy_prefix=space_rules(document)[0],
+        add_dummy_prefix=space_rules(document).prefix != "never",
         remove_extra_whitespaces=False,
     )
 
@@ -172,7 +173,7 @@ def _is_rewritten(
     conversion writes them.
     """
     rules = document["model"]
-    if any(rules.get(key) for key in _OTHER_RULES) or not space_rules(document)[1]:
+    if any(rules.get(key) for key in _OTHER_RULES) or not space_rules(document).only_these:
         return False
     if not rules.get("fuse_unk") and model.kinds.count(PieceKind.BYTE) != 256:
         return False  # sentencepiece joins unknown characters
@@ -188,7 +189,7 @@ def _is_rewritten(
 
 def _library_encoder(
     document: dict[str, Any], model: SpmModel, merges: list[tuple[str, str]], file: Path
-) -> Callable[[str], list[int]]:
+) -> SpmEncoder:
     """Lets the library encode, with the file's own steps and its user-defined pieces.
 
     It gets no control tokens: text that reads like one must not become it.
@@ -218,10 +219,17 @@ def _library_encoder(
         "padding": None,
         "truncation": None,
     }
-    backend = guarded(lambda: library.Tokenizer.from_str(json.dumps(bare)), str(file))
+    encoders: dict[bool, Any] = {}
 
-    def encode(text: str) -> list[int]:
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+    def encode(text: str, prefix: bool) -> list[int]:
+        if prefix not in encoders:
+            steps = bare if prefix else without_prefix(bare)
+            encoders[prefix] = guarded(
+                lambda: library.Tokenizer.from_str(json.dumps(steps)), str(file)
+            )
+        ids: list[int] = encoders[prefix].encode(text, add_special_tokens=False).ids
         return ids
+
+    encode("a", space_rules(document).prefix != "never")  # a file that is refused is refused here
 
     return encode

@@ -6,11 +6,19 @@ Field numbers are those of sentencepiece's `sentencepiece_model.proto`; no proto
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-__all__ = ["PieceKind", "SpmModel", "SpmModelError", "parse_model", "serialize_model"]
+__all__ = [
+    "PieceKind",
+    "SpmModel",
+    "SpmModelError",
+    "parse_model",
+    "serialize_model",
+    "with_control_pieces",
+    "with_dummy_prefix",
+]
 
 _MAX_PIECES = 1 << 24
 _DEFAULT_UNK_SURFACE = " ⁇ "
@@ -142,6 +150,23 @@ def serialize_model(model: SpmModel) -> bytes:
     rules = _tag_bytes(1, b"identity") + _tag_int(3, model.add_dummy_prefix)
     rules += _tag_int(4, model.remove_extra_whitespaces) + _tag_int(5, 1)
     return bytes(out) + _tag_bytes(2, trainer) + _tag_bytes(3, rules)
+
+
+def with_dummy_prefix(proto: bytes, wanted: bool) -> bytes:
+    """The same model with or without a leading space: fields of a later message are merged."""
+    return proto + _tag_bytes(3, _tag_int(3, wanted))
+
+
+def with_control_pieces(proto: bytes, ids: Container[int]) -> bytes:
+    """The same model with the pieces `ids` as control pieces, which no text becomes."""
+    out, id = bytearray(), -1
+    for number, value in _fields(proto):
+        data = _bytes(value)
+        if number == 1:
+            id += 1
+            data += _tag_int(3, PieceKind.CONTROL) if id in ids else b""
+        out += _tag_bytes(number, data)
+    return bytes(out)
 
 
 def _varint(value: int) -> bytes:

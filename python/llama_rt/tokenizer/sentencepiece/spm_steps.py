@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llama_rt.errors import TokenizerError
+from llama_rt.tokenizer.settings import PrefixSpace
 
-__all__ = ["check_decoder", "space_rules"]
+__all__ = ["SpaceRules", "check_decoder", "space_rules", "without_prefix"]
 
 _SPACE = "▁"
 _PREPEND = {"type": "Prepend", "prepend": _SPACE}
@@ -17,29 +19,61 @@ _UNMARK = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
 _SEQUENCES = ("normalizers", "pretokenizers", "decoders")
 
 
-def space_rules(document: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Reads what the steps before the merges do to spaces.
+@dataclass(frozen=True, slots=True)
+class SpaceRules:
+    """What the steps before the merges do to spaces.
 
-    Returns:
-        Whether text gets a leading space, and whether the steps do what sentencepiece does, no
-        more and no less: that space, and `▁` for every space.
+    Attributes:
+        prefix: Which text gets a leading space.
+        adds_second: Also a text that begins with one.
+        marks: There is a step that writes `▁` for every space.
+        only_these: The steps do what sentencepiece does, no more and no less: both of these.
     """
-    prefix = marks = False
-    same = True
+
+    prefix: PrefixSpace
+    adds_second: bool
+    marks: bool
+    only_these: bool
+
+
+def space_rules(document: Mapping[str, Any]) -> SpaceRules:
+    """Reads what the steps before the merges do to spaces."""
+    prefix: PrefixSpace = "never"
+    adds_second = same = True
+    marks = False
     for step in _steps(document, "normalizer", "pre_tokenizer"):
         if step == _PREPEND:
-            same = same and not prefix
-            prefix = True
+            same = same and prefix == "never"
+            prefix, adds_second = "always", True
         elif step == _MARK:
             marks = True
         elif _kind(step) == "Metaspace":
             scheme = "never" if step.get("add_prefix_space") is False else "always"
-            prefix = prefix or step.get("prepend_scheme", scheme) != "never"
+            scheme = step.get("prepend_scheme", scheme)
+            if prefix == "never" and scheme in ("first", "always"):
+                prefix, adds_second = scheme, False
             marks = True
             same = same and step.get("replacement") == _SPACE and step.get("split") is False
         else:
             same = False
-    return prefix, same and marks
+    return SpaceRules(prefix, adds_second, marks, same and marks)
+
+
+def without_prefix(document: dict[str, Any]) -> dict[str, Any]:
+    """The same file with steps that add no leading space."""
+
+    def bare(step: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if not isinstance(step, dict):
+            return step
+        if _kind(step) == "Metaspace":
+            return {**step, "prepend_scheme": "never", "add_prefix_space": False}
+        lists = {key: step[key] for key in _SEQUENCES if isinstance(step.get(key), list)}
+        kept = {key: [bare(x) for x in steps if x != _PREPEND] for key, steps in lists.items()}
+        return {**step, **kept}
+
+    keys = ("normalizer", "pre_tokenizer")
+    steps = {key: bare(document.get(key)) for key in keys}
+    return {**document, **{key: None if step == _PREPEND else step for key, step in steps.items()}}
 
 
 def check_decoder(document: Mapping[str, Any], file: Path) -> None:
