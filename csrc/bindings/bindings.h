@@ -47,6 +47,9 @@ void bind_tensor(pybind11::module_& m);
 // Sampler, with `sample` for tests and for logits that Python changed.
 void bind_sampler(pybind11::module_& m);
 
+// BytePairEncoder.
+void bind_tokenizer(pybind11::module_& m);
+
 // Adapter: the patches of a LoRA or LLaMA-Adapter on one model.
 void bind_adapter(pybind11::module_& m);
 

@@ -46,6 +46,7 @@ PYBIND11_MODULE(_native, m) {
   llama_rt::bind_platform(m);
   llama_rt::bind_tensor(m);
   llama_rt::bind_sampler(m);
+  llama_rt::bind_tokenizer(m);
   llama_rt::bind_model(m);
 #ifndef LLAMA_RT_WITHOUT_TEST_OPS
   llama_rt::bind_ops(m);

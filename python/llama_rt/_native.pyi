@@ -330,6 +330,27 @@ class Adapter:
     def bytes(self) -> int: ...
 
 @final
+class BytePairEncoder:
+    """Words to token ids by merges; threads may share one."""
+
+    def __init__(
+        self,
+        tokens: list[bytes],
+        merges: npt.NDArray[np.int32] | None,
+        *,
+        whole_words: bool,
+    ) -> None:
+        """Takes a vocabulary.
+
+        `tokens` are the bytes by id, b"" where no text becomes the id. `merges` `[m, 3]` are the
+        ids left, right and joined, by rank; None: a token's id is its rank, and every way to cut
+        it is a merge (tiktoken). With `whole_words` a word that is a token is that token.
+        """
+
+    def encode(self, words: list[str]) -> list[int]:
+        """The ids of one word after the other; bytes without a token are left out."""
+
+@final
 class Sampler:
     """One request's sampling state: settings, random counter, token history."""
 

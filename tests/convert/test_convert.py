@@ -310,7 +310,7 @@ def test_byte_level_vocabulary(tmp_path):
     convert(folder, tmp_path / "out.gguf", "f16")
     keys = open_checkpoint(tmp_path / "out.gguf").metadata
     assert keys["tokenizer.ggml.model"] == "gpt2"
-    assert keys["tokenizer.ggml.pre"] == "llama-bpe"
+    assert keys["tokenizer.ggml.pre"] == "gpt-2"  # the file's step is ByteLevel
     count = library.get_vocab_size()
     names = [library.id_to_token(i) for i in range(count)]
     assert keys["tokenizer.ggml.tokens"][:count] == names

@@ -27,7 +27,11 @@ CPP_PACKAGES = {
     "model": {"backend", "core"},
     "sampling": {"backend", "core"},
     "runner": {"sampling", "model", "backend", "core"},
-    "bindings": {"core", "platform", "backend", "cpu", "cuda", "model", "sampling", "runner"},
+    "tokenizer": {"core"},
+    "bindings": {
+        *("core", "platform", "backend", "cpu", "cuda", "model", "sampling", "runner"),
+        "tokenizer",
+    },
 }
 # Headers from outside the project, by prefix, and the only packages that may include them.
 OUTSIDE_HEADERS = {
@@ -46,7 +50,7 @@ PYTHON_PACKAGES = {
     "files": {"errors"},
     "config": {"errors"},
     "formats": {"errors", "files"},
-    "tokenizer": {"errors", "files"},
+    "tokenizer": {"_native", "errors", "files"},
     "checkpoint": {"_native", "config", "errors", "files", "formats", "tokenizer"},
     "convert": {"_native", "checkpoint", "config", "errors", "files", "formats", "tokenizer"},
     "adapters": {"_native", "checkpoint", "config", "errors", "files", "formats"},

@@ -65,12 +65,12 @@ def bpe_library():
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
     from llama_rt.tokenizer.bpe.bpe_ranks import special_texts
-    from llama_rt.tokenizer.hf_backend import LLAMA3_PATTERN
+    from llama_rt.tokenizer.bpe.pre_tokenizers import LLAMA3
 
     tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(LLAMA3_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(LLAMA3), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from llama_rt.errors import MissingExtraError, TokenizerError
 from llama_rt.tokenizer import load_tokenizer
-from llama_rt.tokenizer.bpe.bpe import CHAR_TO_BYTE
+from llama_rt.tokenizer.bpe.alphabet import CHAR_TO_BYTE
 from llama_rt.tokenizer.bpe.bpe_ranks import special_texts
-from llama_rt.tokenizer.hf_backend import LLAMA3_PATTERN
+from llama_rt.tokenizer.bpe.pre_tokenizers import LLAMA3
 
 from .conftest import BPE_TOKENS as BASE
 
@@ -80,7 +80,7 @@ def tokenizer(request, bpe_library, bpe_folder, meta_folder):
 def meta_encode(ranks: dict[bytes, int], text: str) -> list[int]:
     """Meta's encoder: split by pattern, whole pieces first, then the lowest rank, leftmost."""
     ids = []
-    for word in regex.findall(LLAMA3_PATTERN, text):
+    for word in regex.findall(LLAMA3, text):
         parts = [word.encode()] if word.encode() in ranks else [bytes([b]) for b in word.encode()]
         while True:
             pairs = [(ranks.get(a + b), at) for at, (a, b) in enumerate(itertools.pairwise(parts))]
@@ -203,8 +203,8 @@ def test_bad_rank_files_are_refused(tmp_path, lines, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"pre": "qwen2"}, "'qwen2'"),
-        ({"pre": None}, "None"),
+        ({"pre": "qwen9"}, "'qwen9' is unknown; known are .*llama-bpe"),
+        ({"pre": "gemma4"}, "not byte-level"),
         ({"merges": None}, "merges is missing"),
         ({"merges": ["zzzz qqqq"]}, "zzzz qqqq"),
         ({"merges": ["ab"]}, "does not join"),
@@ -239,10 +239,15 @@ def test_bad_json_files_are_refused(tmp_path, bpe_folder):
             load_tokenizer(tmp_path, {}, "hf")
 
 
-def test_the_missing_extra_is_named(bpe_folder, monkeypatch):
+def test_the_missing_extra_is_named_with_the_step_that_needs_it(tmp_path, bpe_folder, monkeypatch):
+    document = json.loads((bpe_folder / "tokenizer.json").read_text())
+    document["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'llama-rt\[hf\]'"):
-        load_tokenizer(bpe_folder, {}, "hf")
+    says = r"normalizer Lowercase needs .*pip install 'llama-rt\[hf\]'"
+    with pytest.raises(MissingExtraError, match=says):
+        load_tokenizer(tmp_path, {}, "hf")
+    load_tokenizer(bpe_folder, {}, "hf")
 
 
 def test_nothing_is_imported_early():

@@ -172,8 +172,18 @@ def _tokenizer_words(tokenizer: Tokenizer | None, why_not: str) -> str:
         return f"none: {why_not}"
     ends = ", ".join(str(i) for i in sorted(tokenizer.stop_ids)) or "none"
     kind = _TOKENIZERS.get(type(tokenizer).__name__, type(tokenizer).__name__)
-    begin = "" if tokenizer.bos_id is None else f"; a text begins with id {tokenizer.bos_id}"
-    return f"{kind}, {plural(tokenizer.vocab_size, 'piece')}{begin}, ends with {ends}"
+    settings = tokenizer.settings
+    rules = [
+        f"{what} {', '.join(map(str, ids))}"
+        for what, ids in (
+            ("; a text begins with id", settings.prefix_ids),
+            (" and ends with id", settings.suffix_ids),
+        )
+        if ids
+    ]
+    pieces = plural(tokenizer.vocab_size, "piece")
+    words = f"{kind}, {pieces}{''.join(rules)}; an answer ends with {ends}"
+    return "\n".join([words, *settings.notes])
 
 
 def _template_words(checkpoint: Checkpoint) -> str:
@@ -210,6 +220,10 @@ def _object(
             "bos_id": tokenizer.bos_id,
             "eos_id": tokenizer.eos_id,
             "stop_ids": sorted(tokenizer.stop_ids),
+            "add_bos": tokenizer.settings.add_bos,
+            "add_eos": tokenizer.settings.add_eos,
+            "pre_tokenizer": tokenizer.settings.pre_tokenizer,
+            "notes": list(tokenizer.settings.notes),
         }
     planned = {
         name: str(value) if isinstance(value, Path) else value

@@ -13,7 +13,8 @@ from pathlib import Path
 from llama_rt.checkpoint.checkpoint import Checkpoint
 from llama_rt.convert.gguf_writer import Value, array, flag, string, unsigned
 from llama_rt.errors import CheckpointError, TokenizerError
-from llama_rt.tokenizer.bpe.bpe import BYTE_TO_CHAR
+from llama_rt.tokenizer import load_tokenizer
+from llama_rt.tokenizer.bpe.alphabet import BYTE_TO_CHAR
 from llama_rt.tokenizer.bpe.bpe_ranks import (
     parse_ranks,
     rank_merges,
@@ -22,6 +23,7 @@ from llama_rt.tokenizer.bpe.bpe_ranks import (
 )
 from llama_rt.tokenizer.file_access import json_object, read_bytes
 from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids
+from llama_rt.tokenizer.gguf_values import NORMALIZATION_KEY, PREFIX_SPACE_KEY, SECOND_SPACE_KEY
 from llama_rt.tokenizer.sentencepiece.spm_json import model_from_json
 from llama_rt.tokenizer.sentencepiece.spm_model import (
     PieceKind,
@@ -103,8 +105,32 @@ def vocabulary_keys(checkpoint: Checkpoint) -> dict[str, Value]:
             keys = _from_json(fast, rows, checkpoint.metadata)
         else:
             continue
-        return keys | _templates(candidate)
+        return keys | _settings_keys(checkpoint) | _templates(candidate)
     return {}
+
+
+def _settings_keys(checkpoint: Checkpoint) -> dict[str, Value]:
+    """The tokenizer's own settings; three of them have no key in llama.cpp."""
+    tokenizer = load_tokenizer(checkpoint.tokenizer_source, checkpoint.metadata, checkpoint.kind)
+    settings = tokenizer.settings
+    if settings.pre_tokenizer is None:
+        msg = f"{checkpoint.path}: GGUF has no name for the pre-tokenizer of its tokenizer.json"
+        raise CheckpointError(msg)
+    keys = {
+        _PREFIX + "pre": string(settings.pre_tokenizer),
+        _PREFIX + "add_bos_token": flag(settings.add_bos),
+        _PREFIX + "add_eos_token": flag(settings.add_eos),
+    }
+    for name, id in (("bos", settings.bos_id), ("eos", settings.eos_id)):
+        if id is not None:
+            keys[f"{_PREFIX}{name}_token_id"] = unsigned(id)
+    if settings.prefix_space == "first":
+        keys[PREFIX_SPACE_KEY] = string(settings.prefix_space)
+    if settings.prefix_space != "never" and not settings.adds_second_space:
+        keys[SECOND_SPACE_KEY] = flag(False)
+    if settings.normalization:
+        keys[NORMALIZATION_KEY] = string(settings.normalization)
+    return keys
 
 
 def _from_model_file(
@@ -138,10 +164,8 @@ def _spm_keys(file: Path, model: SpmModel, rows: int) -> dict[str, Value]:
             kind = PieceKind.CONTROL if token.special else PieceKind.USER_DEFINED
             table.place(id, token.text, _ADDED_SCORE, kind)
     _fit(file, table, rows)
-    settings = json_object(file.parent / "tokenizer_config.json")
     keys = {
         _PREFIX + "model": string("llama"),
-        _PREFIX + "pre": string("default"),
         _PREFIX + "tokens": array(_STRING, table.texts),
         _PREFIX + "scores": array(_F32, table.scores),
         _PREFIX + "token_type": array(_I32, table.kinds),
@@ -150,8 +174,6 @@ def _spm_keys(file: Path, model: SpmModel, rows: int) -> dict[str, Value]:
                      ("padding", model.pad_id)):  # fmt: skip
         if id >= 0:
             keys[f"{_PREFIX}{name}_token_id"] = unsigned(id)
-    keys[_PREFIX + "add_bos_token"] = flag(settings.get("add_bos_token") is not False)
-    keys[_PREFIX + "add_eos_token"] = flag(settings.get("add_eos_token") is True)
     if not model.add_dummy_prefix:
         keys[_PREFIX + "add_space_prefix"] = flag(False)
     if model.remove_extra_whitespaces:
@@ -199,7 +221,6 @@ def _bpe_keys(
                if table.kinds[id] == PieceKind.CONTROL}  # fmt: skip
     keys = {
         _PREFIX + "model": string("gpt2"),
-        _PREFIX + "pre": string("llama-bpe"),
         _PREFIX + "tokens": array(_STRING, table.texts),
         _PREFIX + "token_type": array(_I32, table.kinds),
         _PREFIX + "merges": array(_STRING, [" ".join(pair) for pair in merges]),
@@ -215,7 +236,6 @@ def _bpe_keys(
     for text, name in _END_OF_TURN.items():
         if text in control:
             keys[_PREFIX + name] = unsigned(control[text])
-    keys[_PREFIX + "add_bos_token"] = flag(bos is not None)
     return keys
 
 

@@ -7,7 +7,22 @@ from collections.abc import Mapping, Sequence
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.protocol import check_text
 
-__all__ = ["control_note", "gguf_flag", "gguf_id", "gguf_list", "gguf_number", "gguf_texts"]
+__all__ = [
+    "NORMALIZATION_KEY",
+    "PREFIX_SPACE_KEY",
+    "SECOND_SPACE_KEY",
+    "control_note",
+    "gguf_flag",
+    "gguf_id",
+    "gguf_list",
+    "gguf_number",
+    "gguf_texts",
+]
+
+# Keys of our own, for settings that llama.cpp has no key for: `convert` writes them.
+PREFIX_SPACE_KEY = "tokenizer.llama_rt.prefix_space"
+SECOND_SPACE_KEY = "tokenizer.llama_rt.adds_second_space"
+NORMALIZATION_KEY = "tokenizer.llama_rt.normalization"
 
 _PREFIX = "tokenizer.ggml."
 _NO_ID = 0xFFFFFFFF

@@ -10,32 +10,12 @@ from functools import partial
 from typing import Literal, cast
 
 from llama_rt.tokenizer.base import TokenizerBase
+from llama_rt.tokenizer.bpe.alphabet import piece_bytes
 from llama_rt.tokenizer.protocol import check_ids
 from llama_rt.tokenizer.settings import TextRules
 from llama_rt.tokenizer.special import AddedToken, SpecialTokens, end_texts, is_padding_text
 
-__all__ = [
-    "BYTE_TO_CHAR",
-    "CHAR_TO_BYTE",
-    "BpeDecoder",
-    "BpeTokenizer",
-    "BpeVocabulary",
-    "piece_bytes",
-]
-
-
-def _byte_table() -> dict[int, str]:
-    """GPT-2's table: printable bytes stand for themselves, the others follow from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {byte: chr(byte) for byte in printable}
-    for byte in range(256):
-        if byte not in table:
-            table[byte] = chr(256 + len(table) - len(printable))
-    return table
-
-
-BYTE_TO_CHAR: Mapping[int, str] = _byte_table()
-CHAR_TO_BYTE: Mapping[str, int] = {char: byte for byte, char in BYTE_TO_CHAR.items()}
+__all__ = ["BpeDecoder", "BpeTokenizer", "BpeVocabulary"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,23 +143,7 @@ class BpeDecoder:
         return text.removeprefix("�")
 
 
-# For `str.translate`: the alphabet to Latin-1, what is outside it to what Latin-1 does not have.
-_TO_LATIN1 = dict.fromkeys(range(256), "\uffff") | {
-    ord(char): chr(byte) for char, byte in CHAR_TO_BYTE.items()
-}
-
-
 def _normalizer(form: str) -> Callable[[str], str] | None:
     if not form:
         return None
     return partial(unicodedata.normalize, cast("Literal['NFC', 'NFD', 'NFKC', 'NFKD']", form))
-
-
-def piece_bytes(text: str) -> bytes:
-    """Bytes that a token in GPT-2's byte alphabet stands for."""
-    try:
-        return text.translate(_TO_LATIN1).encode("latin-1")
-    except (
-        UnicodeEncodeError
-    ):  # a token that was never in the byte alphabet stands for its own text
-        return text.encode()

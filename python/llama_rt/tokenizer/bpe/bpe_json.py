@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llama_rt.errors import TokenizerError
+from llama_rt.errors import MissingExtraError, TokenizerError
 from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary
+from llama_rt.tokenizer.bpe.encoder import bpe_encoder, merge_rows, split_name
+from llama_rt.tokenizer.bpe.pipeline import UnsupportedStepError, read_pipeline
 from llama_rt.tokenizer.file_access import json_object
 from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids, named_texts, vocab_rows
 from llama_rt.tokenizer.framing import folder_frame
 from llama_rt.tokenizer.hf_backend import guarded, import_tokenizers
 from llama_rt.tokenizer.protocol import Tokenizer
 from llama_rt.tokenizer.settings import TextRules
+from llama_rt.tokenizer.special import AddedToken
 
 __all__ = ["tokenizer_from_json"]
 
@@ -60,21 +64,12 @@ def _byte_level(
     file: Path,
     metadata: Mapping[str, object] | None,
 ) -> BpeTokenizer:
-    """Lets the library encode ordinary text; special tokens are split off here, on request only."""
+    """Encodes ordinary text as the file says; special tokens are split off on request only."""
     found = added_tokens(file.parent, document)
     tokens = {id: token for id, token in found.items() if token.text}
     texts = {token.text for token in tokens.values()}
     plain = {text: id for text, id in vocab.items() if text not in texts}
-    ordinary = {
-        **document,
-        "added_tokens": [],
-        "post_processor": None,
-        "padding": None,
-        "truncation": None,
-        "model": {**document["model"], "vocab": plain},
-    }
-    library = import_tokenizers(str(file))
-    backend = guarded(lambda: library.Tokenizer.from_str(json.dumps(ordinary)), str(file))
+    encode, rules = _encoder(document, plain, tokens, file)
     ids = {token.text: id for id, token in tokens.items()}
     ends = end_ids(file.parent, metadata)
     bos = _named(file.parent, "bos_token", ids, _BOS_TEXTS, (metadata or {}).get("bos_token_id"))
@@ -83,17 +78,81 @@ def _byte_level(
         ids[text] for key in _END_KEYS for text in named_texts(file.parent, key) if text in ids
     ]
     return BpeTokenizer(
-        lambda text: backend.encode(text, add_special_tokens=False).ids,
+        encode,
         BpeVocabulary(
             tokens={id: text for text, id in plain.items()},
             added=tokens,
-            rules=TextRules(frame=folder_frame(file.parent, document, bos, eos)),
+            rules=replace(rules, frame=folder_frame(file.parent, document, bos, eos)),
             vocab_size=vocab_rows(metadata),
             bos_id=bos,
             eos_id=eos,
             stop_ids=frozenset({*(id for id in ends if id in tokens and id != bos), *named}),
         ),
     )
+
+
+def _encoder(
+    document: dict[str, Any], plain: dict[str, int], added: Mapping[int, AddedToken], file: Path
+) -> tuple[Callable[[str], list[int]], TextRules]:
+    """The encoder of ordinary text, and the rules that it leaves to the caller."""
+    try:
+        pipeline = read_pipeline(document, file)
+    except UnsupportedStepError as reason:
+        return _library_encoder(document, plain, file, str(reason)), TextRules()
+    words = {token.text: id for id, token in added.items() if not token.special}
+    known = {**document["model"]["vocab"], **words}
+    control = {id for id, token in added.items() if token.special}
+    rows = merge_rows(_merges(document["model"], file), known, str(file))
+    rows = [row for row in rows if control.isdisjoint(row)]
+    by_id = {id: text for text, id in plain.items()}
+    rules = TextRules(
+        prefix_space="always" if pipeline.prefix_space else "never",
+        adds_second_space=False,
+        normalization=pipeline.normalization,
+        pre_tokenizer=split_name(by_id, rows, pipeline.split),
+    )
+    return bpe_encoder(by_id, rows, pipeline.split, str(file)), rules
+
+
+def _merges(model: Mapping[str, Any], file: Path) -> list[tuple[str, str]]:
+    listed = model.get("merges")
+    pairs = []
+    for merge in listed if isinstance(listed, list) else []:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(parts, list) and len(parts) == 2):
+            msg = f"{file}: model.merges: expected pairs of tokens, got {merge!r:.60}"
+            raise TokenizerError(msg)
+        pairs.append((str(parts[0]), str(parts[1])))
+    return pairs
+
+
+def _library_encoder(
+    document: dict[str, Any], plain: dict[str, int], file: Path, reason: str
+) -> Callable[[str], list[int]]:
+    """Lets the library encode: `reason` names the step that is more than a pattern.
+
+    It gets no added tokens: text that reads like one must not become it.
+    """
+    ordinary = {
+        **document,
+        "added_tokens": [],
+        "post_processor": None,
+        "padding": None,
+        "truncation": None,
+        "model": {**document["model"], "vocab": plain},
+    }
+    try:
+        library = import_tokenizers(str(file))
+    except MissingExtraError as error:
+        msg = f"{reason} needs the tokenizers package: pip install 'llama-rt[hf]'"
+        raise MissingExtraError(msg) from error
+    backend = guarded(lambda: library.Tokenizer.from_str(json.dumps(ordinary)), str(file))
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return encode
 
 
 def _named(

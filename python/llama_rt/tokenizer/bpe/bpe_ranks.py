@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.bpe.bpe import BYTE_TO_CHAR, BpeTokenizer, BpeVocabulary
+from llama_rt.tokenizer.bpe.alphabet import BYTE_TO_CHAR
+from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary
+from llama_rt.tokenizer.bpe.encoder import rank_encoder
+from llama_rt.tokenizer.bpe.pre_tokenizers import PRE_TOKENIZERS
 from llama_rt.tokenizer.folder_tokens import end_ids, vocab_rows
-from llama_rt.tokenizer.hf_backend import build_backend
 from llama_rt.tokenizer.settings import TextRules
 from llama_rt.tokenizer.special import AddedToken
 
@@ -35,19 +37,15 @@ def tokenizer_from_ranks(
 
     Raises:
         TokenizerError: A line is malformed or the ranks are not 0 to n-1.
-        MissingExtraError: The `tokenizers` package is not installed.
     """
     ranks = parse_ranks(data, file)
     count = len(ranks)
     words = {token: "".join(map(BYTE_TO_CHAR.__getitem__, token)) for token in ranks}
-    backend = build_backend(
-        {words[token]: rank for token, rank in ranks.items()}, rank_merges(ranks, words), str(file)
-    )
     ends = end_ids(file.parent, metadata)
     specials = special_texts(newer=uses_scaled_rope(metadata) or count + _EOM in ends)
     added = {count + offset: AddedToken(text, special=True) for offset, text in enumerate(specials)}
     return BpeTokenizer(
-        lambda text: backend.encode(text, add_special_tokens=False).ids,
+        rank_encoder(ranks, PRE_TOKENIZERS["llama-bpe"], str(file)),
         BpeVocabulary(
             tokens={rank: words[token] for token, rank in ranks.items()},
             added=added,

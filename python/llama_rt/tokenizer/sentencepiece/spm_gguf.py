@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.gguf_values import (
+    PREFIX_SPACE_KEY,
+    SECOND_SPACE_KEY,
     control_note,
     gguf_flag,
     gguf_id,
@@ -20,10 +22,7 @@ from llama_rt.tokenizer.sentencepiece.spm_rebuild import encodable
 from llama_rt.tokenizer.settings import PrefixSpace, TextRules
 from llama_rt.tokenizer.special import AddedToken, is_control_text, is_padding_text
 
-__all__ = ["PREFIX_SPACE_KEY", "SECOND_SPACE_KEY", "spm_from_gguf"]
-
-PREFIX_SPACE_KEY = "tokenizer.llama_rt.prefix_space"
-SECOND_SPACE_KEY = "tokenizer.llama_rt.adds_second_space"
+__all__ = ["spm_from_gguf"]
 _KINDS = frozenset(kind.value for kind in PieceKind)
 _PREFIX = "tokenizer.ggml."
 _ADDED_SCORE = -1000.0  # what llama.cpp's converter gives to added tokens
