@@ -10,7 +10,7 @@ import numpy as np
 
 from llama_rt.api.adapter_choice import ALL, Adapter, LoadedAdapter, choose_adapters
 from llama_rt.api.prompts import fit
-from llama_rt.engine import IncrementalDetokenizer, Request, parse_stop
+from llama_rt.engine import IncrementalDetokenizer, Request, named_ids, parse_stop
 from llama_rt.sampling import (
     SamplingFields,
     SamplingParams,
@@ -83,7 +83,9 @@ class Settings:
             self.params,
             vocab_size=vocab_size,
             seed=seed,
-            stop_ids=tokenizer.stop_ids | self.stop_ids,
+            stop_ids=tokenizer.stop_ids
+            | self.stop_ids
+            | named_ids(self.stop, tokenizer.special_ids),
             suppressed={*tokenizer.unsampled_ids, *range(tokenizer.vocab_size, vocab_size)},
             logprobs=self.logprobs,
             isa=isa,

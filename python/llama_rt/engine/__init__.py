@@ -12,7 +12,7 @@ from llama_rt.engine.detokenizer import IncrementalDetokenizer
 from llama_rt.engine.engine import Engine
 from llama_rt.engine.jobs import Forward, Request
 from llama_rt.engine.results import Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
-from llama_rt.engine.stopping import parse_stop
+from llama_rt.engine.stopping import named_ids, parse_stop
 from llama_rt.engine.streams import AsyncStream, Stream, collect, collect_async, run_forward
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Usage",
     "collect",
     "collect_async",
+    "named_ids",
     "parse_stop",
     "run_forward",
 ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from llama_rt.errors import ConfigError
 
-__all__ = ["StopMatcher", "parse_stop"]
+__all__ = ["StopMatcher", "named_ids", "parse_stop"]
 
 
 def parse_stop(stop: object) -> tuple[tuple[str, ...], frozenset[int]]:
@@ -51,6 +51,11 @@ def _token_id(item: object) -> int:
         msg = f"stop: token id {token} is negative"
         raise ConfigError(msg)
     return token
+
+
+def named_ids(strings: Iterable[str], special_ids: Mapping[str, int]) -> frozenset[int]:
+    """Control and added tokens whose text is a stop string: it is not in the decoded text."""
+    return frozenset(special_ids[text] for text in strings if text in special_ids)
 
 
 class StopMatcher:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sized
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.file_access import is_file, is_folder, read_bytes
+from llama_rt.tokenizer.file_access import is_file, is_folder, json_object, read_bytes
 from llama_rt.tokenizer.protocol import Tokenizer
 from llama_rt.tokenizer.sentencepiece.spm_folder import spm_from_file
 from llama_rt.tokenizer.sentencepiece.spm_gguf import spm_from_gguf
@@ -16,6 +16,8 @@ from llama_rt.tokenizer.sentencepiece.spm_gguf import spm_from_gguf
 __all__ = ["load_tokenizer"]
 
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
+
+_MISTRAL = ("v15", "v13", "v11", "v7m1", "v7", "v3", "v2", "v1")  # the newest first
 
 
 def load_tokenizer(
@@ -27,8 +29,9 @@ def load_tokenizer(
     """Opens the tokenizer that belongs to a checkpoint.
 
     A folder's sentencepiece `tokenizer.model` comes before its `tokenizer.json`, which comes before
-    Meta's ranks of Llama 3 (also called `tokenizer.model`); Meta's layout may keep the file one
-    folder up. A GGUF file brings its own vocabulary.
+    Meta's ranks of Llama 3 (also called `tokenizer.model`) and Mistral's own `tekken.json` and
+    `tokenizer.model.v3`; Meta's layout may keep the file one folder up. A GGUF file brings its own
+    vocabulary.
 
     Args:
         checkpoint_path: Folder or file of the checkpoint.
@@ -81,11 +84,12 @@ def _from_path(path: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
 
 
 def _find(folder: Path) -> Path | None:
-    """Picks sentencepiece's file, then `tokenizer.json`, then Meta's ranks of Llama 3."""
+    """Picks sentencepiece's file, `tokenizer.json`, Meta's ranks of Llama 3, then Mistral's."""
     model, fast = folder / "tokenizer.model", folder / "tokenizer.json"
     if is_file(fast) and not (is_file(model) and not _is_ranks(model)):
         return fast
-    return model if is_file(model) else None
+    own = [folder / "tekken.json", *(folder / f"tokenizer.model.{name}" for name in _MISTRAL)]
+    return next((file for file in (model, *own) if is_file(file)), None)
 
 
 def _is_ranks(file: Path) -> bool:
@@ -94,9 +98,12 @@ def _is_ranks(file: Path) -> bool:
 
 def _from_file(file: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
     if file.suffix == ".json":
-        from llama_rt.tokenizer.bpe import bpe_json
+        from llama_rt.tokenizer.bpe import bpe_json, bpe_tekken
 
-        return bpe_json.tokenizer_from_json(file, metadata)
+        document = json_object(file)
+        if bpe_tekken.is_tekken(document):
+            return bpe_tekken.tokenizer_from_tekken(document, file, metadata)
+        return bpe_json.tokenizer_from_json(document, file, metadata)
     if file.suffix == ".gguf":
         msg = f"{file}: expected tokenizer.model or tokenizer.json, got a GGUF file"
         raise TokenizerError(msg)

@@ -12,7 +12,6 @@ from llama_rt.errors import MissingExtraError, TokenizerError
 from llama_rt.tokenizer.bpe.bpe import BpeTokenizer, BpeVocabulary
 from llama_rt.tokenizer.bpe.encoder import bpe_encoder, merge_rows, split_name
 from llama_rt.tokenizer.bpe.pipeline import UnsupportedStepError, read_pipeline
-from llama_rt.tokenizer.file_access import json_object
 from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids, named_texts, vocab_rows
 from llama_rt.tokenizer.framing import folder_frame
 from llama_rt.tokenizer.hf_backend import guarded, import_tokenizers
@@ -27,18 +26,20 @@ _END_KEYS = ("eot_token", "eom_token")
 _EOS_TEXTS = ("<|end_of_text|>", "</s>", "<|endoftext|>")
 
 
-def tokenizer_from_json(file: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
-    """Reads `tokenizer.json`.
+def tokenizer_from_json(
+    document: dict[str, Any], file: Path, metadata: Mapping[str, object] | None
+) -> Tokenizer:
+    """Builds the tokenizer from a parsed `tokenizer.json`.
 
     Args:
-        file: The file; `tokenizer_config.json` and its like are looked for in its folder.
+        document: The file.
+        file: Its path; `tokenizer_config.json` and its like are looked for in its folder.
         metadata: `config.json`.
 
     Raises:
         TokenizerError: The file is broken, or its model is neither kind of BPE.
         MissingExtraError: The `tokenizers` package is needed and not installed.
     """
-    document = json_object(file)
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         found = model.get("type") if isinstance(model, dict) else model
