@@ -77,6 +77,8 @@ class TokenizerBase(ABC):
             )
 
     def _joined(self, parts: list[str | int]) -> list[int]:
+        if len(parts) == 1 and isinstance(parts[0], str):
+            return self._encode_text(parts[0], first=True)
         ids: list[int] = []
         for index, part in enumerate(parts):
             ids += [part] if isinstance(part, int) else self._encode_text(part, first=index == 0)

@@ -128,7 +128,11 @@ def check_text(text: object) -> str:
     if not isinstance(text, str):
         msg = f"text: expected str, got {type(text).__name__}"
         raise TokenizerError(msg)
-    return text if text.isascii() else _SURROGATES.sub("�", text)
+    try:
+        text.encode()  # many times as fast as a search
+    except UnicodeEncodeError:
+        return _SURROGATES.sub("�", text)
+    return text
 
 
 def check_ids(ids: Iterable[int], vocab_size: int) -> Sequence[int]:

@@ -18,7 +18,17 @@ from dataclasses import dataclass
 
 from llama_rt.errors import TokenizerError
 
-__all__ = ["GPT2", "LLAMA3", "PRE_TOKENIZERS", "PreTokenizer", "name_of", "pre_tokenizer_named"]
+__all__ = [
+    "GPT2",
+    "LINEAR_PATTERNS",
+    "LLAMA3",
+    "ONE_PATTERN",
+    "PRE_TOKENIZERS",
+    "PreTokenizer",
+    "name_of",
+    "pre_tokenizer_named",
+    "spelled",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,15 @@ class PreTokenizer:
     patterns: tuple[str, ...]
     whole_words: bool = False
     add_bos: bool = False
+
+
+def spelled(pattern: str) -> str:
+    """A pattern in one spelling: files write line ends and repetitions in several ways."""
+    return pattern.replace("\r", r"\r").replace("\n", r"\n").replace("{1}", "")
+
+
+def _spelled(split: PreTokenizer) -> tuple[str, ...]:
+    return tuple(map(spelled, split.patterns))
 
 
 # Parts that the patterns below share.
@@ -183,6 +202,21 @@ _TABLE: dict[str, PreTokenizer] = {
     "viking": PreTokenizer((r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}")),
     "superbpe": PreTokenizer((r"\p{N}+", r"(?=(?:\d{3})+(?!\d))")),
 }
+# Two patterns in turn as one that gives the same words: a digit ends the white space before it as
+# the end of the text does.
+ONE_PATTERN: dict[tuple[str, ...], str] = {
+    (r"\p{N}", GPT2): (
+        r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+    )
+}
+# What no file can make slow: these take time in proportion to the text. Patterns that look ahead or
+# for an end do not.
+LINEAR_PATTERNS = frozenset(
+    pattern
+    for split in _TABLE.values()
+    for pattern in _spelled(split)
+    if "(?=" not in pattern and not pattern.endswith("$")
+) | set(ONE_PATTERN.values())
 PRE_TOKENIZERS = {name: split for names, split in _TABLE.items() for name in names.split()}
 # Splits of vocabularies that are not of bytes.
 _OTHER_KINDS = ("gemma4", "granite-embed-multi-311m", "sarvam-moe", "whitespace")
@@ -208,18 +242,5 @@ def pre_tokenizer_named(name: str, source: str) -> PreTokenizer:
 def name_of(split: PreTokenizer) -> str | None:
     """Returns the first name of a split, None if it has none."""
     wanted = (_spelled(split), split.whole_words)
-    spelled = {(_spelled(known), known.whole_words): name for name, known in _reversed()}
-    return spelled.get(wanted)
-
-
-def _reversed() -> list[tuple[str, PreTokenizer]]:
-    """All names, so that the first of those that share a split comes last."""
-    return list(reversed(PRE_TOKENIZERS.items()))
-
-
-def _spelled(split: PreTokenizer) -> tuple[str, ...]:
-    """Patterns in one spelling: files have line ends and repetitions in several."""
-    return tuple(
-        pattern.replace("\r", r"\r").replace("\n", r"\n").replace("{1}", "")
-        for pattern in split.patterns
-    )
+    all_names = PRE_TOKENIZERS.items()
+    return next((n for n, s in all_names if (_spelled(s), s.whole_words) == wanted), None)
