@@ -1,6 +1,7 @@
 """Streams: the same text as in one piece, and an end whenever the caller wants it."""
 
 import gc
+import math
 import signal
 import threading
 import time
@@ -46,6 +47,16 @@ def test_stop_ids_end_the_text_and_are_not_in_it(llm):
     found = llm.generate(TEXT, seed=1, max_tokens=40, stop=[token])
     assert found.tokens == whole.tokens[: whole.tokens.index(token)]
     assert found.finish_reason == "stop"
+
+
+def test_a_stop_string_may_be_the_text_of_a_control_token(llm):
+    """Its text is never in the decoded text."""
+    begin = llm.tokenizer.bos_id
+    name = llm.tokenizer.piece(begin)
+    told = {begin: math.inf}
+    found = llm.generate(TEXT, max_tokens=4, stop=["x", name], logit_bias=told)
+    assert (found.finish_reason, found.tokens) == ("stop", [])
+    assert len(llm.generate(TEXT, max_tokens=4, stop=["x"], logit_bias=told).tokens) == 4
 
 
 def test_a_closed_stream_ends_soon(slow):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llama_rt import CapacityError, ConfigError, evaluation
+from llama_rt.tokenizer import TokenizerSettings
 
 BOS = 1
 VOCAB = 50
@@ -25,7 +26,7 @@ class Model:
     n_ctx = 64
 
     class tokenizer:  # noqa: N801
-        bos_id = BOS
+        settings = TokenizerSettings(bos_id=BOS, prefix_ids=(BOS,))
 
         @staticmethod
         def encode(text: str) -> list[int]:

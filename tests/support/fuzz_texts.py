@@ -11,8 +11,9 @@ __all__ = ["fuzz_text"]
 
 _WORDS = """
 the Hello world naïve CAFÉ llama McDonald iPhone ΑΒγδ Привет don't I'LL we've they'RE 's 'ſ ’s
-日本語 한국어 中文文本 ไทย हिन्दी عربي def f(x): return x+=1; /* c */ </div> https://a.b/c?d=e __init__
-=> :: 12345 3.14 1,000,000 0x1F ٣٤٥ Ⅷ ½ ² 🦙 👩\u200d👩\u200d👧 🇩🇪 e\u0301 ǅ ﬁ ß … — “” 。 、 ！
+日本語 한국어 中文文本 ไทย हिन्दी عربي def f(x): return x+=1; /* c */ </div> https://a.b/c?d=e
+__init__ => :: 12345 3.14 1,000,000 0x1F ٣٤٥ Ⅷ ½ ²
+🦙 👩\u200d👩\u200d👧 🇩🇪 e\u0301 ǅ ﬁ ß … — “” 。 、 ！
 \u200b \ufeff \u00ad � ▁ Ġ <s> [INST] \x00
 """.split()
 _SPACES = (

@@ -24,9 +24,10 @@ EXAMPLES = """\
 _PACKAGES = {
     "numpy": "arrays",
     "sentencepiece": "LLaMA 1 and 2 tokenizers",
+    "regex": "Llama 3 and other byte-level tokenizers",
     "jinja2": "chat templates",
     "tqdm": "progress bars",
-    "tokenizers": "Llama 3 tokenizers: pip install 'llama-rt[hf]'",
+    "tokenizers": "unusual tokenizer.json files: pip install 'llama-rt[hf]'",
     "huggingface_hub": "org/name from the Hub: pip install 'llama-rt[hf]'",
 }
 

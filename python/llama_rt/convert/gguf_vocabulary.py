@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer files as GGUF keys (llama.cpp `gguf-py/gguf/vocab.py`).
 
 Sentencepiece models become `tokenizer.ggml.model = llama`; Llama 3's byte-level BPE, from
-`tokenizer.json` or from Meta's rank file, becomes `gpt2` with the pattern `llama-bpe`.
+`tokenizer.json` or from Meta's rank file, becomes `gpt2` with the name of its split.
 """
 
 from __future__ import annotations

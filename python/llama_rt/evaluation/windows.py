@@ -67,7 +67,7 @@ def perplexity(
 
     Args:
         llm: the model.
-        text: what to predict, tokenised as a whole with BOS first.
+        text: what to predict, tokenised as a whole by the model's own rule.
         ctx: tokens of a window.
         stride: tokens between windows; None scores by chunks, as llama.cpp does.
 
@@ -90,7 +90,8 @@ def score(
         msg = f"ctx: windows of {ctx} tokens are more than the context of {llm.n_ctx}"
         raise CapacityError(msg)
     plan = windows(len(ids), ctx=ctx, stride=stride)
-    bos = llm.tokenizer.bos_id if stride is None else None
+    settings = llm.tokenizer.settings
+    bos = settings.bos_id if stride is None and settings.add_bos else None
     return _run(llm, ids, plan, bos)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -35,7 +36,8 @@ _NO_END = (
     ({"<|call|>", "<|flush|>"}, "<|end|>"),
     ({"<|tool_response>"}, "</s>"),
 )
-_WORD_BEFORE, _WORD_AFTER = re.compile(r"\w\Z"), re.compile(r"\w")
+_WORD_CATEGORIES = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc")
+_JOINERS = ("\u200c", "\u200d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +188,13 @@ def is_padding_text(text: str) -> bool:
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    before = start > 0 and _WORD_BEFORE.search(text, start - 1, start)
-    return not before and not _WORD_AFTER.match(text, end)
+    around = text[start - 1 : start] + text[end : end + 1] if start else text[end : end + 1]
+    return not any(map(_is_word, around))
+
+
+def _is_word(char: str) -> bool:
+    """A character of a word as Unicode has it (UTS 18), which `str.isalnum` is not."""
+    return unicodedata.category(char) in _WORD_CATEGORIES or char in _JOINERS
 
 
 def is_markup(text: str) -> bool:
