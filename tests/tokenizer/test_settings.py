@@ -229,6 +229,28 @@ def test_added_tokens_strip_and_stand_as_in_the_library(tmp_path):
         assert tokenizer.encode(text, bos=False, special=True) == wanted
 
 
+def test_control_pieces_of_a_vocabulary_strip_as_in_the_library(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    library = metaspace("first")
+    library.add_special_tokens([tokenizers.AddedToken("</s>", rstrip=True, normalized=False)])
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path, {}, "hf")
+    for text in ("the</s> llama", "the</s>\n llama </s>", "</s>  the"):
+        wanted = library.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode(text, bos=False, special=True) == wanted
+
+
+def test_tokens_of_phi_3_take_the_space_after_them(tiny_tokenizer_file):
+    rows = [("<|user|>", -1000.0, 3), ("<|end|>", -1000.0, 3)]
+    metadata = gguf_metadata(tiny_tokenizer_file, extra=rows)
+    text = "<|user|>\nthe<|end|>\nthe"
+    bare = load_tokenizer("m.gguf", metadata, "gguf")
+    named = load_tokenizer("m.gguf", metadata | {"general.name": "Phi-3 mini"}, "gguf")
+    stripped = text.replace("\n", "")
+    assert named.encode(text, special=True) == bare.encode(stripped, special=True)
+    assert bare.encode(text, special=True) != bare.encode(stripped, special=True)
+
+
 def test_parts_give_white_space_to_the_tokens_that_take_it():
     special = SpecialTokens(
         {1: AddedToken("<l>", True, lstrip=True), 2: AddedToken("<r>", True, rstrip=True)}

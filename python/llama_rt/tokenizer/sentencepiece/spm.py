@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.base import TokenizerBase
@@ -32,6 +33,7 @@ class SpmTokenizer(TokenizerBase):
         name: str,
         rules: TextRules,
         added: Mapping[int, AddedToken] | None = None,
+        listed: Mapping[int, AddedToken] | None = None,
         vocab_size: int = 0,
         stop_ids: Iterable[int] = (),
         unsampled_ids: Iterable[int] = (),
@@ -44,6 +46,7 @@ class SpmTokenizer(TokenizerBase):
             name: File or source, for errors.
             rules: Begin and end of a text, and its leading space.
             added: Tokens by id, beyond the pieces or in place of one.
+            listed: What files say of control pieces: white space that is theirs, for example.
             vocab_size: Rows of the model's embedding; rows that no token stands for are padding.
             stop_ids: Ids that end a generation in addition to eos.
             unsampled_ids: Ids suppressed in sampling in addition to the padding rows.
@@ -69,8 +72,9 @@ class SpmTokenizer(TokenizerBase):
             strips=model.add_dummy_prefix or model.remove_extra_whitespaces,
             strips_again=model.remove_extra_whitespaces,
         )
+        listed = listed or {}
         special = added | {
-            id: AddedToken(text, special=True)
+            id: replace(listed.get(id, AddedToken(text, True)), text=text, special=True)
             for id, (text, kind) in enumerate(zip(self._names, kinds, strict=True))
             if kind in _CONTROL_KINDS and id not in added and id not in padding
         }

@@ -54,6 +54,7 @@ def spm_from_file(path: Path, metadata: Mapping[str, object] | None) -> SpmToken
         name=str(path),
         rules=folder_rules(document, path.parent, model),
         added=added,
+        listed=found,
         vocab_size=vocab_rows(metadata),
         stop_ids=end_rows(path.parent, metadata, model, added),
     )

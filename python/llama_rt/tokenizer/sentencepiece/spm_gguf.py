@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.gguf_values import (
@@ -27,6 +28,7 @@ _KINDS = frozenset(kind.value for kind in PieceKind)
 _PREFIX = "tokenizer.ggml."
 _ADDED_SCORE = -1000.0  # what llama.cpp's converter gives to added tokens
 _BYTE_TEXT = re.compile(r"<0x[0-9A-F]{2}>")
+_KEEPS_SPACE = ("<unk>", "<s>", "<|endoftext|>")
 _CONTROL_TEXT = re.compile(r"<[^<>]+>|\[[A-Z]+\d*\]")
 
 
@@ -55,7 +57,8 @@ def spm_from_gguf(metadata: Mapping[str, object], name: str) -> SpmTokenizer:
         open_proto(proto, name),
         name=name,
         rules=_rules(metadata, model, name, tuple(notes)),
-        added=added,
+        added=_with_space(metadata, added),
+        listed=_with_space(metadata, _control(model)),
         stop_ids=[id for id in ends if id is not None],
         unsampled_ids=unused,
     )
@@ -94,6 +97,26 @@ def _read_rows(metadata: Mapping[str, object], name: str) -> SpmModel:
     if model.unk_id < 0 or kinds[model.unk_id] != PieceKind.UNKNOWN:
         model.unk_id = kinds.index(PieceKind.UNKNOWN) if PieceKind.UNKNOWN in kinds else -1
     return model
+
+
+def _control(model: SpmModel) -> dict[int, AddedToken]:
+    rows = enumerate(zip(model.texts, model.kinds, strict=True))
+    return {id: AddedToken(text, True) for id, (text, kind) in rows if kind == PieceKind.CONTROL}
+
+
+def _with_space(
+    metadata: Mapping[str, object], tokens: dict[int, AddedToken]
+) -> dict[int, AddedToken]:
+    """Gives the tokens of Phi-3 the white space after them, for which GGUF has no key.
+
+    llama.cpp, too, tells them by the model's name.
+    """
+    name = str(metadata.get("general.name", "")).lower()
+    if "phi-3" not in name and "phi3" not in name:
+        return tokens
+    return {
+        id: replace(token, rstrip=token.text not in _KEEPS_SPACE) for id, token in tokens.items()
+    }
 
 
 def _rules(

@@ -63,6 +63,7 @@ def spm_from_json(
         name=str(file),
         rules=folder_rules(document, file.parent, model),
         added=added,
+        listed=found,
         vocab_size=vocab_rows(metadata),
         stop_ids=end_rows(file.parent, metadata, model, added),
     )
