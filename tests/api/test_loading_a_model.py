@@ -293,3 +293,41 @@ def test_a_bar_on_request(tiny_hf_folder, capfd):
     assert capfd.readouterr().err == ""
     Llama.load(tiny_hf_folder, progress=True).close()
     assert "loading tiny-hf" in capfd.readouterr().err
+
+
+def test_a_template_gets_its_variables(tiny_hf_folder):
+    source = (
+        "{% for t in tools or [] %}{{ t.name }} {% endfor %}{% for d in documents or [] %}"
+        "{{ d.text }} {% endfor %}{{ mood }}{% for m in messages %}{{ m.content }};{% endfor %}"
+        "{% if add_generation_prompt %}so{% endif %}"
+    )
+    begun = [*MESSAGES, {"role": "assistant", "content": "ab"}]
+    asked = MESSAGES[0]["content"]
+    cases = [
+        (MESSAGES, {"tools": [{"name": "now"}]}, f"now {asked};so"),
+        (MESSAGES, {"documents": [{"text": "it"}]}, f"it {asked};so"),
+        (MESSAGES, {"chat_template_kwargs": {"mood": "good"}}, f"good{asked};so"),
+        (MESSAGES, {"add_generation_prompt": False}, f"{asked};"),
+        (begun, {"continue_final_message": True}, f"{asked};ab"),
+    ]
+    with Llama.load(tiny_hf_folder, chat_template=source, threads=1) as llm:
+        for messages, options, text in cases:
+            done = llm.chat(messages, max_tokens=2, temperature=0.0, **options)
+            assert done.tokens == llm.generate(text, max_tokens=2, temperature=0.0).tokens
+            assert done.usage.prompt_tokens == len(llm.tokenizer.encode(text))
+        with llm.chat_stream(MESSAGES, tools=[], max_tokens=1) as stream:
+            assert list(stream)
+        for options, name in (
+            ({"tools": {"name": "now"}}, "tools"),
+            ({"documents": "text"}, "documents"),
+            ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
+            ({"continue_final_message": "content"}, "continue_final_message"),
+        ):
+            with pytest.raises(TypeError, match=f"^{name}: expected"):
+                llm.chat(MESSAGES, **options)
+        with pytest.raises(ConfigError, match="'messages' is the conversation"):
+            llm.chat(MESSAGES, chat_template_kwargs={"messages": []})
+        with pytest.raises(TemplateError, match="alpaca has no place for tools"):
+            llm.chat(MESSAGES, template="alpaca", tools=[{"name": "now"}])
+        with pytest.raises(TemplateError, match="the assistant's, which is to be continued"):
+            llm.chat(MESSAGES, template="vicuna", continue_final_message=True)

@@ -353,3 +353,25 @@ def test_sampling_is_what_the_sampler_knows(tiny):
             assert set(template.sampling) <= known
             assert template.origin
             assert template.max_tokens is None or template.max_tokens > 0
+
+
+def test_where_a_prompt_ends(tiny):
+    template = choose_template("vicuna", tiny)
+    asked = template.render_text(talk("a"))
+    begun = template.render_text(
+        [*talk("a"), {"role": "assistant", "content": "So"}], continue_final_message=True
+    )
+    assert begun == asked + " So"
+    assert asked.startswith(template.render_text(talk("a"), add_generation_prompt=False))
+    answered = template.render_text(talk("a", "b"), add_generation_prompt=False)
+    assert template.render_text(talk("a", "b", "c")).startswith(answered)
+    with pytest.raises(TemplateError, match="exclude each other"):
+        template.render(talk("a"), add_generation_prompt=True, continue_final_message=True)
+    for name in template_names():
+        try:
+            named = choose_template(name, tiny)
+            whole = named.render_text(talk("a"))
+        except TemplateError:
+            continue
+        messages = [*talk("a"), {"role": "assistant", "content": "So"}]
+        assert named.render_text(messages, continue_final_message=True).startswith(whole)

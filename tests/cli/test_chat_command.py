@@ -287,3 +287,17 @@ def test_interrupting_a_pipe_ends_it(start, long_folder, template_file) -> None:
 def test_no_input_is_an_empty_conversation(process, tiny_hf_folder, template_file) -> None:
     done = process("chat", "-m", tiny_hf_folder, "--template", template_file)
     assert (done.code, done.out, done.err) == (0, "", "")
+
+
+def test_variables_of_the_template(call, tiny_hf_folder, tmp_path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text("{{ messages[-1].content }}{% if brief %} briefly{% endif %}:")
+    options = ("--template", file, "--temperature", "0", "--max-tokens", "1", "--json")
+    counts = []
+    for more in ((), ("--chat-template-kwargs", '{"brief": true}')):
+        done = call("chat", "-m", tiny_hf_folder, *options, *more, stdin="Hello\n")
+        counts.append(done.object["completions"][0]["usage"]["prompt_tokens"])
+    assert counts[0] < counts[1]
+    done = call("chat", "-m", tiny_hf_folder, "--chat-template-kwargs", "[1]")
+    assert done.code == 2
+    assert "is not an object in JSON" in done.err

@@ -14,7 +14,14 @@ from llama_rt.api import forward
 from llama_rt.api.adapter_choice import ALL, Adapter, choose_adapters
 from llama_rt.api.load import Loaded, load
 from llama_rt.api.prompts import Prompt, check_ids, split_prompts, to_ids
-from llama_rt.api.requests import CallOptions, Settings, Stop, check_options
+from llama_rt.api.requests import (
+    CallOptions,
+    ChatOptions,
+    Settings,
+    Stop,
+    check_options,
+    take_variables,
+)
 from llama_rt.api.weights import Repack
 from llama_rt.engine import AsyncStream, Completion, Engine, Request, Stream, collect, collect_async
 from llama_rt.errors import CapacityError, LlamaRtError, TemplateError
@@ -317,17 +324,23 @@ class Llama:
         messages: Messages,
         *,
         template: str | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChatOptions],
     ) -> Completion:
         """Answers a conversation through the model's template; keywords as in `generate`.
 
         Args:
-            messages: Mappings with `role` (`"system"`, `"user"` or `"assistant"`) and `content`.
+            messages: Mappings with `role` and `content` (text, or parts of text), and what else the
+                template reads; they reach it as they are.
             template: Name or text of a template for this call; None is the loaded one.
-            **options: As in `generate`.
+            **options: As in `generate`, and
+                `tools`, `documents`: what the template may offer to the model, lists of mappings.
+                `chat_template_kwargs`: further variables of the template (`enable_thinking`, ...).
+                `add_generation_prompt`: end the prompt with what makes the model answer; the
+                default, unless `continue_final_message`: the model goes on with the last message.
 
         Raises:
-            TemplateError: The model has no template and none was named; lists the choices.
+            TemplateError: The model has no template and none was named; lists the choices. Or the
+                template refuses the conversation, or has no place for what was given.
             CapacityError: The conversation does not fit in the context.
         """
         request = self._chat_request("chat", messages, template, options)
@@ -338,7 +351,7 @@ class Llama:
         messages: Messages,
         *,
         template: str | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChatOptions],
     ) -> Stream:
         """As `chat`, as an iterator of `Chunk`; see `stream`."""
         request = self._chat_request("chat_stream", messages, template, options, streaming=True)
@@ -349,7 +362,7 @@ class Llama:
         messages: Messages,
         *,
         template: str | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChatOptions],
     ) -> Completion:
         """As `chat`, without blocking the event loop."""
         request = self._chat_request("achat", messages, template, options)
@@ -360,7 +373,7 @@ class Llama:
         messages: Messages,
         *,
         template: str | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChatOptions],
     ) -> AsyncStream:
         """As `chat_stream`, for `async for`."""
         request = self._chat_request("achat_stream", messages, template, options, streaming=True)
@@ -464,14 +477,16 @@ class Llama:
         caller: str,
         messages: Messages,
         template: str | None,
-        options: CallOptions,
+        options: ChatOptions,
         *,
         streaming: bool = False,
     ) -> Request:
-        settings = self._settings(caller, options)
+        rest = cast("dict[str, object]", dict(options))
+        variables = take_variables(rest)
         chosen = self.find_template(template)
+        settings = self._settings(caller, cast("CallOptions", rest))
         stop = tuple(dict.fromkeys((*settings.stop, *chosen.stop)))
-        ids = chosen.render(cast("list[Mapping[str, object]]", messages))
+        ids = chosen.render(messages, **variables)
         if not ids:
             msg = f"the chat template of {chosen.origin} makes an empty prompt of these messages"
             raise TemplateError(msg)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from llama_rt.api.adapter_choice import ALL, Adapter, LoadedAdapter, choose_adapters
 from llama_rt.api.prompts import fit
 from llama_rt.engine import IncrementalDetokenizer, Request, named_ids, parse_stop
+from llama_rt.errors import ConfigError
 from llama_rt.sampling import (
     SamplingFields,
     SamplingParams,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from llama_rt.engine.prefix_cache import ActiveAdapters
     from llama_rt.tokenizer import Tokenizer
 
-__all__ = ["CallOptions", "Settings", "Stop", "check_options"]
+__all__ = ["CallOptions", "ChatOptions", "Settings", "Stop", "check_options", "take_variables"]
 
 Stop = str | int | Sequence[str | int]
 
@@ -38,6 +39,16 @@ class CallOptions(SamplingFields, total=False):
     seed: int | None
     logprobs: int
     adapter: Adapter
+
+
+class ChatOptions(CallOptions, total=False):
+    """The keywords of every call that answers a conversation; `Llama.chat` says what they mean."""
+
+    tools: Sequence[Mapping[str, object]] | None
+    documents: Sequence[Mapping[str, object]] | None
+    chat_template_kwargs: Mapping[str, object] | None
+    add_generation_prompt: bool | None
+    continue_final_message: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +139,42 @@ def check_options(
     seed = cast("int | None", rest.pop("seed", None))
     resolved = resolve(params, rest, seed, caller)
     return Settings(resolved, max_tokens, strings, ids, logprobs, active)
+
+
+def take_variables(options: dict[str, object]) -> dict[str, Any]:
+    """Takes from the keywords of a chat call those that are the template's.
+
+    Args:
+        options: The keywords, as given; what the template gets is removed.
+
+    Returns:
+        Keywords of `Template.render`.
+
+    Raises:
+        TypeError: A value has the wrong type.
+        ConfigError: A name in `chat_template_kwargs` is taken.
+    """
+    extra = options.pop("chat_template_kwargs", None) or {}
+    if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
+        msg = f"chat_template_kwargs: expected a mapping of names, got {type(extra).__name__}"
+        raise TypeError(msg)
+    if "messages" in extra:
+        msg = "chat_template_kwargs: 'messages' is the conversation, an argument of its own"
+        raise ConfigError(msg)
+    variables = dict(extra)
+    for name in ("tools", "documents"):
+        value = options.pop(name, None)
+        if value is None:
+            continue
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
+            msg = f"{name}: expected a list of mappings or None, got {type(value).__name__}"
+            raise TypeError(msg)
+        variables[name] = value
+    for name in ("add_generation_prompt", "continue_final_message"):
+        value = options.pop(name, None)
+        if value is not None:
+            variables[name] = value
+        if not isinstance(variables.get(name, False), (bool, type(None))):
+            msg = f"{name}: expected a bool, got {type(variables[name]).__name__}"
+            raise TypeError(msg)
+    return variables

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,11 +41,25 @@ class Template(Protocol):
     max_tokens: int | None
     system: str
 
-    def render(self, messages: list[Mapping[str, object]], /) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        **variables: object,
+    ) -> list[int]:
         """Returns the prompt's ids (begin-of-text included), ready to be continued."""
         ...
 
-    def render_text(self, messages: list[Mapping[str, object]], /) -> str:
+    def render_text(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        **variables: object,
+    ) -> str:
         """Returns the prompt for display."""
         ...
 

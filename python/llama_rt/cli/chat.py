@@ -7,6 +7,7 @@ forgotten unasked: a conversation that outgrows the context asks before it drops
 from __future__ import annotations
 
 import argparse
+import json
 
 from llama_rt.api import identify
 from llama_rt.cli.commands import Commands
@@ -46,8 +47,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="when the context is full, drop the oldest turns without asking",
     )
+    parser.add_argument(
+        "--chat-template-kwargs",
+        type=_variables,
+        metavar="JSON",
+        help="variables of the chat template, such as '{\"enable_thinking\": false}'",
+    )
     add_sampling(parser)
     add_loading(parser)
+
+
+def _variables(text: str) -> dict[str, object]:
+    """An object in JSON; the template is told what it holds."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        msg = f"'{text}' is not an object in JSON, such as {{\"enable_thinking\": false}}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
 
 
 def execute(args: argparse.Namespace, console: Console) -> int:
@@ -67,6 +86,7 @@ def execute(args: argparse.Namespace, console: Console) -> int:
             max_tokens=args.max_tokens,
             stop=args.stop or [],
             drop_oldest=args.drop_oldest,
+            variables=args.chat_template_kwargs or {},
         )
         if llm.template_name is None:
             _recognise(args, session, console)

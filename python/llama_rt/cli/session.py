@@ -31,6 +31,7 @@ class Session:
         max_tokens: int | None,
         stop: list[str],
         drop_oldest: bool,
+        variables: Mapping[str, object],
     ) -> None:
         self.llm = llm
         self.console = console
@@ -38,6 +39,7 @@ class Session:
         self.max_tokens = max_tokens
         self.stop = stop
         self.drop_unasked = drop_oldest
+        self.variables = variables
         self.template: str | None = None  # None: what the model was loaded with
         self.conversation = Conversation(system)
         self.turns: list[Completion] = []
@@ -109,6 +111,7 @@ class Session:
         stream = self.llm.chat_stream(
             self.conversation.messages,
             template=self.template,
+            chat_template_kwargs=self.variables,
             max_tokens=self.max_tokens,
             params=self.params(template.sampling),
             stop=self.stop,

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from llama_rt.chat.messages import Message, check_messages
+from llama_rt.chat.messages import as_text, check_structure
 from llama_rt.errors import TemplateError
 from llama_rt.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from llama_rt.chat.jinja.taint import TaintedText
+
 __all__ = ["JinjaTemplate"]
 
-_PRIVATE = range(0xE000, 0xF900)  # characters without a meaning of their own
+_BEGUN = "\ue000"  # stands for the text of an answer that is begun but empty
 
 
 class JinjaTemplate:
     """A checkpoint's own template, bound to its tokenizer.
 
-    Special tokens are read only from what the template writes. For that, texts of special tokens
-    within messages are broken by a private character before rendering, which is taken out again
-    when the parts between special tokens are tokenised. Those parts are tokenised whole, as
-    transformers does, so that a template may do what it likes with a message.
+    The template sees the messages as they are. Of the text that it makes, each character's origin
+    is known (`taint.py`): texts of control tokens count as such only where the template wrote
+    them, and those of tokens that appear in generated text also where an answer holds them. What is
+    between tokens is tokenised whole, as transformers does.
 
     Attributes:
         name: `"checkpoint"`, or the name of one of its templates.
@@ -61,8 +63,9 @@ class JinjaTemplate:
         self._tokens = {**(tokens or {}), **pieces}
         self._add_bos = add_bos
         self._specials = {text: id for text, id in tokenizer.special_ids.items() if len(text) > 1}
-        longest = sorted(self._specials, key=len, reverse=True)
-        self._any_special = "|".join(map(re.escape, longest))
+        self._visible = frozenset(
+            text for text, id in self._specials.items() if tokenizer.decode([id])
+        )
         self.name = name
         self.origin = origin
         self.stop: tuple[str, ...] = ()
@@ -70,29 +73,48 @@ class JinjaTemplate:
         self.max_tokens: int | None = None
         self.system = ""
 
-    def render(self, messages: Sequence[Mapping[str, object]], **variables: object) -> list[int]:
-        """Returns the prompt's ids, with one begin-of-text id, ready to be continued.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        **variables: object,
+    ) -> list[int]:
+        """Returns the prompt's ids, with one begin-of-text id.
 
         Args:
-            messages: `{"role": ..., "content": str}` and what else the template reads.
+            messages: `{"role": ..., "content": ...}` and what else the template reads, as it is.
+            add_generation_prompt: End with what makes the model answer; None: unless
+                `continue_final_message`.
+            continue_final_message: End within the last message, so that the model goes on with it.
             variables: Further variables of the template (`tools`, `documents`, ...).
 
         Raises:
             TemplateError: A message is malformed, or the template fails or refuses it.
         """
-        text, marker = self._render(messages, variables)
+        from llama_rt.chat.jinja.origins import split_tokens
+
+        text = self._prompt(messages, add_generation_prompt, continue_final_message, variables)
         ids: list[int] = []
-        for index, part in enumerate(self._split(text)):
-            if index % 2:
+        for part, is_token in split_tokens(text, self._specials, self._visible):
+            if is_token:
                 ids.append(self._specials[part])
-            elif part:
-                ids += self._tokenizer.encode(part.replace(marker, ""), bos=False)
+            else:
+                ids += self._tokenizer.encode(part, bos=False)
         return self._with_one_bos(ids)
 
-    def render_text(self, messages: Sequence[Mapping[str, object]], **variables: object) -> str:
-        """Returns the prompt for display, as the template wrote it."""
-        text, marker = self._render(messages, variables)
-        return text.replace(marker, "")
+    def render_text(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        **variables: object,
+    ) -> str:
+        """Returns the prompt for display, as the template wrote it; arguments as in `render`."""
+        text = self._prompt(messages, add_generation_prompt, continue_final_message, variables)
+        return str.__str__(text)
 
     def check(self) -> None:
         """Compiles the template; otherwise its first use does.
@@ -108,43 +130,91 @@ class JinjaTemplate:
         """Returns a generated answer for the history: without white space around it."""
         return text.strip()
 
-    def _render(
-        self, messages: Sequence[Mapping[str, object]], variables: Mapping[str, object]
-    ) -> tuple[str, str]:
-        """Returns the rendered text and the character that breaks special texts in it."""
-        from llama_rt.chat.jinja.sandbox import render_sandboxed  # Jinja takes a while to import
+    def _prompt(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        add_generation_prompt: bool | None,
+        continue_final_message: bool,
+        variables: Mapping[str, object],
+    ) -> TaintedText:
+        """Returns the rendered text, ending where it is to be continued."""
+        from llama_rt.chat.jinja.origins import through_final
 
-        given = [_as_mapping(message) for message in check_messages(messages)]
-        fixed = [self._source, *self._tokens.values()]
-        marker = _unused_character([*fixed, repr(given), repr(variables)])
-        context: dict[str, Any] = {
+        given = check_structure(messages)
+        if add_generation_prompt and continue_final_message:
+            msg = "add_generation_prompt and continue_final_message exclude each other"
+            raise TemplateError(msg)
+        if not continue_final_message:
+            return self._render(given, variables, cue=add_generation_prompt is not False)
+        begun = as_text(given[-1].get("content"))
+        if not isinstance(begun, str):
+            msg = f"messages[{len(given) - 1}]['content']: expected text that can be continued"
+            raise TemplateError(msg)
+        if not begun:
+            given[-1] = {**given[-1], "content": _BEGUN}
+        text = through_final(self._render(given, variables, cue=False, final=True))
+        if text is not None:
+            return text if begun else text[:-1]
+        if len(given) == 1:
+            msg = f"{self.origin}: the template does not print the message that is to be continued"
+            raise TemplateError(msg)
+        # The template leaves this message out: then it follows what makes the model answer.
+        return self._render(given[:-1], variables, cue=True) + begun
+
+    def _render(
+        self,
+        messages: list[Mapping[str, object]],
+        variables: Mapping[str, object],
+        *,
+        cue: bool,
+        final: bool = False,
+    ) -> TaintedText:
+        """Renders the messages in the first form in which the template shows them.
+
+        They reach the template as they are. Where it fails at a content that is a list or null, or
+        makes a text of it, it gets its text; where it reads parts only, a text is given as one.
+        """
+        contents = [message.get("content") for message in messages]
+        only_text = all(isinstance(content, str) for content in contents)
+        first: TaintedText | None = None
+        for form in _forms(messages, only_text=only_text):
+            try:
+                text = self._render_as(form, variables, cue=cue, final=final)
+            except TemplateError as error:
+                if only_text and first is None:
+                    raise
+                failure = error
+                continue
+            if _shows(text, messages):
+                return text
+            first = text if first is None else first
+        if first is None:
+            raise failure
+        return first
+
+    def _render_as(
+        self,
+        messages: list[Mapping[str, object]],
+        variables: Mapping[str, object],
+        *,
+        cue: bool,
+        final: bool,
+    ) -> TaintedText:
+        """Renders the messages in the form given."""
+        # Jinja takes a while to import.
+        from llama_rt.chat.jinja.origins import of_messages, of_variables
+        from llama_rt.chat.jinja.sandbox import render_sandboxed
+
+        context: dict[str, object] = {
             "tools": None,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": cue,
             **self._tokens,
-            **{key: self._broken(value, marker) for key, value in variables.items()},
-            "messages": self._broken(given, marker),
+            **of_variables(variables),
+            "messages": of_messages(messages, final=final),
         }
-        return render_sandboxed(self._source, context, self.origin), marker
-
-    def _broken(self, value: Any, marker: str) -> Any:  # noqa: ANN401 - any JSON value
-        """Puts the marker after the first character of every special text within `value`."""
-        if isinstance(value, str):
-            if not self._any_special:
-                return value
-            starts = rf"(?=(?:{self._any_special}))(.)"
-            return re.sub(starts, lambda found: found[1] + marker, value, flags=re.DOTALL)
-        if isinstance(value, Mapping):
-            return {
-                self._broken(key, marker): self._broken(item, marker) for key, item in value.items()
-            }
-        if isinstance(value, (list, tuple)):
-            return [self._broken(item, marker) for item in value]
-        return value
-
-    def _split(self, text: str) -> list[str]:
-        """Cuts at special texts: ordinary text at even places, special texts at odd ones."""
-        return re.split(f"({self._any_special})", text) if self._any_special else [text]
+        no_null = any(message.get("content", "") is None for message in messages)
+        return render_sandboxed(self._source, context, self.origin, no_null=no_null)
 
     def _with_one_bos(self, ids: list[int]) -> list[int]:
         bos = self._tokenizer.bos_id
@@ -154,13 +224,36 @@ class JinjaTemplate:
         return [bos] * (start > 0 or self._add_bos) + ids[start:]
 
 
-def _as_mapping(message: Message) -> dict[str, object]:
-    return {"role": message.role, "content": message.content, **message.extra}
+def _forms(
+    messages: list[Mapping[str, object]], *, only_text: bool
+) -> Iterator[list[Mapping[str, object]]]:
+    """Yields the messages in the forms that templates want, as they are first."""
+    # Without nulls, as transformers gives them: few templates expect any.
+    yield [{k: v for k, v in message.items() if v is not None} for message in messages]
+    if any(value is None for message in messages for value in message.values()):
+        yield messages
+    yield [_with_content(message, _as_parts if only_text else as_text) for message in messages]
 
 
-def _unused_character(texts: list[str]) -> str:
-    for code in _PRIVATE:
-        if not any(chr(code) in text for text in texts):
-            return chr(code)
-    msg = "messages: they use every private character (U+E000 to U+F8FF)"
-    raise TemplateError(msg)
+def _with_content(
+    message: Mapping[str, object], change: Callable[[object], object]
+) -> Mapping[str, object]:
+    return {**message, "content": change(message["content"])} if "content" in message else message
+
+
+def _as_parts(content: object) -> object:
+    return [{"type": "text", "text": content}] if content else content
+
+
+def _shows(text: TaintedText, messages: list[Mapping[str, object]]) -> bool:
+    """Says whether the user's newest message and the tools that were called are in a prompt."""
+    of_user = (message for message in reversed(messages) if message["role"] == "user")
+    asked = next(of_user, {}).get("content")
+    parts = asked if isinstance(asked, (list, tuple)) else [asked]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    for message in messages:
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, (list, tuple)) else ():
+            function = call.get("function", call) if isinstance(call, Mapping) else None
+            texts.append(function.get("name") if isinstance(function, Mapping) else None)
+    return all(one.strip() in text for one in texts if isinstance(one, str))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sized
 
 from llama_rt.chat.jinja.resource_budget import ResourceBudget, refuse
 
-__all__ = ["CHARACTER", "FILTERS", "METHODS", "NUMERIC_TESTS", "percent"]
+__all__ = ["CHARACTER", "FILTERS", "METHODS", "NUMERIC_TESTS", "OF_TEXT", "percent"]
 
 _MAX_DIGITS = 4096  # of a number in a text
 _MAX_PLACES = 1000
@@ -200,6 +200,13 @@ FILTERS: Mapping[str, Bound | None] = {
     "tojson": _tojson,
     "trim": _searched,
 }
+# Filters that make a text of whatever they are given.
+OF_TEXT = frozenset(
+    {
+        *_plain("capitalize center e escape forceescape format indent lower replace string"),
+        *_plain("striptags title trim truncate upper urlencode wordcount"),
+    }
+)
 _TEXT: Mapping[str, Bound | None] = {
     **_plain("capitalize casefold count endswith find index isalnum isalpha isascii isdecimal"),
     **_plain("isdigit isidentifier islower isnumeric isprintable isspace istitle isupper lower"),

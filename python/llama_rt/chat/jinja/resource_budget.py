@@ -15,6 +15,8 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
+from llama_rt.chat.jinja.taint import TaintedText
+
 __all__ = ["MAX_BYTES", "MAX_TOTAL", "ResourceBudget", "Rounds", "Steps", "refuse"]
 
 MAX_TOTAL = 1 << 27  # bytes of everything that is made on the way
@@ -151,6 +153,8 @@ def _own_size(value: object) -> int:
         return len(value) * (8 + max(map(sys.getsizeof, (value.start, value.stop))))
     if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
         refuse(f"a number of more than {_MAX_INTEGER_BITS} bits")
+    if isinstance(value, TaintedText):
+        return sys.getsizeof(value) + len(value)
     if value is None or isinstance(value, (str, int, float, list, tuple, dict, set, *_VIEWS)):
         return sys.getsizeof(value)
     return 64 + len(repr(value))

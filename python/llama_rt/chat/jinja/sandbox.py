@@ -23,7 +23,15 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.utils import Namespace
 
 from llama_rt.chat.jinja.ast_instrumentation import GenerationTag, Instrumentation
-from llama_rt.chat.jinja.limits import CHARACTER, FILTERS, METHODS, NUMERIC_TESTS, Bound, percent
+from llama_rt.chat.jinja.limits import (
+    CHARACTER,
+    FILTERS,
+    METHODS,
+    NUMERIC_TESTS,
+    OF_TEXT,
+    Bound,
+    percent,
+)
 from llama_rt.chat.jinja.resource_budget import (
     MAX_BYTES,
     MAX_TOTAL,
@@ -32,9 +40,17 @@ from llama_rt.chat.jinja.resource_budget import (
     Steps,
     refuse,
 )
+from llama_rt.chat.jinja.taint import (
+    TaintedText,
+    derived,
+    format_fields,
+    format_percent,
+    indented,
+    tainted,
+)
 from llama_rt.errors import TemplateError
 
-__all__ = ["check_sandboxed", "render_sandboxed"]
+__all__ = ["ContentParts", "WantsTextError", "check_sandboxed", "render_sandboxed"]
 
 _MAX_SOURCE = 1 << 17  # characters of a template; compiling cannot be interrupted
 _MAX_REASON = 1000  # characters of an error that a template words
@@ -43,28 +59,46 @@ _JINJAS = ("_loop_vars", "_block_vars")  # arguments that Jinja adds to calls fo
 _CONSUMING = ("groupby", "join", "list", "slice", "sort", "urlencode")  # filters of all items
 
 
+class ContentParts(list[object]):
+    """A message's content, given as a list; a template that prints it wants a text instead."""
+
+
+class WantsTextError(TemplateError):
+    """The template made a text of a content that is none (a list, or null)."""
+
+
 class _Raised(Exception):  # noqa: N818 - not an error of ours: the template's own refusal
     """The template called `raise_exception`."""
 
 
-def render_sandboxed(source: str, variables: Mapping[str, object], name: str) -> str:
+def render_sandboxed(
+    source: str, variables: Mapping[str, object], name: str, *, no_null: bool = False
+) -> TaintedText:
     """Renders a chat template as transformers does, in Jinja's immutable sandbox.
 
     Args:
         source: The template.
-        variables: `messages`, `add_generation_prompt`, `bos_token`, ...
+        variables: `messages`, `add_generation_prompt`, `bos_token`, ...; texts in them that are not
+            the template's own are `TaintedText`.
         name: Where the template comes from, for errors.
+        no_null: A null that is printed is an error, too.
+
+    Returns:
+        The text, with the origin of each character.
 
     Raises:
+        WantsTextError: `ContentParts`, or null, became part of a text.
         TemplateError: The template is malformed, refuses the conversation (`raise_exception`), or
             goes beyond the limits of time and size.
     """
-    environment = _Environment()
+    environment = _Environment(no_null=no_null)
     try:
         template = environment.compiled(source)
         for value in variables.values():
             environment.budget.made(value)
-        return template.render(**variables)
+        return tainted(template.render(**variables))
+    except WantsTextError:
+        raise
     except Exception as error:
         reason = _reason(error)
     finally:
@@ -113,7 +147,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(jinja2.sandbox.SandboxedEnvironment.default_binop_table)
 
-    def __init__(self) -> None:
+    def __init__(self, *, no_null: bool = False) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -122,6 +156,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             finalize=self._printed,
         )
         self.budget = ResourceBudget()
+        self._no_null = no_null
         self.concat = self.concatenated  # type: ignore[method-assign]
         self.globals = {
             "cycler": self.globals["cycler"],
@@ -132,10 +167,12 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             "raise_exception": _raise,
             "strftime_now": _strftime_now,
         }
-        self.filters["tojson"] = _tojson
-        filters: dict[str, Any] = self.filters
+        own = {"tojson": _tojson, "indent": indented, "join": self._join, "format": self._format}
+        filters: dict[str, Any] = self.filters | own
         self.filters = {
-            name: self._checked(filters[name], bound, collect=name in _CONSUMING)
+            name: self._checked(
+                filters[name], bound, collect=name in _CONSUMING, of_text=name in OF_TEXT
+            )
             for name, bound in FILTERS.items()
             if name in filters  # of this version of Jinja
         }
@@ -167,14 +204,29 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if bounds:
             args = tuple(map(self._collected, args))
             self._check(bounds.get(method.__name__), (owner, *args), named)
-        return self.budget.made(super().call(context, obj, *args, **kwargs))
+        if isinstance(owner, str) and not isinstance(owner, markupsafe.Markup):
+            value = self._call_text(tainted(owner), method.__name__, args, named)
+        else:
+            value = super().call(context, obj, *args, **kwargs)
+        return self.budget.made(derived(value, (owner, *args, *named.values())))
+
+    def _call_text(
+        self, owner: TaintedText, method: str, args: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> Any:  # noqa: ANN401
+        """Calls a text's method so that the result has origins."""
+        if method in ("format", "format_map"):
+            formatter = jinja2.sandbox.SandboxedFormatter(self)
+            by_map = method == "format_map"
+            values, names = ((), args[0]) if by_map else (args, named)
+            return format_fields(formatter.vformat, owner, values, names)
+        return getattr(owner, method)(*args, **named)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
         """Computes with two values within the budget."""
         self.budget.step()
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
         if operator == "%" and not numbers:
-            values = right if isinstance(right, tuple) else (right,)
+            values: tuple[object, ...] = right if isinstance(right, tuple) else (right,)
             self._check(percent, (left, *values), {})
         elif operator == "*" and not numbers:
             repeated, times = (right, left) if isinstance(left, int) else (left, right)
@@ -184,7 +236,19 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
                 self._limit(size * times)
         elif operator == "**" and not (numbers and abs(right) <= _MAX_POWER):
             refuse(f"a power above {_MAX_POWER}")
-        return self.budget.made(super().call_binop(context, operator, left, right))
+        if isinstance(left, str) or isinstance(right, str):
+            left, right = self._operand(left), self._operand(right)
+        if operator == "%" and isinstance(left, TaintedText):
+            value: Any = format_percent(left, right)
+        else:
+            value = super().call_binop(context, operator, left, right)
+        return self.budget.made(derived(value, (left, right)))
+
+    def _operand(self, value: Any) -> Any:  # noqa: ANN401
+        """Returns one side of an operator whose other side may be a text."""
+        self._refuse_non_text(value)
+        markup = isinstance(value, markupsafe.Markup)
+        return tainted(value) if isinstance(value, str) and not markup else value
 
     def getattr(self, obj: Any, attribute: str) -> Any:  # noqa: ANN401
         """Reads an attribute or key."""
@@ -198,7 +262,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:  # noqa: ANN401
         """Of Python's own types only what is listed may be reached."""
-        if type(obj).__module__ == "builtins" or isinstance(obj, str):
+        if type(obj).__module__ == "builtins" or isinstance(obj, (str, ContentParts)):
             return attr in _methods(obj)
         return super().is_safe_attribute(obj, attr, value)
 
@@ -228,7 +292,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             parts.append(text)
             size += len(text)
             self._limit(size, MAX_BYTES)
-        joined: str = self.budget.made("".join(parts))
+        joined: str = self.budget.made(TaintedText("", b"").join(parts))
         return joined
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -240,13 +304,42 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def _printed(self, eval_context: nodes.EvalContext, value: object) -> str:
         """Sees every printed value, also those within blocks and macros."""
         self.budget.step()
-        text = self._text(value)
-        return self.budget.made(markupsafe.escape(text)) if eval_context.autoescape else text
+        self.budget.size_of(value)
+        if eval_context.autoescape:
+            made: str = self.budget.made(derived(markupsafe.escape(value), (value,)))
+            return made
+        return self._text(value)
 
     def _text(self, value: object) -> str:
+        self._refuse_non_text(value)
         self.budget.size_of(value)
-        text: str = value if isinstance(value, str) else self.budget.made(str(value))
+        if isinstance(value, markupsafe.Markup):
+            return tainted(value)
+        text: str = value if isinstance(value, str) else self._as_text(value)
         return text
+
+    def _as_text(self, value: object) -> str:
+        text: str = self.budget.made(derived(str(value), (value,)))
+        return text
+
+    def _refuse_non_text(self, value: object) -> None:
+        if isinstance(value, ContentParts) or (value is None and self._no_null):
+            msg = "the template prints a message's content that is no text"
+            raise WantsTextError(msg)
+
+    @jinja2.pass_environment
+    def _join(self, _: object, value: Any, d: object = "", attribute: Any = None) -> str:  # noqa: ANN401
+        """The filter `join`, which keeps origins."""
+        if attribute is not None:
+            value = map(jinja2.filters.make_attrgetter(self, attribute), value)
+        return tainted(self._text(d)).join(map(self._text, value))
+
+    def _format(self, text: object, *values: object, **named: object) -> str:
+        """The filter `format`, which keeps origins."""
+        if values and named:
+            msg = "format: values by position and by name at the same time"
+            raise TypeError(msg)
+        return format_percent(self._text(text), named or values)
 
     def _dict(self, source: Any = (), /, **named: object) -> dict[object, object]:  # noqa: ANN401
         """`dict`, a step for each key: some keys take long to tell apart."""
@@ -274,7 +367,12 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             refuse(f"up to {size} bytes of texts or lists, at most {limit}")
 
     def _checked(
-        self, call: Callable[..., Any], bound: Bound | None, *, collect: bool = False
+        self,
+        call: Callable[..., Any],
+        bound: Bound | None,
+        *,
+        collect: bool = False,
+        of_text: bool = False,
     ) -> Callable[..., Any]:
         """Wraps a filter or test."""
         hidden = int(hasattr(call, "jinja_pass_arg"))  # leading arguments that are Jinja's own
@@ -285,8 +383,10 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             own, given = args[:hidden], args[hidden:]
             if collect:
                 given = tuple(map(self._collected, given))
+            if of_text:
+                given = (*map(self._operand, given[:1]), *given[1:])
             self._check(bound, given, kwargs)
-            value = call(*own, *given, **kwargs)
+            value = derived(call(*own, *given, **kwargs), (*given, *kwargs.values()))
             if type(value).__module__ == "builtins" and hasattr(value, "__next__"):
                 return Steps(self.budget, value)
             return self.budget.made(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from llama_rt.chat.messages import Message, check_messages, check_order
 from llama_rt.chat.templates.longest import cut_longest
@@ -13,6 +14,7 @@ from llama_rt.tokenizer import Tokenizer
 
 __all__ = ["NamedTemplate"]
 
+_ANSWERED = ("user", "system", "developer", "tool", "ipython", "function")  # roles
 _SLOT = re.compile(r"\{(system|user|input|assistant)\}")
 
 
@@ -52,28 +54,49 @@ class NamedTemplate:
                 raise TemplateError(msg)
         self._token_bytes = _token_bytes(tokenizer, self.name) if format.longest_match else []
 
-    def render(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
-        """Returns the prompt's ids, begin-of-text included, ready to be continued.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        **variables: object,
+    ) -> list[int]:
+        """Returns the prompt's ids, begin-of-text included.
 
         Args:
             messages: `{"role": "system" | "user" | "assistant", "content": str}`, the user's last;
                 Alpaca's formats also take an `"input"` with a user's content.
+            add_generation_prompt: End with what makes the model answer; None: unless
+                `continue_final_message`.
+            continue_final_message: The assistant's message is last, and the prompt ends within it.
+            variables: None: a named format has no place for any.
 
         Raises:
-            TemplateError: A message is malformed or out of place; names its index.
+            TemplateError: A message is malformed or out of place; names its index. Or a variable
+                was given.
         """
+        pieces = self._prompt(messages, add_generation_prompt, continue_final_message, variables)
         ids: list[int] = []
-        for part in _chunks(self._pieces(check_messages(messages))):
+        for part in _chunks(pieces):
             if isinstance(part, str):
                 ids += self._encode(part)
             else:
                 ids += self._special(part)
         return ids
 
-    def render_text(self, messages: Sequence[Mapping[str, object]]) -> str:
-        """Returns the prompt for display, special tokens by their names."""
+    def render_text(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        **variables: object,
+    ) -> str:
+        """Returns the prompt for display, special tokens by their names; arguments as `render`."""
+        pieces = self._prompt(messages, add_generation_prompt, continue_final_message, variables)
         parts: list[str] = []
-        for part in _chunks(self._pieces(check_messages(messages))):
+        for part in _chunks(pieces):
             special = [] if isinstance(part, str) else self._special(part)
             parts += [part] if isinstance(part, str) else map(self._tokenizer.piece, special)
         return "".join(parts)
@@ -100,10 +123,44 @@ class NamedTemplate:
         id = self._tokenizer.bos_id if piece is Mark.BOS else self._tokenizer.eos_id
         return [] if id is None or piece is Mark.SPLIT else [id]
 
-    def _pieces(self, messages: list[Message]) -> Iterator[Piece]:
+    def _prompt(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        add_generation_prompt: bool | None,
+        continue_final_message: bool,
+        variables: Mapping[str, object],
+    ) -> Iterator[Piece]:
+        """Yields the pieces of a conversation up to where the model goes on."""
+        given = [name for name, value in variables.items() if value not in (None, [], {}, ())]
+        if given:
+            msg = f"template {self.name} has no place for {', '.join(sorted(given))}"
+            raise TemplateError(msg)
+        if add_generation_prompt and continue_final_message:
+            msg = "add_generation_prompt and continue_final_message exclude each other"
+            raise TemplateError(msg)
+        checked = check_messages(messages)
+        if continue_final_message:
+            self._check(checked, last=("assistant",))
+            begun = checked.pop().content if len(checked) > 1 else ""
+            return chain(self._pieces(checked), self._begun(begun))
+        cue = add_generation_prompt is not False
+        self._check(checked, last=() if not cue else _ANSWERED)
+        return self._pieces(checked, cue=cue)
+
+    def _begun(self, text: str) -> Iterator[Piece]:
+        """Yields a known answer without what ends it."""
+        for piece in self._format.assistant:
+            if not isinstance(piece, str):
+                yield piece
+            elif "{assistant}" in piece:
+                yield piece.partition("{assistant}")[0] + text
+                return
+            else:
+                yield piece
+
+    def _pieces(self, messages: list[Message], *, cue: bool = True) -> Iterator[Piece]:
         """Yields the filled pieces of a whole conversation."""
         format = self._format
-        self._check(messages)
         system, turns = self._split_system(messages)
         yield from format.begin
         if system and format.system_part and not format.any_order:
@@ -126,7 +183,8 @@ class NamedTemplate:
                 yield from _fill(format.user, user=text)
             else:
                 yield from self._user(message, first=index == 0 and not format.example)
-        yield from format.cue
+        if cue:
+            yield from format.cue
 
     def _split_system(self, messages: list[Message]) -> tuple[str, list[Message]]:
         """Separates the system text (the default one if none is given) from the turns."""
@@ -156,10 +214,10 @@ class NamedTemplate:
         strip = format.strip_user
         yield from _fill(pieces, user=text.strip(strip), input=more.strip(strip))
 
-    def _check(self, messages: list[Message]) -> None:
+    def _check(self, messages: list[Message], last: tuple[str, ...]) -> None:
         """Refuses what this format has no place for."""
         format = self._format
-        check_order(messages, any_order=format.any_order)
+        check_order(messages, any_order=format.any_order, last=last)
         takes_system = format.system_part or format.fold_system
         for index, message in enumerate(messages):
             where = f"messages[{index}]"
