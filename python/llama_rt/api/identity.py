@@ -97,12 +97,19 @@ def identify(path: str | Path) -> Identity:
     except CheckpointError as error:
         if kind_of(place) == "nothing":
             raise
+        if not _may_be_adapter(place):
+            raise
         try:
             adapter = open_adapter(path)
         except LlamaRtError as other:
             raise (other if "adapter" in str(error).lower() else error) from None
         return _adapter(str(path), adapter)
     return _model(str(path), checkpoint)
+
+
+def _may_be_adapter(place: Path) -> bool:
+    """Whether something at a path that is no model can be an adapter."""
+    return kind_of(place) == "file" or kind_of(place / "adapter_config.json") != "nothing"
 
 
 def _koala(path: Path) -> Identity:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from llama_rt.api import forward
 from llama_rt.api.adapter_choice import ALL, Adapter, choose_adapters
 from llama_rt.api.load import Loaded, load
+from llama_rt.api.pooling import own_pooling
 from llama_rt.api.prompts import Prompt, check_ids, split_prompts, to_ids
 from llama_rt.api.requests import (
     CallOptions,
@@ -24,7 +25,7 @@ from llama_rt.api.requests import (
 )
 from llama_rt.api.weights import Repack
 from llama_rt.engine import AsyncStream, Completion, Engine, Request, Stream, collect, collect_async
-from llama_rt.errors import CapacityError, LlamaRtError, TemplateError
+from llama_rt.errors import CapacityError, ConfigError, LlamaRtError, TemplateError
 from llama_rt.sampling import SamplingFields, SamplingParams
 
 if TYPE_CHECKING:
@@ -395,6 +396,7 @@ class Llama:
             CapacityError: More ids than the context holds, or a result too large for the memory.
             ConfigError: An id is not in the vocabulary, or there is none.
         """
+        self._needs_output("logits")
         return forward.logits(*self._for_numbers(ids, adapter), self._config.vocab_size)
 
     def score(self, text_or_ids: Prompt, *, adapter: Adapter = ALL) -> npt.NDArray[np.float32]:
@@ -407,12 +409,13 @@ class Llama:
         Raises:
             CapacityError: More tokens than the context holds.
         """
+        self._needs_output("score")
         return forward.score(*self._for_numbers(text_or_ids, adapter), self._config.vocab_size)
 
     def embed(
         self,
         text_or_ids: Prompt,
-        pooling: Literal["mean", "last"] = "mean",
+        pooling: Literal["mean", "last"] | None = None,
         normalize: bool = True,
         *,
         adapter: Adapter = ALL,
@@ -421,7 +424,8 @@ class Llama:
 
         Args:
             text_or_ids: Text (begin-of-text is put in front) or ids as they are.
-            pooling: The mean over all tokens, or the last one's state.
+            pooling: The mean over all tokens, or the last one's state; None is what the model's
+                `1_Pooling/config.json` says, the mean without one.
             normalize: Scale to length 1.
             adapter: As in `generate`.
 
@@ -429,6 +433,8 @@ class Llama:
             CapacityError: More tokens than the context holds.
             ConfigError: Another `pooling`.
         """
+        if pooling is None:
+            pooling = own_pooling(self.path)
         engine, ids, active = self._for_numbers(text_or_ids, adapter)
         return forward.embed(engine, ids, active, self._config.dim, pooling, normalize)
 
@@ -457,11 +463,20 @@ class Llama:
             raise CapacityError(msg)
         return loaded.engine, ids, active
 
+    def _needs_output(self, caller: str) -> None:
+        if self._config.bare:
+            msg = (
+                f"{caller}: {self.path} is a model without an output matrix (saved as LlamaModel "
+                "or a relative); it embeds texts and predicts no tokens"
+            )
+            raise ConfigError(msg)
+
     def _settings(self, caller: str, options: CallOptions) -> Settings:
         return check_options(caller, options, self._open().adapters)
 
     def _request(self, settings: Settings, ids: list[int], *, streaming: bool = False) -> Request:
         loaded = self._open()
+        self._needs_output("generate")
         return settings.request(
             ids,
             self.tokenizer,

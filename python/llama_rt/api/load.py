@@ -110,7 +110,14 @@ def load(
         kv_dtype=kv_dtype,
     )
     opened_tokenizer = _open_tokenizer(checkpoint, tokenizer)
-    model = build_model(checkpoint, backend, quantize=quantize, repack=repack, progress=progress)
+    model = build_model(
+        checkpoint,
+        backend,
+        quantize=quantize,
+        repack=repack,
+        progress=progress,
+        n_ctx=context,
+    )
     opened_adapters = attach_adapters(files, model, checkpoint)
     # Every running request as long as the context, and as much again for what is kept of old ones.
     cache_tokens = min(available_tokens, 2 * MAX_SEQUENCES * (context + _native.KV_PAGE_TOKENS))

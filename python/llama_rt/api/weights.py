@@ -29,6 +29,7 @@ def build_model(
     quantize: str | None,
     repack: Repack,
     progress: bool | None,
+    n_ctx: int | None = None,
 ) -> _native.Model:
     """Streams every tensor into a native model.
 
@@ -42,6 +43,7 @@ def build_model(
         quantize: Format of matrices whose rows are whole blocks of it; None keeps them as stored.
         repack: Whether the backend may, must or must not copy weights into its own layout.
         progress: Show a bar: None on a terminal, False never.
+        n_ctx: Tokens of context, which longrope's divisors depend on.
     """
     model = _native.Model(backend, repack=repack, **native_options(checkpoint.config))
     with _bar(checkpoint.nbytes, checkpoint.path.name, progress) as advance:
@@ -49,6 +51,7 @@ def build_model(
             dtype = target_dtype(record, quantize, checkpoint.config)
             _add(model, record, dtype, backend.threads)
             advance(record.nbytes)
+        _add_divisors(model, checkpoint.config, n_ctx)
         model.finish()
     return model
 
@@ -64,6 +67,20 @@ def _add(model: _native.Model, record: TensorRecord, dtype: str, threads: int) -
         model.add_pieces(record.name, pool.data, starts, dtype, record.shape)
     else:
         model.add(record.name, record.read().data, dtype, record.shape)
+
+
+def _add_divisors(model: _native.Model, config: ModelConfig, n_ctx: int | None) -> None:
+    """Gives longrope's divisors of the rotary frequencies to the model.
+
+    As in transformers, the long ones hold beyond the original context; there they are chosen by
+    the text's length, here by the context's, since cached keys are rotated once.
+    """
+    rope = config.rope_scaling
+    if rope.kind == "longrope":
+        is_long = (n_ctx or config.default_context) > rope.original_context
+        chosen = rope.long_divisors if is_long else rope.short_divisors
+        divisors = np.array(chosen, dtype=np.float32)
+        model.add("rope.divisors", divisors.view(np.uint8).data, "f32", divisors.shape)
 
 
 def encoded(record: TensorRecord, dtype: str, threads: int) -> npt.NDArray[np.uint8]:
@@ -84,7 +101,7 @@ def native_options(config: ModelConfig) -> dict[str, Any]:
     """The keyword arguments of the native model for a configuration."""
     rope = config.rope_scaling
     # Dynamic NTK is the plain rule up to `max_context`, and a longer context is refused.
-    kind = "none" if rope.kind == "dynamic" else rope.kind
+    kind = "none" if rope.kind in ("dynamic", "longrope") else rope.kind
     return {
         "dim": config.dim,
         "n_layers": config.n_layers,

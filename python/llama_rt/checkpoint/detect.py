@@ -7,7 +7,7 @@ from typing import Literal
 
 from llama_rt.checkpoint.hf import hf_weights
 from llama_rt.checkpoint.koala import is_koala
-from llama_rt.checkpoint.meta import is_meta_folder
+from llama_rt.checkpoint.meta import MISTRAL_FILE, is_meta_folder
 from llama_rt.errors import CheckpointError, CheckpointNotFoundError
 from llama_rt.files import kind_of, names_in, read_head
 from llama_rt.formats.ggml import MAGICS
@@ -75,6 +75,8 @@ def _file(path: Path) -> tuple[Kind, Path]:
 def _safetensors(path: Path) -> tuple[Kind, Path]:
     if path.name.startswith("adapter_model") or _holds(path.parent, "adapter_config.json"):
         raise CheckpointError(_adapter(path))
+    if path.name == MISTRAL_FILE and is_meta_folder(path.parent):
+        return "meta", path.parent
     return "safetensors", path
 
 
@@ -149,7 +151,10 @@ def _no_model(folder: Path, names: list[str], files: list[str]) -> str:
         )
     if "params.json" in names:
         if any(name.endswith(".safetensors") for name in names):
-            return "params.json with safetensors, a layout that is not read; config.json is missing"
+            return (
+                "params.json with safetensors, but none is consolidated.safetensors (Mistral's own "
+                "layout); config.json is missing"
+            )
         return f"params.json without consolidated.00.pth; it holds {_listed(names)}"
     if any(name.startswith("consolidated.") for name in names):
         return "consolidated weights without params.json, which says their sizes"

@@ -6,10 +6,12 @@ q and k stay in their order: the configuration says `rope_style="halves"`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from llama_rt.checkpoint.assemble import rename, verify
 from llama_rt.checkpoint.checkpoint import Checkpoint
+from llama_rt.checkpoint.hf_fused import normalized_rows, unfused
 from llama_rt.checkpoint.names import from_hf_name, to_hf_name
 from llama_rt.config import ModelConfig, from_hf
 from llama_rt.errors import CheckpointError
@@ -21,6 +23,7 @@ from llama_rt.formats.safetensors import read_safetensors
 __all__ = ["hf_weights", "open_hf", "open_safetensors"]
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_BAICHUAN_2 = 125696  # tokens
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -78,14 +81,26 @@ def _checkpoint(
 ) -> Checkpoint:
     metadata = read_json(config_path)
     _refuse_other_contents(raw)
-    tensors = rename(_with_prefix(raw), from_hf_name)
-    embedding = tensors.get("tok_embeddings.weight")
+    raw = _with_prefix(raw)
+    embedding = raw.get("model.embed_tokens.weight")
     rows = embedding.shape[0] if embedding is not None and embedding.shape else None
+    # Another architecture is refused for what it is, before its tensors are.
     config: ModelConfig = from_hf(metadata, source=config_path, vocab_size=rows)
+    tensors = rename(unfused(raw, config), from_hf_name)
+    output = tensors.get("output.weight")
+    if output is not None and _norms_output(metadata):
+        tensors["output.weight"] = normalized_rows(output)
     tensors = verify(tensors, config, path, to_hf_name)
+    if config.bare and (config.tie_embeddings or output is not None):
+        config = replace(config, bare=False)
     return Checkpoint(
         path, "safetensors" if kind == "safetensors" else "hf", config, tensors, metadata, files
     )
+
+
+def _norms_output(metadata: Mapping[str, object]) -> bool:
+    """Baichuan 2, told from Baichuan by its vocabulary, scales the output's rows to length 1."""
+    return metadata.get("model_type") == "baichuan" and metadata.get("vocab_size") == _BAICHUAN_2
 
 
 def _refuse_other_contents(raw: Mapping[str, TensorRecord]) -> None:

@@ -1,5 +1,7 @@
 """Meta's folders: params.json and consolidated.NN.pth, one per model-parallel shard.
 
+Mistral's own layout is the same with all tensors in `consolidated.safetensors`.
+
 Every shard holds a slice of every matrix. The axis of a slice follows from the layer class that
 owns it (llama `model.py`); the embedding's differs between releases and is told by its shape.
 """
@@ -13,14 +15,16 @@ from pathlib import Path
 from llama_rt.checkpoint.assemble import rename, verify
 from llama_rt.checkpoint.checkpoint import Checkpoint
 from llama_rt.checkpoint.names import from_meta_name
-from llama_rt.config import from_meta
+from llama_rt.config import check_params, from_meta
 from llama_rt.errors import CheckpointError
 from llama_rt.files import kind_of, names_in, read_json
 from llama_rt.formats.pth import read_pth
 from llama_rt.formats.records import Columns, Stack, TensorRecord
+from llama_rt.formats.safetensors import read_safetensors
 
-__all__ = ["is_meta_folder", "open_meta"]
+__all__ = ["MISTRAL_FILE", "is_meta_folder", "open_meta"]
 
+MISTRAL_FILE = "consolidated.safetensors"
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _COLUMNS = ("attention.wo.weight", "feed_forward.w2.weight")
 _WHOLE = ("norm.weight", "wo.bias", "w2.bias")  # every shard has all of it
@@ -35,6 +39,8 @@ def is_meta_folder(folder: Path) -> bool:
 def _shards(folder: Path) -> list[Path]:
     found = [(int(match[1]), name) for name in names_in(folder)
              if (match := _SHARD.fullmatch(name))]  # fmt: skip
+    if not found and kind_of(folder / MISTRAL_FILE) != "nothing":
+        return [folder / MISTRAL_FILE]
     return [folder / name for _, name in sorted(found)]
 
 
@@ -47,12 +53,16 @@ def open_meta(folder: Path) -> Checkpoint:
     """
     files = _shards(folder)
     for index, file in enumerate(files):
-        if file.name != f"consolidated.{index:02d}.pth":
+        if file.name not in (f"consolidated.{index:02d}.pth", MISTRAL_FILE):
             msg = f"{folder}: shard consolidated.{index:02d}.pth is missing; {file.name} is there"
             raise CheckpointError(msg)
     params_path = folder / "params.json"
     params = read_json(params_path)
-    raw = [read_pth(file) for file in files]
+    check_params(params, params_path)
+    raw = [
+        read_safetensors(file).tensors if file.name == MISTRAL_FILE else read_pth(file)
+        for file in files
+    ]
     llama2 = _is_llama2(raw[0], params)
     shards = [rename(tensors, from_meta_name) for tensors in raw]
     for file, shard in zip(files, shards, strict=True):

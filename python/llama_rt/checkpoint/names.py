@@ -122,7 +122,8 @@ def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]
     """Name, shape and whether it must be there, in streaming order.
 
     Biases are required as far as the configuration promises them (`attention_bias` covers q, k, v
-    and o; `mlp_bias` gate, up and down); the output is not when it is tied to the embedding.
+    and o, `"qkv"` all but o; `mlp_bias` gate, up and down); the output is not when it is tied to
+    the embedding or the model is a bare one.
     """
     yield DIVISORS, (config.head_dim // 2,), False
     yield "tok_embeddings.weight", (config.vocab_size, config.dim), True
@@ -132,6 +133,12 @@ def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]
             yield f"layers.{layer}.{name}.weight", shape, True
             if len(shape) == 2:
                 promised = config.attention_bias if "attention" in name else config.mlp_bias
-                yield f"layers.{layer}.{name}.bias", shape[:1], promised
+                if promised == "qkv":
+                    promised = name != "attention.wo"
+                yield f"layers.{layer}.{name}.bias", shape[:1], bool(promised)
     yield "norm.weight", (config.dim,), True
-    yield "output.weight", (config.vocab_size, config.dim), not config.tie_embeddings
+    yield (
+        "output.weight",
+        (config.vocab_size, config.dim),
+        not (config.tie_embeddings or config.bare),
+    )

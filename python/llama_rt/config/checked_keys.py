@@ -61,6 +61,17 @@ class Keys:
         except OverflowError:
             self.refuse(key, "is too large for a number")
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of numbers, each above zero."""
+        value = self.get(key)
+        if not isinstance(value, list) or not all(
+            isinstance(item, (int, float)) and not isinstance(item, bool) for item in value
+        ):
+            self.refuse(key, f"must be a list of numbers, not {shown(value)}")
+        for item in value:
+            self.positive(key, item)
+        return tuple(map(float, value))
+
     @contextmanager
     def naming(self) -> Iterator[None]:
         """Puts the file's name before what a configuration says against its own numbers."""

@@ -5,17 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from llama_rt.config.checked_keys import Keys, shown, stretched
+from llama_rt.config.hf_families import family_of
 from llama_rt.config.model_config import MAX_SIZE, ModelConfig, RopeScaling
-
-_HF_TYPES = ("llama", "mistral", "qwen3")
-_HF_ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "LLaMAForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen3ForCausalLM": "qwen3",
-}
 
 
 def from_hf(
@@ -24,7 +18,7 @@ def from_hf(
     source: Path | str = "config.json",
     vocab_size: int | None = None,
 ) -> ModelConfig:
-    """Reads a Hugging Face `config.json` (`configuration_llama.py`, `_mistral.py`, `_qwen3.py`).
+    """Reads a Hugging Face `config.json` (`configuration_llama.py` and those of its relatives).
 
     Args:
         config: the parsed file.
@@ -36,9 +30,10 @@ def from_hf(
             or a key that is missing or of the wrong kind.
     """
     keys = Keys(config, source)
-    family = _hf_family(keys)
-    mistral = family == "mistral"
-    _refuse_hf_variants(keys)
+    family = family_of(keys)
+    kind = family.kind
+    mistral = kind == "mistral"
+    _refuse_hf_variants(keys, kind)
     dim = keys.integer("hidden_size", 4096)
     n_heads = keys.integer("num_attention_heads", 32)
     if n_heads < 1 or dim < 1:
@@ -52,7 +47,7 @@ def from_hf(
     default_kv = 8 if mistral and "num_key_value_heads" not in config else n_heads
     positions = keys.integer(
         "max_position_embeddings",
-        keys.integer("max_sequence_length", 131072 if mistral else 2048),
+        keys.integer("max_sequence_length", _POSITIONS.get(kind, 2048)),
     )
     if positions < 1:
         keys.refuse("max_position_embeddings", f"must be at least 1, not {positions}")
@@ -66,13 +61,15 @@ def from_hf(
         window = keys.integer("sliding_window") if keys.get("sliding_window") is not None else None
         if "sliding_window" not in config:
             window = 4096
+    elif kind == "phi3":
+        window = keys.integer("sliding_window") if keys.get("sliding_window") is not None else None
     with keys.naming():
         return ModelConfig(
             dim=dim,
             n_layers=keys.integer("num_hidden_layers", 32),
             n_heads=n_heads,
             n_kv_heads=keys.integer("num_key_value_heads", default_kv),
-            head_dim=keys.integer("head_dim", 128 if family == "qwen3" else dim // n_heads),
+            head_dim=keys.integer("head_dim", 128 if kind == "qwen3" else dim // n_heads),
             ffn_dim=keys.integer("intermediate_size", 14336 if mistral else 11008),
             vocab_size=vocab,
             norm_eps=keys.number("rms_norm_eps", 1e-6),
@@ -81,38 +78,28 @@ def from_hf(
             rope_scaling=scaling,
             max_context=min(context, MAX_SIZE),
             sliding_window=window,
-            qk_norm=family == "qwen3",
+            qk_norm=kind == "qwen3",
             tie_embeddings=keys.flag("tie_word_embeddings"),
-            attention_bias=False if mistral else keys.flag("attention_bias"),
-            mlp_bias=False if mistral else keys.flag("mlp_bias"),
+            attention_bias=_attention_bias(keys, kind),
+            mlp_bias=kind == "llama" and keys.flag("mlp_bias"),
+            bare=family.bare,
             name=Path(keys.text("_name_or_path")).name,
         )
 
 
-def _hf_family(keys: Keys) -> str:
-    """`"llama"` or `"mistral"`, from `model_type` and `architectures`."""
-    supported = f"supported: {', '.join(_HF_ARCHITECTURES)} (model_type {', '.join(_HF_TYPES)})"
-    model_type = keys.text("model_type")
-    architectures = keys.get("architectures")
-    if architectures is not None:
-        if not isinstance(architectures, list) or not all(
-            isinstance(item, str) for item in architectures
-        ):
-            keys.refuse("architectures", "must be a list of strings")
-        known = [item for item in architectures if item in _HF_ARCHITECTURES]
-        if architectures and not known:
-            names = ", ".join(shown(item) for item in architectures[:3])
-            keys.refuse("architectures", f"says {names}, which is not supported; {supported}")
-        if known and not model_type:
-            return _HF_ARCHITECTURES[known[0]]
-    if not model_type:
-        keys.refuse("model_type", f"is missing; {supported}")
-    if model_type not in _HF_TYPES:
-        keys.refuse("model_type", f"is {shown(model_type)}, not supported; {supported}")
-    return model_type
+# Positions of a class whose file does not say.
+_POSITIONS = {"mistral": 131072, "qwen2": 32768, "qwen3": 32768, "phi3": 4096}
 
 
-def _refuse_hf_variants(keys: Keys) -> None:
+def _attention_bias(keys: Keys, kind: str) -> bool | Literal["qkv"]:
+    if kind == "qwen2":
+        return "qkv"
+    if kind == "internlm":
+        return keys.flag("bias", default=True)
+    return kind in ("llama", "qwen3", "Yi") and keys.flag("attention_bias")
+
+
+def _refuse_hf_variants(keys: Keys, kind: str) -> None:
     """Refuses what would change the computation in a way this runtime does not follow."""
     activation = keys.text("hidden_act", "silu")
     if activation not in ("silu", "swish"):
@@ -124,12 +111,19 @@ def _refuse_hf_variants(keys: Keys) -> None:
             "quantization_config",
             f"says {shown(method)}; supported are unquantized weights here, or a GGUF file",
         )
-    if keys.get("model_type") == "qwen3" and keys.flag("use_sliding_window"):
+    if kind in ("qwen2", "qwen3") and keys.flag("use_sliding_window"):
         keys.refuse("use_sliding_window", "is true; supported: full attention in every layer")
+    if kind == "baichuan" and keys.get("max_position_embeddings") is None:
+        keys.refuse(
+            "max_position_embeddings",
+            "is missing: Baichuan's 13B has biases by distance (ALiBi) in place of rotation, which "
+            "is not supported",
+        )
     if keys.number("partial_rotary_factor", 1.0) != 1.0:
         keys.refuse("partial_rotary_factor", "is not 1; supported: rotation of whole heads")
 
 
+_BASE = 4096  # tokens; LLaMA's 2048, Llama 2's 4096
 _ROPE_KINDS = "default, linear, dynamic, yarn, llama3"
 
 
@@ -162,7 +156,9 @@ def _hf_rope(keys: Keys, positions: int) -> tuple[float, RopeScaling, int]:
         factor = rope.number("factor")
         rope.positive("factor", factor)
         base = rope.integer("original_max_position_embeddings", positions)
-        return theta, RopeScaling(kind="linear", factor=factor), stretched(base, factor, positions)
+        # Above the lengths of the family's base models, the file's figure is the stretched one.
+        context = positions if base == positions > _BASE else stretched(base, factor, positions)
+        return theta, RopeScaling(kind="linear", factor=factor), context
     if kind == "dynamic":
         # Equal to the plain rule up to the trained length; beyond it the base changes at
         # every step and cached keys would be wrong, so the context ends there.
@@ -179,10 +175,36 @@ def _hf_rope(keys: Keys, positions: int) -> tuple[float, RopeScaling, int]:
             original_context=original,
         )
         return theta, scaling, positions
+    if kind in ("longrope", "su") and keys.get("model_type") == "phi3":
+        return theta, _hf_longrope(keys, rope, positions), positions
     if kind != "yarn":
         rope.refuse("rope_type", f"is {shown(kind)}, not supported; supported: {_ROPE_KINDS}")
     scaling = _hf_yarn(rope, positions)
     return theta, scaling, stretched(scaling.original_context, scaling.factor, positions)
+
+
+def _hf_longrope(keys: Keys, rope: Keys, positions: int) -> RopeScaling:
+    """Phi-3's rule: divisors of its own for each frequency, and one factor on cos and sin.
+
+    `attention_factor` if given, else sqrt(1 + ln(factor) / ln(original)) (transformers
+    `modeling_rope_utils.py`).
+    """
+    original = rope.integer(
+        "original_max_position_embeddings",
+        keys.integer("original_max_position_embeddings", positions),
+    )
+    if original < 2:
+        rope.refuse("original_max_position_embeddings", f"must be >= 2, not {original}")
+    factor = rope.number("factor", positions / original)
+    default = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return RopeScaling(
+        kind="longrope",
+        factor=factor,
+        original_context=original,
+        attention_factor=rope.number("attention_factor", default),
+        short_divisors=rope.numbers("short_factor"),
+        long_divisors=rope.numbers("long_factor"),
+    )
 
 
 def _hf_yarn(rope: Keys, positions: int) -> RopeScaling:

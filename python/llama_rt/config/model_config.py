@@ -27,9 +27,12 @@ class RopeScaling:
         beta_slow: `yarn` only, rotations.
         attention_factor: multiplies cos and sin; already resolved.
         truncate: `yarn` only: round the correction range to whole dimensions.
+        short_divisors: `longrope` only: of each frequency, for a context of up to
+            `original_context` tokens.
+        long_divisors: the same for a longer context.
     """
 
-    kind: Literal["none", "linear", "llama3", "yarn", "dynamic"] = "none"
+    kind: Literal["none", "linear", "llama3", "yarn", "dynamic", "longrope"] = "none"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -38,13 +41,17 @@ class RopeScaling:
     beta_slow: float = 1.0
     attention_factor: float = 1.0
     truncate: bool = True
+    short_divisors: tuple[float, ...] = ()
+    long_divisors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Sizes and rules of one model; contexts and windows in tokens.
 
-    `qk_norm`: an RMS norm of each head of q and k before rotation, as Qwen3 has.
+    `qk_norm`: an RMS norm of each head of q and k before rotation, as Qwen3 has. `attention_bias`:
+    `"qkv"` is biases of q, k and v, but none of the output. `bare`: the file promises no output
+    matrix.
 
     Raises:
         ConfigError: the numbers contradict each other or lie outside what can be computed.
@@ -65,8 +72,9 @@ class ModelConfig:
     sliding_window: int | None = None
     qk_norm: bool = False
     tie_embeddings: bool = False
-    attention_bias: bool = False
+    attention_bias: bool | Literal["qkv"] = False
     mlp_bias: bool = False
+    bare: bool = False
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -121,9 +129,22 @@ class ModelConfig:
                 f"low_freq_factor {rope.low_freq_factor}"
             )
             raise ConfigError(msg)
+        for divisors in (rope.short_divisors, rope.long_divisors):
+            if rope.kind == "longrope" and len(divisors) != self.head_dim // 2:
+                msg = (
+                    f"{who}: rope scaling 'longrope' has {len(divisors)} factors, expected one for "
+                    f"each of {self.head_dim // 2} frequencies"
+                )
+                raise ConfigError(msg)
         if rope.kind == "yarn" and self.rope_theta == 1.0:
             msg = f"{who}: rope scaling 'yarn' is undefined for rope_theta 1"
             raise ConfigError(msg)
+
+    @property
+    def default_context(self) -> int:
+        """Tokens of context where none is asked for; a longer one changes longrope's divisors."""
+        rope = self.rope_scaling
+        return rope.original_context if rope.kind == "longrope" else self.max_context
 
     @property
     def kv_dim(self) -> int:

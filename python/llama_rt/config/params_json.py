@@ -20,6 +20,35 @@ def feed_forward_width(dim: int, multiple_of: int, multiplier: float | None) -> 
     return multiple_of * ((hidden + multiple_of - 1) // multiple_of)
 
 
+_MISTRAL_CONTEXT = 32768  # tokens, of the files that do not say
+# Keys of Mistral's files that change the graph, and how.
+_REFUSED = {
+    "moe": "a mixture of experts",
+    "num_experts": "a mixture of experts",
+    "vision_encoder": "images",
+    "multimodal": "images or sound",
+    "quantization": "quantized weights",
+    "yarn": "rotation stretched by YaRN",
+    "llama_4_scaling": "scores scaled by position",
+    "ada_rms_norm_t_cond": "norms that depend on time",
+    "is_mamba": "no attention",
+}
+
+
+def check_params(params: Mapping[str, object], source: Path | str = "params.json") -> None:
+    """Refuses a model of another graph, before its tensors are named.
+
+    Raises:
+        ConfigError: names the key and what it stands for.
+    """
+    keys = Keys(params, source)
+    if keys.get("model_type") == "mamba":
+        keys.refuse("model_type", "says 'mamba' (no attention), which is not supported")
+    for key, what in _REFUSED.items():
+        if keys.get(key):
+            keys.refuse(key, f"is there ({what}), which is not supported")
+
+
 def from_meta(
     params: Mapping[str, object],
     *,
@@ -68,7 +97,11 @@ def from_meta(
         if factor is not None and not 0 < factor <= MAX_SIZE:
             keys.refuse("ffn_dim_multiplier", f"must be a factor > 0, not {factor}")
         ffn_dim = feed_forward_width(dim, multiple_of, factor)
-    theta = keys.number("rope_theta", 10000.0)
+    is_mistral = keys.get("hidden_dim") is not None
+    window = keys.integer("sliding_window") if keys.get("sliding_window") is not None else None
+    # mistral-inference: without windows, the base is a larger one.
+    long_base = is_mistral and window is None
+    theta = keys.number("rope_theta", 1e6 if long_base else 10000.0)
     scaled = keys.flag("use_scaled_rope")
     scaling = RopeScaling()
     if scaled:
@@ -80,6 +113,9 @@ def from_meta(
             high_freq_factor=keys.number("rope_high_freq_factor", 4.0),
             original_context=8192,
         )
+    trained = _meta_context(theta, scaled=scaled, llama2=llama2)
+    context = keys.integer("max_position_embeddings", _MISTRAL_CONTEXT if is_mistral else trained)
+    context = keys.integer("max_seq_len", context)
     with keys.naming():
         return ModelConfig(
             dim=dim,
@@ -93,9 +129,9 @@ def from_meta(
             rope_theta=theta,
             rope_style="interleaved",
             rope_scaling=scaling,
-            max_context=keys.integer(
-                "max_seq_len", _meta_context(theta, scaled=scaled, llama2=llama2)
-            ),
+            max_context=min(context, MAX_SIZE),
+            sliding_window=window,
+            tie_embeddings=keys.flag("tied_embeddings"),
             attention_bias=attention_bias,
             mlp_bias=mlp_bias,
             name=keys.text("name"),

@@ -114,7 +114,7 @@ def resolve_context(config: ModelConfig, n_ctx: int | None) -> int:
         TypeError: It is no int.
     """
     if n_ctx is None:
-        return config.max_context
+        return config.default_context
     if isinstance(n_ctx, bool) or not hasattr(n_ctx, "__index__"):
         msg = f"n_ctx: expected an int or None, got {type(n_ctx).__name__}"
         raise TypeError(msg)
