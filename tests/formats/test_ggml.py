@@ -232,6 +232,17 @@ def test_scores_of_files_without_them():
     assert keys["tokenizer.ggml.token_type"][:4] == [2, 3, 3, 6]
 
 
+def test_bytes_of_the_first_days():
+    """The converter of 10 to 13 March 2023 wrote U+FFFD for bytes beyond ASCII."""
+    from llama_rt.checkpoint.ggml_vocabulary import tokenizer_keys
+
+    stored = [bytes([i]) if i < 0x80 else "\ufffd".encode() for i in range(256)]
+    keys = tokenizer_keys([b" \xe2\x81\x87 ", b"", b"", *stored, b" t"], None, 260)
+    assert keys["tokenizer.ggml.tokens"][3:259] == [f"<0x{i:02X}>" for i in range(256)]
+    assert set(keys["tokenizer.ggml.token_type"][3:259]) == {6}
+    assert keys["tokenizer.ggml.tokens"][259] == "\u2581t"
+
+
 def test_gpt4all_declares_a_token_that_has_no_piece(tmp_path, tiny_tokenizer_file):
     """513 rows and 512 pieces: the last is the pad token, which is never sampled."""
     config = Config(n_kv_heads=4, vocab_size=513, norm_eps=1e-6)

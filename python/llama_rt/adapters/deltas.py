@@ -33,6 +33,7 @@ __all__ = [
     "Lora",
     "NormGain",
     "Prefix",
+    "Replaced",
     "attach",
     "check_pairing",
     "floats",
@@ -53,7 +54,8 @@ class Lora:
     """`W' = W + scale * b a`; a `[rank, in]`, b `[out, rank]`.
 
     Of a layer's linear, or, with layer -1, of the slots `output` and `tok_embeddings`, whose
-    matrix is `[vocab, dim]`.
+    matrix is `[vocab, dim]`. With a magnitude `[out]` (DoRA), each row of the sum is scaled to that
+    length.
     """
 
     layer: int
@@ -61,6 +63,7 @@ class Lora:
     a: TensorRecord
     b: TensorRecord
     scale: float
+    magnitude: TensorRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,23 @@ class NormGain:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """A whole tensor in place of the base's, or some rows of it.
+
+    Attributes:
+        layer: -1 outside of layers.
+        name: canonical name of the tensor.
+        value: what stands there now; a table may have more rows than the base's.
+        rows: which rows; None for all.
+    """
+
+    layer: int
+    name: str
+    value: TensorRecord
+    rows: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prefix:
     """Gated prefix attention: rows `[start, stop)` of `rows`, one gate per head or one for all."""
 
@@ -104,7 +124,7 @@ class Prefix:
     tanh: bool
 
 
-AdapterDelta = Lora | Bias | InputScale | NormGain | Prefix
+AdapterDelta = Lora | Bias | InputScale | NormGain | Prefix | Replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +168,14 @@ class AdapterFile:
         return not any(isinstance(delta, (InputScale, NormGain)) for delta in self.deltas)
 
     @property
+    def merges(self) -> bool:
+        """Whether it has to be merged into the weights: it is no sum that requests could choose."""
+        return any(
+            isinstance(delta, Replaced) or (isinstance(delta, Lora) and delta.magnitude is not None)
+            for delta in self.deltas
+        )
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it takes in memory, as float32."""
         return 4 * sum(_elements(delta) for delta in self.deltas)
@@ -162,6 +190,8 @@ def _elements(delta: AdapterDelta) -> int:
         return math.prod(delta.scale.shape)
     if isinstance(delta, NormGain):
         return math.prod(delta.gain.shape)
+    if isinstance(delta, Replaced):
+        return math.prod(delta.value.shape)
     return 2 * (delta.stop - delta.start) * delta.rows.shape[-1]  # keys and values
 
 
@@ -176,6 +206,8 @@ def _width(delta: AdapterDelta) -> int | None:
         return math.prod(delta.bias.shape) if delta.slot in ("wo", "w2") else None
     if isinstance(delta, NormGain):
         return math.prod(delta.gain.shape)
+    if isinstance(delta, Replaced):
+        return None
     return delta.rows.shape[-1]
 
 
@@ -215,6 +247,9 @@ def attach(
         CapacityError: it holds more than a model takes, such as a prefix of too many positions.
     """
     check_pairing(file, config)
+    if file.merges:
+        msg = f"{file.path}: {file.kind} is merged into weights before they are loaded"
+        raise CheckpointError(msg)
     adapter = _native.Adapter(model)
     for delta in file.deltas:
         try:
@@ -311,7 +346,7 @@ def _add(
         adapter.add_input_scale(delta.layer, delta.slot, floats(delta.scale).reshape(-1))
     elif isinstance(delta, NormGain):
         adapter.replace_norm(delta.layer, delta.norm, floats(delta.gain).reshape(-1))
-    else:
+    elif isinstance(delta, Prefix):
         gate = floats(delta.gate).reshape(-1)
         gate = np.tanh(gate) if delta.tanh else gate
         gate = np.ascontiguousarray(

@@ -12,9 +12,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from llama_rt.adapters.deltas import AdapterDelta, AdapterFile, Bias, Lora, transposed
+from llama_rt.adapters.deltas import (
+    AdapterDelta,
+    AdapterFile,
+    Bias,
+    Lora,
+    Replaced,
+    transposed,
+)
 from llama_rt.adapters.patterns import values_by_module
-from llama_rt.checkpoint.names import from_gguf_name, from_hf_name
+from llama_rt.checkpoint.names import from_gguf_name, from_hf_name, to_hf_name
 from llama_rt.config.checked_keys import shown
 from llama_rt.config.model_config import MAX_NUMBER
 from llama_rt.errors import CheckpointError
@@ -34,11 +41,19 @@ _EMBEDDING = re.compile(
 )
 # The base's own tables, which peft saves together with factors of them.
 _TABLE = re.compile(r"(?:base_model\.model\.)?(?:model\.embed_tokens|lm_head)\.base_layer\.weight")
+_MAGNITUDE = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+?)\.lora_magnitude_vector(?:\.(?!weight)[^.]+)?(?:\.weight)?"
+)
+_TOKENS = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta(?:\.[^.]+)?"
+)
+# A module that was trained as a whole (modules_to_save), or a table that was enlarged.
+_WHOLE = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.modules_to_save(?:\.[^.]+)?)?\.weight"
+)
 _PLAIN = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\.bias")
 _SLOT = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(w[qkvo123])\.(?:weight|bias)")
 _REFUSED = {
-    "use_dora": "DoRA (use_dora)",
-    "modules_to_save": "whole modules in place of the base's (modules_to_save)",
     "layer_replication": "replicated layers (layer_replication)",
     "alora_invocation_tokens": "LoRA that sets in at certain tokens (alora_invocation_tokens)",
 }
@@ -88,7 +103,9 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
             "(path_initial_model_for_weight_conversion) to plain LoRA"
         )
         raise CheckpointError(msg)
-    pairs, biases = _sorted(folder, read_weights(folder))
+    records, replaced = _replaced(source, config, read_weights(folder))
+    pairs, biases = _sorted(folder, records)
+    _check_promised(source, config, replaced, pairs)
     # Places first: they leave names that a model has, short ones, to be matched with patterns.
     places = {name: _place(folder, name, from_hf_name(f"{name}.weight")) for name in pairs}
     ranks = values_by_module(source, config, "r", places)
@@ -100,9 +117,69 @@ def open_peft_lora(folder: Path, config: Mapping[str, object]) -> AdapterFile:
     for module, record in biases:
         layer, slot = _place(folder, module, from_hf_name(f"{module}.bias"))
         deltas.append(Bias(layer, slot, record, replaces=True))
+    deltas += replaced
     found = sorted({delta.a.shape[0] for delta in deltas if isinstance(delta, Lora)})
-    kind = f"LoRA of rank {', '.join(map(str, found))}"
+    name = "DoRA" if any("magnitude" in parts for parts in pairs.values()) else "LoRA"
+    kind = f"{name} of rank {', '.join(map(str, found))}" if found else "adapter"
+    kind += f" with {len(replaced)} whole tensors" if replaced else ""
     return AdapterFile(folder, kind, "halves", tuple(deltas))
+
+
+def _check_promised(
+    source: Path,
+    config: Mapping[str, object],
+    replaced: list[AdapterDelta],
+    pairs: Mapping[str, Mapping[str, TensorRecord]],
+) -> None:
+    """Refuses a file without tensors that its configuration speaks of."""
+    for name, parts in pairs.items():
+        if config.get("use_dora") and "magnitude" not in parts:
+            msg = f"{source}: DoRA (use_dora), but {name} has no lora_magnitude_vector"
+            raise CheckpointError(msg)
+    given = config.get("modules_to_save") or []
+    whole: list[object] = given if isinstance(given, list) else [given]
+    names = [to_hf_name(delta.name) for delta in replaced if isinstance(delta, Replaced)]
+    for module in whole:
+        if not any(f".{module}." in f".{name}" for name in names):
+            msg = f"{source}: modules_to_save names {shown(module)}, of which no tensor is stored"
+            raise CheckpointError(msg)
+
+
+def _replaced(
+    source: Path, config: Mapping[str, object], records: Mapping[str, TensorRecord]
+) -> tuple[dict[str, TensorRecord], list[AdapterDelta]]:
+    """Takes out what stands in place of the base's own tensors; returns the rest, and these."""
+    rest: dict[str, TensorRecord] = {}
+    found: list[AdapterDelta] = []
+    for name, record in records.items():
+        tokens, whole = _TOKENS.fullmatch(name), _WHOLE.fullmatch(name)
+        match = tokens or whole
+        canonical = from_hf_name(f"{match['module']}.weight") if match else None
+        if match is None or canonical is None:
+            rest[name] = record
+            continue
+        layer = int(canonical.split(".")[1]) if canonical.startswith("layers.") else -1
+        rows = _token_rows(source, config, match["module"], record) if tokens else None
+        found.append(Replaced(layer, canonical, record, rows))
+    return rest, found
+
+
+def _token_rows(
+    source: Path, config: Mapping[str, object], module: str, record: TensorRecord
+) -> tuple[int, ...]:
+    """Which rows of a table `trainable_tokens_delta` holds: a list, or lists by module."""
+    given = config.get("trainable_token_indices", config.get("token_indices"))
+    if isinstance(given, dict):
+        last = module.rpartition(".")[2]
+        given = given.get(module, given.get(last))
+    good = isinstance(given, list) and all(type(id) is int and id >= 0 for id in given)
+    if not isinstance(given, list) or not good or record.shape[:1] != (len(given),):
+        msg = (
+            f"{source}: trainable_token_indices names no rows for {module!r}, of which "
+            f"{record.shape[0] if record.shape else 0} are stored"
+        )
+        raise CheckpointError(msg)
+    return tuple(given)
 
 
 _Parts = dict[str, TensorRecord]
@@ -121,6 +198,8 @@ def _sorted(
         elif (match := _WEIGHT.fullmatch(name)) and match["module"] != "model.embed_tokens":
             part = match["part"] if match["kind"] == "weight" else match["part"] + ".bias"
             given = record
+        elif match := _MAGNITUDE.fullmatch(name):
+            part, given = "magnitude", record
         elif match := _PLAIN.fullmatch(name):
             biases.append((match["module"], record))
             continue
@@ -149,7 +228,16 @@ def _lora_deltas(
         msg = f"{path}: {module} has only one of lora_A and lora_B"
         raise CheckpointError(msg)
     scale = _scale(path, module, a, b, scaling)
-    deltas: list[AdapterDelta] = [Lora(layer, slot, a, b, scale)]
+    magnitude = parts.get("magnitude")
+    if magnitude is not None and (math.prod(magnitude.shape) != b.shape[0] or layer < 0):
+        msg = (
+            f"{path}: {module}: lora_magnitude_vector {list(magnitude.shape)} does not fit lora_B "
+            f"{list(b.shape)}"
+            if layer >= 0
+            else f"{path}: DoRA on {module!r} is not supported; it is on linear layers"
+        )
+        raise CheckpointError(msg)
+    deltas: list[AdapterDelta] = [Lora(layer, slot, a, b, scale, magnitude)]
     if "B.bias" in parts and layer < 0:
         msg = f"{path}: a bias (lora_bias) on {module!r} is not supported"
         raise CheckpointError(msg)

@@ -24,6 +24,7 @@ __all__ = [
     "LoadedAdapter",
     "attach_adapters",
     "choose_adapters",
+    "merge_adapters",
     "open_adapters",
 ]
 
@@ -44,10 +45,10 @@ Adapter = str | Mapping[str, float] | AllAdapters | None
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """An adapter attached to the loaded model."""
+    """An adapter attached to the loaded model, or merged into it (`native` is None)."""
 
     file: AdapterFile
-    native: _native.Adapter
+    native: _native.Adapter | None
 
 
 def open_adapters(adapters: object) -> dict[str, AdapterFile]:
@@ -83,9 +84,25 @@ def attach_adapters(
     from llama_rt.adapters import attach
 
     return {
-        name: LoadedAdapter(file, attach(file, model, checkpoint.config, checkpoint))
+        name: LoadedAdapter(
+            file, None if file.merges else attach(file, model, checkpoint.config, checkpoint)
+        )
         for name, file in files.items()
     }
+
+
+def merge_adapters(checkpoint: Checkpoint, files: Mapping[str, AdapterFile]) -> Checkpoint:
+    """Merges those of opened adapters that cannot be attached (DoRA, whole tensors).
+
+    Raises:
+        CheckpointError: One was made for another model; names both shapes.
+    """
+    merging = [file for file in files.values() if file.merges]
+    if not merging:
+        return checkpoint
+    from llama_rt.adapters import merge
+
+    return merge(checkpoint, merging)
 
 
 def choose_adapters(adapter: object, loaded: Mapping[str, LoadedAdapter]) -> ActiveAdapters:
@@ -119,7 +136,14 @@ def choose_adapters(adapter: object, loaded: Mapping[str, LoadedAdapter]) -> Act
     active = []
     for name, one in loaded.items():
         weight = _weight(name, weights.get(name, 0.0), one.file)
-        if weight != 0.0:
+        if one.native is None:
+            if weight != 1.0:
+                msg = (
+                    f"adapter: {name!r} ({one.file.kind}) was merged into the weights when the "
+                    "model was loaded, so every request uses it; load the model without it instead"
+                )
+                raise ConfigError(msg)
+        elif weight != 0.0:
             active.append((one.native, weight))
     return tuple(active)
 

@@ -148,12 +148,13 @@ def _model(path: str, checkpoint: Checkpoint) -> Identity:
     own = checkpoint_templates(checkpoint.metadata, checkpoint.path)
     if "checkpoint" in own:
         template, why = None, ""
+    missing = _missing_tokenizer(checkpoint)
     return Identity(
         path,
         "model",
         f"a model of {size} {layout}" + (", with its own chat template" if own else ""),
-        _missing_tokenizer(checkpoint),
-        _command(path, "", template, chat="checkpoint" in own),
+        missing,
+        _command(path, "--tokenizer PATH" * bool(missing), template, chat="checkpoint" in own),
         template,
         why,
     )

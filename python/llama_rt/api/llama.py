@@ -192,7 +192,7 @@ class Llama:
     def memory(self) -> dict[str, int]:
         """Bytes: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`, `adapters`."""
         loaded = self._open()
-        adapters = sum(one.native.bytes for one in loaded.adapters.values())
+        adapters = sum(one.native.bytes for one in loaded.adapters.values() if one.native)
         return dict(loaded.runner.memory()) | {"adapters": adapters}
 
     def close(self) -> None:

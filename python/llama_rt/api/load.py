@@ -14,10 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_rt import _native
-from llama_rt.api.adapter_choice import LoadedAdapter, attach_adapters, open_adapters
+from llama_rt.api.adapter_choice import (
+    LoadedAdapter,
+    attach_adapters,
+    merge_adapters,
+    open_adapters,
+)
 from llama_rt.api.weights import Repack, build_model
 from llama_rt.engine import Engine
 from llama_rt.errors import ConfigError, LlamaRtError, MissingExtraError, TokenizerError
+from llama_rt.files import kind_of
 from llama_rt.hardware import free_memory, open_backend
 from llama_rt.memory import (
     MAX_BATCH_TOKENS,
@@ -29,6 +35,7 @@ from llama_rt.memory import (
 )
 
 if TYPE_CHECKING:
+    from llama_rt.adapters import AdapterFile
     from llama_rt.checkpoint import Checkpoint
     from llama_rt.tokenizer import Tokenizer
 
@@ -90,7 +97,7 @@ def load(
     if repack not in _REPACK:
         msg = f"repack: expected one of {', '.join(_REPACK)}, got {repack!r}"
         raise ConfigError(msg)
-    checkpoint = _find(path, base)
+    checkpoint = merge_adapters(_find(path, base), files)
     context = resolve_context(checkpoint.config, n_ctx)
     backend = open_backend(device, isa=isa, threads=threads, reproducible=reproducible)
     needed = estimate_memory(
@@ -101,7 +108,8 @@ def load(
         device=backend.name,
         repack=repack,
     )
-    needed = replace(needed, weights=needed.weights + sum(file.nbytes for file in files.values()))
+    added = sum(file.nbytes for file in files.values() if not file.merges)
+    needed = replace(needed, weights=needed.weights + added)
     available_tokens = check_memory(
         needed,
         free_memory(backend.name),
@@ -109,6 +117,8 @@ def load(
         quantize=quantize,
         kv_dtype=kv_dtype,
     )
+    if tokenizer is None:
+        tokenizer = _enlarged_tokenizer(files)
     opened_tokenizer = _open_tokenizer(checkpoint, tokenizer)
     model = build_model(
         checkpoint,
@@ -165,6 +175,16 @@ def _find(path: str | Path | None, base: str | Path | None) -> Checkpoint:
         msg = "base: the built-in model is no delta; give the delta as `path`"
         raise ConfigError(msg)
     return open_delta(path, find_checkpoint(base))
+
+
+def _enlarged_tokenizer(files: Mapping[str, AdapterFile]) -> Path | None:
+    """The folder of an adapter that brings tables and, with its new tokens, a tokenizer."""
+    for file in files.values():
+        tables = any(getattr(delta, "name", "") == "tok_embeddings.weight" for delta in file.deltas)
+        names = ("tokenizer.json", "tokenizer.model")
+        if tables and any(kind_of(file.path / name) == "file" for name in names):
+            return file.path
+    return None
 
 
 def _open_tokenizer(

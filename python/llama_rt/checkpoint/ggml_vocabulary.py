@@ -15,6 +15,7 @@ __all__ = ["tokenizer_keys"]
 
 _MARK = "\u2581"
 _FIRST_BYTE, _FIRST_PIECE = 3, 259
+_REPLACEMENT = "\ufffd".encode()
 _SPACES_SCORE = -1e9
 _NAMED = {0: "<unk>", 1: "<s>", 2: "</s>"}
 
@@ -31,8 +32,7 @@ def tokenizer_keys(
     """
     texts: list[str] = []
     kinds: list[int] = []
-    byte_pieces = [bytes([value]) for value in range(256)]
-    has_bytes = list(pieces[_FIRST_BYTE:_FIRST_PIECE]) == byte_pieces
+    has_bytes = _are_bytes(pieces[_FIRST_BYTE:_FIRST_PIECE])
     for id, stored in enumerate(pieces):
         text, kind = _piece(id, stored, has_bytes=has_bytes)
         texts.append(text)
@@ -51,6 +51,17 @@ def tokenizer_keys(
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
     }
+
+
+def _are_bytes(pieces: Sequence[bytes]) -> bool:
+    """Whether pieces are the 256 bytes in order.
+
+    The converter of the first days, 10 to 13 March 2023, wrote U+FFFD for those beyond ASCII.
+    """
+    return len(pieces) == 256 and all(
+        piece == bytes([value]) or (value >= 0x80 and piece == _REPLACEMENT)
+        for value, piece in enumerate(pieces)
+    )
 
 
 def _piece(id: int, stored: bytes, *, has_bytes: bool) -> tuple[str, int]:
