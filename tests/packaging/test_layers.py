@@ -52,7 +52,9 @@ PYTHON_PACKAGES = {
     "formats": {"errors", "files"},
     "tokenizer": {"_native", "errors", "files"},
     "checkpoint": {"_native", "config", "errors", "files", "formats", "tokenizer"},
-    "convert": {"_native", "checkpoint", "config", "errors", "files", "formats", "tokenizer"},
+    "convert": {
+        *("_native", "chat", "checkpoint", "config", "errors", "files", "formats", "tokenizer"),
+    },
     "adapters": {"_native", "checkpoint", "config", "errors", "files", "formats"},
     "chat": {"errors", "tokenizer"},
     "sampling": {"_native", "errors"},

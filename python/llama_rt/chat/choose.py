@@ -96,7 +96,7 @@ def choose_template(
 
     def jinja(source: str, name: str, origin: str) -> JinjaTemplate:
         tokens = token_texts(metadata, path, tokenizer)
-        add_bos = adds_bos(metadata, path)
+        add_bos = adds_bos(metadata, path, tokenizer)
         return JinjaTemplate(
             source, tokenizer, name=name, origin=origin, tokens=tokens, add_bos=add_bos
         )

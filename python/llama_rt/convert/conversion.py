@@ -19,6 +19,7 @@ from llama_rt.config import ModelConfig
 from llama_rt.convert.gguf_metadata import model_keys, rotary_divisors
 from llama_rt.convert.gguf_writer import Value, string, unsigned, write_gguf_file
 from llama_rt.convert.hf_writer import write_hf_folder
+from llama_rt.convert.proof import prove_gguf
 from llama_rt.convert.recipes import formats, matrix_type, stored_file_type
 from llama_rt.convert.rewrite import Constant, OutTensor, Rewritten
 from llama_rt.errors import CheckpointError, ConfigError
@@ -100,7 +101,7 @@ def convert(
         raise ConfigError(msg)
     if max_context is not None:
         checkpoint = _shorter(checkpoint, max_context)
-    _refuse_qk_norm(checkpoint.config, target)
+    _refuse_relatives(checkpoint.config, target)
     if to_gguf:
         return write_gguf(checkpoint, target, format, overwrite=overwrite, progress=progress)
     notes: list[str] = []
@@ -136,7 +137,7 @@ def write_gguf(
     ):
         msg = f"{path}: is the source itself"
         raise CheckpointError(msg)
-    _refuse_qk_norm(checkpoint.config, path)
+    _refuse_relatives(checkpoint.config, path)
     notes: list[str] = []
     config = _within_window(checkpoint.config, notes)
     tensors = _gguf_tensors(checkpoint, config, format, notes)
@@ -144,7 +145,14 @@ def write_gguf(
     keys = _gguf_keys(checkpoint, config, stored_file_type(main), notes)
     total = sum(tensor.nbytes for tensor in tensors)
     with _bar(total, path.name, progress) as advance:
-        write_gguf_file(path, keys, tensors, overwrite=overwrite, advance=advance)
+        write_gguf_file(
+            path,
+            keys,
+            tensors,
+            overwrite=overwrite,
+            advance=advance,
+            check=lambda written: prove_gguf(checkpoint, written, path),
+        )
     return Conversion(path, main, total, len(tensors), tuple(notes))
 
 
@@ -155,10 +163,19 @@ def _shorter(checkpoint: Checkpoint, max_context: int) -> Checkpoint:
     return replace(checkpoint, config=replace(checkpoint.config, max_context=max_context))
 
 
-def _refuse_qk_norm(config: ModelConfig, path: Path) -> None:
-    if config.qk_norm:
-        msg = f"{path}: a model that norms q and k (Qwen3) cannot be written yet"
-        raise ConfigError(msg)
+def _refuse_relatives(config: ModelConfig, path: Path) -> None:
+    """Refuses what neither format of LLaMA says, or what only its own family's does."""
+    reasons = {
+        "norms q and k (Qwen3)": config.qk_norm,
+        "has rotary divisors for two lengths (longrope)": config.rope_scaling.kind == "longrope",
+        "has no output matrix (LlamaModel)": config.bare,
+        "has biases of q, k and v only (Qwen2)": config.attention_bias == "qkv"
+        and path.suffix != ".gguf",
+    }
+    for what, there in reasons.items():
+        if there:
+            msg = f"{path}: a model that {what} cannot be written yet"
+            raise ConfigError(msg)
 
 
 def _within_window(config: ModelConfig, notes: list[str]) -> ModelConfig:

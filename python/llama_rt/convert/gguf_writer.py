@@ -69,6 +69,7 @@ def write_gguf_file(
     *,
     overwrite: bool = False,
     advance: Callable[[int], object] = lambda _: None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a file; it appears complete or not at all.
 
@@ -78,13 +79,14 @@ def write_gguf_file(
         tensors: in order.
         overwrite: replace what is at `path`.
         advance: told the number of data bytes after each piece.
+        check: raises if the complete file, still under a temporary name, is not what it should be.
 
     Raises:
         CheckpointError: the file exists, cannot be written, or a name or value does not fit.
     """
     alignment = _alignment(path, metadata)
     head = _header(path, metadata, tensors, alignment)
-    with new_file(path, overwrite=overwrite) as file:
+    with new_file(path, overwrite=overwrite, check=check) as file:
         file.write(head)
         _pad(file, len(head), alignment)
         for tensor, chunks in groupby(streamed(tensors), key=itemgetter(0)):

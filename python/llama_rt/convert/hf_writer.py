@@ -17,10 +17,12 @@ from llama_rt.checkpoint.names import DIVISORS, expected_tensors, to_hf_name
 from llama_rt.config import ModelConfig, RopeScaling
 from llama_rt.convert.gguf_metadata import rotary_divisors
 from llama_rt.convert.output import new_file, require_parent
+from llama_rt.convert.proof import prove_folder
 from llama_rt.convert.rewrite import Constant, OutTensor, Rewritten, streamed
 from llama_rt.errors import CheckpointError
 from llama_rt.files import kind_of
 from llama_rt.formats.safetensors import SAFETENSORS_NAMES
+from llama_rt.tokenizer import load_tokenizer
 
 __all__ = ["hf_config", "write_hf_folder", "write_safetensors_file"]
 
@@ -29,7 +31,8 @@ _TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 # What Llama 3.1 and 3.2 publish: factor; low 1, high 4, 8192 tokens throughout.
 _LLAMA3_ORIGINAL = 8192
 _TOKENIZER_FILES = (
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "tokenizer.model", "tokenizer.json", "tekken.json", "tokenizer_config.json",
+    "special_tokens_map.json",
     "added_tokens.json", "generation_config.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 
@@ -62,7 +65,8 @@ def write_hf_folder(
         raise CheckpointError(msg)
     config = _with_llama3(checkpoint)
     tensors = _hf_tensors(checkpoint, config, format)
-    text = json.dumps(hf_config(config, format), indent=2) + "\n"
+    written = hf_config(config, format)
+    text = json.dumps(written, indent=2) + "\n"
     require_parent(folder)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -70,6 +74,7 @@ def write_hf_folder(
         (temporary / "config.json").write_text(text, encoding="utf-8")
         write_safetensors_file(temporary / "model.safetensors", tensors, advance=advance)
         _write_tokenizer(checkpoint, temporary, notes)
+        prove_folder(checkpoint, temporary, written, folder)
         temporary.rename(folder)
     except OSError as error:
         msg = f"{folder}: cannot be written: {error.strerror or error}"
@@ -136,6 +141,7 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path, notes: list[str]) -> 
         proto = sentencepiece_model(checkpoint.metadata)
         if proto is not None:
             (folder / "tokenizer.model").write_bytes(proto)
+            _write_rules(checkpoint, folder)
             return
     else:
         source = checkpoint.tokenizer_source
@@ -146,6 +152,27 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path, notes: list[str]) -> 
                     shutil.copyfile(file, folder / file.name)
                 return
     notes.append("the source's tokenizer cannot be written here; copy its files into the folder")
+
+
+def _write_rules(checkpoint: Checkpoint, folder: Path) -> None:
+    """What a GGUF file says of its tokenizer beside the pieces, as a folder's JSON files do."""
+    tokenizer = load_tokenizer(checkpoint.path, checkpoint.metadata, "gguf")
+    settings = tokenizer.settings
+    rules: dict[str, object] = {
+        "add_bos_token": settings.add_bos,
+        "add_eos_token": settings.add_eos,
+        "legacy": settings.prefix_space == "always",
+    }
+    for name, id in (("bos_token", settings.bos_id), ("eos_token", settings.eos_id)):
+        if id is not None:
+            rules[name] = tokenizer.piece(id)
+    template = checkpoint.metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        rules["chat_template"] = template
+    text = json.dumps(rules, ensure_ascii=False, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    generation = json.dumps({"eos_token_id": sorted(tokenizer.stop_ids)}) + "\n"
+    (folder / "generation_config.json").write_text(generation, encoding="utf-8")
 
 
 def write_safetensors_file(

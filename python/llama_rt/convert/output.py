@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -16,8 +16,12 @@ __all__ = ["new_file", "require_parent"]
 
 
 @contextmanager
-def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends without an error.
+def new_file(
+    path: Path, *, overwrite: bool = False, check: Callable[[Path], None] | None = None
+) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` when the block, and then `check`, end without an error.
+
+    `check` is given the complete file under its temporary name.
 
     Whatever goes wrong, a full disk or an interruption included, nothing is left behind and what
     was at `path` before is untouched.
@@ -37,6 +41,8 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if check is not None:
+            check(temporary)
         temporary.replace(path)
     except OSError as error:
         msg = f"{path}: cannot be written: {error.strerror or error}"

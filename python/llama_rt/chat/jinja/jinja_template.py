@@ -96,13 +96,11 @@ class JinjaTemplate:
         from llama_rt.chat.jinja.origins import split_tokens
 
         text = self._prompt(messages, add_generation_prompt, continue_final_message, variables)
-        ids: list[int] = []
-        for part, is_token in split_tokens(text, self._specials, self._visible):
-            if is_token:
-                ids.append(self._specials[part])
-            else:
-                ids += self._tokenizer.encode(part, bos=False)
-        return self._with_one_bos(ids)
+        parts = (
+            self._specials[part] if is_token else part
+            for part, is_token in split_tokens(text, self._specials, self._visible)
+        )
+        return self._with_one_bos(self._tokenizer.encode_parts(parts))
 
     def render_text(
         self,

@@ -76,8 +76,10 @@ def token_texts(
     return found
 
 
-def adds_bos(metadata: Mapping[str, object] | None, path: str | Path | None) -> bool:
-    """Says whether a prompt without begin-of-text gets one; only an explicit no counts.
+def adds_bos(
+    metadata: Mapping[str, object] | None, path: str | Path | None, tokenizer: Tokenizer
+) -> bool:
+    """Says whether a prompt without begin-of-text gets one: the checkpoint's flag or the rule.
 
     Raises:
         TemplateError: A file cannot be read.
@@ -86,7 +88,7 @@ def adds_bos(metadata: Mapping[str, object] | None, path: str | Path | None) -> 
     folder = _folder(path)
     if flag is None and folder is not None:
         flag = _json(folder / "tokenizer_config.json").get("add_bos_token")
-    return flag is None or bool(flag)
+    return tokenizer.settings.add_bos if flag is None else bool(flag)
 
 
 def read_template(file: Path) -> str | None:
