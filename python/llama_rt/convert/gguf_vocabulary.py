@@ -23,7 +23,12 @@ from llama_rt.tokenizer.bpe.bpe_ranks import (
 )
 from llama_rt.tokenizer.file_access import json_object, read_bytes
 from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids
-from llama_rt.tokenizer.gguf_values import NORMALIZATION_KEY, PREFIX_SPACE_KEY, SECOND_SPACE_KEY
+from llama_rt.tokenizer.gguf_values import (
+    NORMALIZATION_KEY,
+    PREFIX_SPACE_KEY,
+    SECOND_SPACE_KEY,
+    TOKEN_FLAGS,
+)
 from llama_rt.tokenizer.sentencepiece.spm_json import model_from_json
 from llama_rt.tokenizer.sentencepiece.spm_model import (
     PieceKind,
@@ -128,6 +133,10 @@ def _settings_keys(checkpoint: Checkpoint) -> dict[str, Value]:
         keys[PREFIX_SPACE_KEY] = string(settings.prefix_space)
     if settings.prefix_space != "never" and not settings.adds_second_space:
         keys[SECOND_SPACE_KEY] = flag(False)
+    for name, key in TOKEN_FLAGS.items():
+        ids = [id for id, token in settings.added_tokens.items() if getattr(token, name)]
+        if ids:
+            keys[key] = array(_I32, sorted(ids))
     if settings.normalization:
         keys[NORMALIZATION_KEY] = string(settings.normalization)
     return keys

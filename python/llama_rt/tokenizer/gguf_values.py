@@ -11,18 +11,24 @@ __all__ = [
     "NORMALIZATION_KEY",
     "PREFIX_SPACE_KEY",
     "SECOND_SPACE_KEY",
+    "TOKEN_FLAGS",
     "control_note",
     "gguf_flag",
     "gguf_id",
     "gguf_list",
     "gguf_number",
     "gguf_texts",
+    "token_flags",
 ]
 
 # Keys of our own, for settings that llama.cpp has no key for: `convert` writes them.
 PREFIX_SPACE_KEY = "tokenizer.llama_rt.prefix_space"
 SECOND_SPACE_KEY = "tokenizer.llama_rt.adds_second_space"
 NORMALIZATION_KEY = "tokenizer.llama_rt.normalization"
+# Ids of added tokens with a flag that llama.cpp has no key for, by the flag's name.
+TOKEN_FLAGS = {
+    name: f"tokenizer.llama_rt.{name}_ids" for name in ("lstrip", "rstrip", "single_word")
+}
 
 _PREFIX = "tokenizer.ggml."
 _NO_ID = 0xFFFFFFFF
@@ -112,3 +118,20 @@ def gguf_number(value: object, key: str, name: str) -> float:
         return float(item())
     msg = f"{name}: {_PREFIX}{key}: expected a number, got {type(value).__name__}"
     raise TokenizerError(msg)
+
+
+def token_flags(metadata: Mapping[str, object], size: int, name: str) -> dict[int, dict[str, bool]]:
+    """Returns the flags of `TOKEN_FLAGS` that are set, by token.
+
+    Raises:
+        TokenizerError: A key is no list of ids in `[0, size)`.
+    """
+    found: dict[int, dict[str, bool]] = {}
+    for flag, key in TOKEN_FLAGS.items():
+        ids = metadata.get(key, [])
+        if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < size for id in ids):
+            msg = f"{name}: {key}: expected ids in [0, {size})"
+            raise TokenizerError(msg)
+        for id in ids:
+            found.setdefault(id, {})[flag] = True
+    return found

@@ -16,6 +16,7 @@ from llama_rt.tokenizer.gguf_values import (
     gguf_id,
     gguf_list,
     gguf_texts,
+    token_flags,
 )
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind
 from llama_rt.tokenizer.settings import TextRules
@@ -47,8 +48,9 @@ def bpe_from_gguf(metadata: Mapping[str, object], name: str) -> BpeTokenizer:
     split = pre_tokenizer_named(pre, name)
     texts = gguf_texts(metadata, "tokens", name)
     kinds = _kinds(metadata, texts, name, notes)
+    flags = token_flags(metadata, len(texts), name)
     added = {
-        id: AddedToken(text, special=kinds[id] != PieceKind.USER_DEFINED)
+        id: AddedToken(text, special=kinds[id] != PieceKind.USER_DEFINED, **flags.get(id, {}))
         for id, text in enumerate(texts)
         if kinds[id] in _ADDED_KINDS
     }

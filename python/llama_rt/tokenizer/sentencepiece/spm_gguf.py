@@ -16,12 +16,13 @@ from llama_rt.tokenizer.gguf_values import (
     gguf_list,
     gguf_number,
     gguf_texts,
+    token_flags,
 )
 from llama_rt.tokenizer.sentencepiece.spm import SpmTokenizer, open_proto
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel, serialize_model
 from llama_rt.tokenizer.sentencepiece.spm_rebuild import encodable
 from llama_rt.tokenizer.settings import PrefixSpace, TextRules
-from llama_rt.tokenizer.special import AddedToken, is_control_text, is_padding_text
+from llama_rt.tokenizer.special import AddedToken, is_control_text, is_markup, is_padding_text
 
 __all__ = ["spm_from_gguf"]
 _KINDS = frozenset(kind.value for kind in PieceKind)
@@ -50,6 +51,10 @@ def spm_from_gguf(metadata: Mapping[str, object], name: str) -> SpmTokenizer:
         id for id, token in added.items() if token.special and is_control_text(token.text)
     ]
     notes = [control_note(id, model.texts[id], kinds[id]) for id in overridden]
+    for id, flags in token_flags(metadata, len(model.texts), name).items():
+        token = added.get(id, AddedToken(model.texts[id], special=True))
+        if id in added or model.kinds[id] in (PieceKind.CONTROL, PieceKind.UNKNOWN):
+            added[id] = AddedToken(token.text, special=token.special, **flags)
     unused = [id for id, kind in enumerate(model.kinds) if kind == PieceKind.UNUSED]
     proto = serialize_model(encodable(model, added, name))
     return SpmTokenizer(
@@ -149,7 +154,8 @@ def _separate_added(model: SpmModel, control_ids: set[int | None]) -> dict[int, 
     Those are named by a key, or have a text that llama.cpp takes for one whatever its type.
 
     llama.cpp's converter gives added tokens the score -1000 and the type user-defined; a
-    user-defined piece of the sentencepiece model itself has another score and stays a piece.
+    user-defined piece of the sentencepiece model itself has another score and stays a piece, unless
+    it looks like a token of a format, which is not read from plain text.
     """
     added: dict[int, AddedToken] = {}
     for id, (text, kind) in enumerate(zip(model.texts, model.kinds, strict=True)):
@@ -160,7 +166,9 @@ def _separate_added(model: SpmModel, control_ids: set[int | None]) -> dict[int, 
         ):
             added[id] = AddedToken(text, special=True)
             model.kinds[id] = PieceKind.CONTROL
-        elif kind == PieceKind.USER_DEFINED and model.scores[id] == _ADDED_SCORE:
+        elif kind == PieceKind.USER_DEFINED and (
+            model.scores[id] == _ADDED_SCORE or is_markup(text)
+        ):
             added[id] = AddedToken(text, special=False)
         elif kind == PieceKind.CONTROL and is_padding_text(text):
             added[id] = AddedToken(text, special=True)
