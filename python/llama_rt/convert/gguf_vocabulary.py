@@ -13,7 +13,7 @@ from pathlib import Path
 from llama_rt.checkpoint.checkpoint import Checkpoint
 from llama_rt.convert.gguf_writer import Value, array, flag, string, unsigned
 from llama_rt.errors import CheckpointError, TokenizerError
-from llama_rt.tokenizer import load_tokenizer
+from llama_rt.tokenizer import find_tokenizer, load_tokenizer
 from llama_rt.tokenizer.bpe.alphabet import BYTE_TO_CHAR
 from llama_rt.tokenizer.bpe.bpe_ranks import (
     parse_ranks,
@@ -21,6 +21,7 @@ from llama_rt.tokenizer.bpe.bpe_ranks import (
     special_texts,
     uses_scaled_rope,
 )
+from llama_rt.tokenizer.bpe.bpe_tekken import tekken_rows
 from llama_rt.tokenizer.file_access import json_object, read_bytes
 from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids
 from llama_rt.tokenizer.gguf_values import (
@@ -102,14 +103,15 @@ def vocabulary_keys(checkpoint: Checkpoint) -> dict[str, Value]:
     rows = checkpoint.config.vocab_size
     candidates = [folder, folder.parent] if checkpoint.kind == "meta" else [folder]
     for candidate in candidates:
-        model, fast = candidate / "tokenizer.model", candidate / "tokenizer.json"
-        if model.is_file():
-            data = read_bytes(model)
-            keys = _from_model_file(model, data, rows, checkpoint.metadata)
-        elif fast.is_file():
-            keys = _from_json(fast, rows, checkpoint.metadata)
-        else:
+        file = find_tokenizer(candidate)
+        if file is None:
             continue
+        if file.name == "tekken.json":
+            keys = _from_tekken(file, rows)
+        elif file.suffix == ".json":
+            keys = _from_json(file, rows, checkpoint.metadata)
+        else:
+            keys = _from_model_file(file, read_bytes(file), rows, checkpoint.metadata)
         return keys | _settings_keys(checkpoint) | _templates(candidate)
     return {}
 
@@ -220,6 +222,17 @@ def _from_json(file: Path, rows: int, metadata: Mapping[str, object]) -> dict[st
             table.place(id, token.text, 0.0, kind)
     pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else merge for merge in merges]
     return _bpe_keys(file, table, pairs, rows, end_ids(file.parent, metadata))
+
+
+def _from_tekken(file: Path, rows: int) -> dict[str, Value]:
+    ranks, added = tekken_rows(json_object(file), file)
+    words = {token: "".join(map(BYTE_TO_CHAR.__getitem__, token)) for token in ranks}
+    table = _Rows()
+    for id, token in added.items():
+        table.place(id, token.text, 0.0, PieceKind.CONTROL)
+    for piece, rank in ranks.items():
+        table.place(len(added) + rank, words[piece], 0.0, PieceKind.NORMAL)
+    return _bpe_keys(file, table, rank_merges(ranks, words), rows, [])
 
 
 def _bpe_keys(

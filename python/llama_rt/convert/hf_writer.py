@@ -22,7 +22,7 @@ from llama_rt.convert.rewrite import Constant, OutTensor, Rewritten, streamed
 from llama_rt.errors import CheckpointError
 from llama_rt.files import kind_of
 from llama_rt.formats.safetensors import SAFETENSORS_NAMES
-from llama_rt.tokenizer import load_tokenizer
+from llama_rt.tokenizer import find_tokenizer, load_tokenizer
 
 __all__ = ["hf_config", "write_hf_folder", "write_safetensors_file"]
 
@@ -147,7 +147,9 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path, notes: list[str]) -> 
         source = checkpoint.tokenizer_source
         for candidate in [source, source.parent] if checkpoint.kind == "meta" else [source]:
             found = [candidate / name for name in _TOKENIZER_FILES if (candidate / name).is_file()]
-            if any(file.name.startswith("tokenizer.") for file in found):
+            own = find_tokenizer(candidate)
+            if own is not None:
+                found += [own] * (own not in found)
                 for file in found:
                     shutil.copyfile(file, folder / file.name)
                 return

@@ -13,7 +13,7 @@ from llama_rt.tokenizer.protocol import Tokenizer
 from llama_rt.tokenizer.sentencepiece.spm_folder import spm_from_file
 from llama_rt.tokenizer.sentencepiece.spm_gguf import spm_from_gguf
 
-__all__ = ["load_tokenizer"]
+__all__ = ["find_tokenizer", "load_tokenizer"]
 
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
@@ -56,7 +56,7 @@ def load_tokenizer(
     folder = checkpoint_path if is_folder(checkpoint_path) else checkpoint_path.parent
     folders = [folder, folder.parent] if kind == "meta" else [folder]
     for candidate in folders:
-        file = _find(candidate)
+        file = find_tokenizer(candidate)
         if file is not None:
             return _from_file(file, metadata)
     looked = " or ".join(str(candidate) for candidate in folders)
@@ -73,7 +73,7 @@ def _given(override: object) -> Path:
 
 
 def _from_path(path: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
-    file = _find(path) if is_folder(path) else path
+    file = find_tokenizer(path) if is_folder(path) else path
     if file is None:
         msg = f"{path}: no tokenizer.model or tokenizer.json in this folder"
         raise TokenizerError(msg)
@@ -83,8 +83,11 @@ def _from_path(path: Path, metadata: Mapping[str, object] | None) -> Tokenizer:
     return _from_file(file, metadata)
 
 
-def _find(folder: Path) -> Path | None:
-    """Picks sentencepiece's file, `tokenizer.json`, Meta's ranks of Llama 3, then Mistral's."""
+def find_tokenizer(folder: Path) -> Path | None:
+    """Returns the file of a folder that decides.
+
+    sentencepiece's comes first, then `tokenizer.json`, Meta's ranks of Llama 3, and Mistral's own.
+    """
     model, fast = folder / "tokenizer.model", folder / "tokenizer.json"
     if is_file(fast) and not (is_file(model) and not _is_ranks(model)):
         return fast

@@ -17,7 +17,7 @@ from llama_rt.tokenizer.folder_tokens import end_ids, vocab_rows
 from llama_rt.tokenizer.settings import TextRules
 from llama_rt.tokenizer.special import AddedToken
 
-__all__ = ["is_tekken", "tokenizer_from_tekken"]
+__all__ = ["is_tekken", "tekken_rows", "tokenizer_from_tekken"]
 
 _MAX_ROWS = 1 << 24
 # The control tokens of files that do not list theirs (2024), by id; unnamed ones follow. Source:
@@ -50,10 +50,8 @@ def tokenizer_from_tekken(
         TokenizerError: The file contradicts itself; names what.
     """
     config = document["config"]
-    first = _number(config, "default_num_special_tokens", file)
-    count = _number(config, "default_vocab_size", file) - first
-    ranks = _ranks(document["vocab"], count, file)
-    added = _specials(document.get("special_tokens"), first, file)
+    ranks, added = tekken_rows(document, file)
+    first = len(added)
     ids = {token.text: id for id, token in added.items()}
     bos, eos = ids.get("<s>"), ids.get("</s>")
     pattern = config["pattern"]
@@ -79,6 +77,24 @@ def tokenizer_from_tekken(
             stop_ids=frozenset(id for id in ends if id in added and id != bos),
         ),
     )
+
+
+def tekken_rows(
+    document: Mapping[str, Any], file: Path
+) -> tuple[dict[bytes, int], dict[int, AddedToken]]:
+    """The tokens of a parsed `tekken.json`.
+
+    Returns:
+        Ranks of byte strings, and the control tokens by id; an id is a rank and their number.
+
+    Raises:
+        TokenizerError: The file contradicts itself; names what.
+    """
+    config = document["config"]
+    first = _number(config, "default_num_special_tokens", file)
+    count = _number(config, "default_vocab_size", file) - first
+    ranks = _ranks(document["vocab"], count, file)
+    return ranks, _specials(document.get("special_tokens"), first, file)
 
 
 def _number(config: Mapping[str, object], key: str, file: Path) -> int:
