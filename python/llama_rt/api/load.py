@@ -23,7 +23,6 @@ from llama_rt.api.adapter_choice import (
 from llama_rt.api.weights import Repack, build_model
 from llama_rt.engine import Engine
 from llama_rt.errors import ConfigError, LlamaRtError, MissingExtraError, TokenizerError
-from llama_rt.files import kind_of
 from llama_rt.hardware import free_memory, open_backend
 from llama_rt.memory import (
     MAX_BATCH_TOKENS,
@@ -179,6 +178,8 @@ def _find(path: str | Path | None, base: str | Path | None) -> Checkpoint:
 
 def _enlarged_tokenizer(files: Mapping[str, AdapterFile]) -> Path | None:
     """The folder of an adapter that brings tables and, with its new tokens, a tokenizer."""
+    from llama_rt.files import kind_of
+
     for file in files.values():
         tables = any(getattr(delta, "name", "") == "tok_embeddings.weight" for delta in file.deltas)
         names = ("tokenizer.json", "tokenizer.model")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from llama_rt.errors import ConfigError
-from llama_rt.files import kind_of, read_json
 
 __all__ = ["own_pooling"]
 
@@ -23,6 +22,8 @@ def own_pooling(path: Path) -> Literal["mean", "last"]:
         ConfigError: It asks for a way that is not computed; names it.
         CheckpointError: The file cannot be read.
     """
+    from llama_rt.files import kind_of, read_json
+
     folder = path if kind_of(path) == "folder" else path.parent
     file = folder / "1_Pooling" / "config.json"
     if kind_of(file) == "nothing":

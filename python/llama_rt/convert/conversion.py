@@ -19,7 +19,6 @@ from llama_rt.config import ModelConfig
 from llama_rt.convert.gguf_metadata import model_keys, rotary_divisors
 from llama_rt.convert.gguf_writer import Value, string, unsigned, write_gguf_file
 from llama_rt.convert.hf_writer import write_hf_folder
-from llama_rt.convert.proof import prove_gguf
 from llama_rt.convert.recipes import formats, matrix_type, stored_file_type
 from llama_rt.convert.rewrite import Constant, OutTensor, Rewritten
 from llama_rt.errors import CheckpointError, ConfigError
@@ -131,6 +130,8 @@ def write_gguf(
     Raises:
         CheckpointError: see `convert`.
     """
+    from llama_rt.convert.proof import prove_gguf  # it needs much that importing us must not
+
     path = Path(path)
     if kind_of(path) == "file" and any(
         kind_of(file) == "file" and path.samefile(file) for file in checkpoint.files

@@ -17,7 +17,6 @@ from llama_rt.checkpoint.names import DIVISORS, expected_tensors, to_hf_name
 from llama_rt.config import ModelConfig, RopeScaling
 from llama_rt.convert.gguf_metadata import rotary_divisors
 from llama_rt.convert.output import new_file, require_parent
-from llama_rt.convert.proof import prove_folder
 from llama_rt.convert.rewrite import Constant, OutTensor, Rewritten, streamed
 from llama_rt.errors import CheckpointError
 from llama_rt.files import kind_of
@@ -60,6 +59,8 @@ def write_hf_folder(
         CheckpointError: the folder exists or cannot be written, or the model has a rule that
             config.json cannot express.
     """
+    from llama_rt.convert.proof import prove_folder  # it needs much that importing us must not
+
     if kind_of(folder) != "nothing":
         msg = f"{folder}: exists; folders are not replaced"
         raise CheckpointError(msg)
