@@ -27,8 +27,15 @@ RECIPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("base", ["tiny_meta_folder", "tiny_hf_folder", "tiny_gguf_file"])
-@pytest.mark.parametrize("recipe", RECIPES)
+# On bases of the other rotary order, what has rows of q and k.
+CASES = [
+    *(("tiny_hf_folder", recipe) for recipe in RECIPES),
+    *((base, recipe) for base in ("tiny_meta_folder", "tiny_gguf_file") for recipe in
+      ("dora", "a linear")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "recipe"), CASES)
 def test_logits_are_those_of_peft(tmp_path, tiny_model, base, recipe, request):
     expected = save_lora(tmp_path / "lora", *tiny_model, **RECIPES[recipe])(IDS)
     path = request.getfixturevalue(base)
@@ -58,10 +65,9 @@ def save_enlarged(folder, config, weights, rows):
         return model.double().eval()(torch.tensor([[*IDS, rows - 1]])).logits[0].numpy()
 
 
-@pytest.mark.parametrize("base", ["tiny_meta_folder", "tiny_hf_folder"])
-def test_new_tokens(tmp_path, tiny_model, base, request, capsys):
+def test_new_tokens(tmp_path, tiny_model, tiny_meta_folder, capsys):
     expected = save_enlarged(tmp_path / "lora", *tiny_model, 520)
-    path = request.getfixturevalue(base)
+    path = tiny_meta_folder
     with Llama.load(path, adapters=[tmp_path / "lora"], threads=1, kv_dtype="f32") as llm:
         assert llm.config.vocab_size == 520
         assert relative_error(llm.logits([*IDS, 519]), expected) < 2e-3
