@@ -10,6 +10,7 @@ from llama_rt.errors import TokenizerError
 from llama_rt.tokenizer.gguf_values import (
     PREFIX_SPACE_KEY,
     SECOND_SPACE_KEY,
+    TOKEN_FLAGS,
     control_note,
     gguf_flag,
     gguf_id,
@@ -52,9 +53,9 @@ def spm_from_gguf(metadata: Mapping[str, object], name: str) -> SpmTokenizer:
     ]
     notes = [control_note(id, model.texts[id], kinds[id]) for id in overridden]
     for id, flags in token_flags(metadata, len(model.texts), name).items():
-        token = added.get(id, AddedToken(model.texts[id], special=True))
+        token = added.get(id, AddedToken(model.texts[id], True))
         if id in added or model.kinds[id] in (PieceKind.CONTROL, PieceKind.UNKNOWN):
-            added[id] = AddedToken(token.text, special=token.special, **flags)
+            added[id] = AddedToken(token.text, token.special, **flags)
     unused = [id for id, kind in enumerate(model.kinds) if kind == PieceKind.UNUSED]
     proto = serialize_model(encodable(model, added, name))
     return SpmTokenizer(
@@ -114,8 +115,10 @@ def _with_space(
 ) -> dict[int, AddedToken]:
     """Gives the tokens of Phi-3 the white space after them, for which GGUF has no key.
 
-    llama.cpp, too, tells them by the model's name.
+    llama.cpp, too, tells them by the model's name. A file that `convert` wrote says it itself.
     """
+    if any(key in metadata for key in TOKEN_FLAGS.values()):
+        return tokens
     name = str(metadata.get("general.name", "")).lower()
     if "phi-3" not in name and "phi3" not in name:
         return tokens
