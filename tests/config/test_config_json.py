@@ -190,7 +190,6 @@ def test_null_yarn_factor_is_the_ratio_of_lengths():
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["between layers"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, ["partial"]),
-        ({"quantization_config": {"quant_method": "gptq"}}, ["'gptq'", "GGUF"]),
         ({"hidden_size": "64"}, ["'hidden_size'", "integer", "'64'"]),
         ({"hidden_size": True}, ["'hidden_size'", "True"]),
         ({"hidden_size": 64.5}, ["'hidden_size'", "64.5"]),

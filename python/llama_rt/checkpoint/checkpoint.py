@@ -25,6 +25,7 @@ class Checkpoint:
         tensors: by canonical name, in streaming order; shapes agree with `config`.
         metadata: GGUF keys, or the parsed config.json or params.json.
         files: the weight files, in order.
+        quantization: what a quantized folder's layout is and what its matrices became; else "".
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorRecord]
     metadata: Mapping[str, object]
     files: tuple[Path, ...] = ()
+    quantization: str = ""
 
     @property
     def nbytes(self) -> int:

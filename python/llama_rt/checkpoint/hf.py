@@ -13,6 +13,7 @@ from llama_rt.checkpoint.assemble import rename, verify
 from llama_rt.checkpoint.checkpoint import Checkpoint
 from llama_rt.checkpoint.hf_fused import normalized_rows, unfused
 from llama_rt.checkpoint.names import from_hf_name, to_hf_name
+from llama_rt.checkpoint.quantized import read_quantized
 from llama_rt.config import ModelConfig, from_hf
 from llama_rt.errors import CheckpointError
 from llama_rt.files import kind_of, names_in, read_json
@@ -81,12 +82,12 @@ def _checkpoint(
 ) -> Checkpoint:
     metadata = read_json(config_path)
     _refuse_other_contents(raw)
-    raw = _with_prefix(raw)
-    embedding = raw.get("model.embed_tokens.weight")
+    embedding = _with_prefix(raw).get("model.embed_tokens.weight")
     rows = embedding.shape[0] if embedding is not None and embedding.shape else None
     # Another architecture is refused for what it is, before its tensors are.
     config: ModelConfig = from_hf(metadata, source=config_path, vocab_size=rows)
-    tensors = rename(unfused(raw, config), from_hf_name)
+    raw, quantization = read_quantized(raw, metadata, config_path)
+    tensors = rename(unfused(_with_prefix(raw), config), from_hf_name)
     output = tensors.get("output.weight")
     if output is not None and _norms_output(metadata):
         tensors["output.weight"] = normalized_rows(output)
@@ -94,7 +95,13 @@ def _checkpoint(
     if config.bare and (config.tie_embeddings or output is not None):
         config = replace(config, bare=False)
     return Checkpoint(
-        path, "safetensors" if kind == "safetensors" else "hf", config, tensors, metadata, files
+        path,
+        "safetensors" if kind == "safetensors" else "hf",
+        config,
+        tensors,
+        metadata,
+        files,
+        quantization,
     )
 
 
@@ -110,12 +117,6 @@ def _refuse_other_contents(raw: Mapping[str, TensorRecord]) -> None:
             msg = (
                 f"{record.file}: LoRA tensors such as {name[:120]!r}: an adapter, not a model; "
                 "load its base model and give this as `adapters`"
-            )
-            raise CheckpointError(msg)
-        if name.endswith((".qweight", ".qzeros", ".SCB", ".absmax")):
-            msg = (
-                f"{record.file}: tensor {name[:120]!r} belongs to a GPTQ, AWQ or bitsandbytes "
-                "file; supported: unquantized weights, or GGUF"
             )
             raise CheckpointError(msg)
 

@@ -139,6 +139,8 @@ def _describe(checkpoint: Checkpoint, tokenizer: Tokenizer | None, why_not: str)
         "tokenizer": _tokenizer_words(tokenizer, why_not),
         "chat template": _template_words(checkpoint),
     }
+    if checkpoint.quantization:
+        rows["quantized as"] = checkpoint.quantization
     if extras:
         rows["also"] = ", ".join(extras)
     return rows
@@ -237,6 +239,7 @@ def _object(
         "tensors": len(checkpoint.tensors),
         "stored_bytes": checkpoint.nbytes,
         "formats": stored_formats(checkpoint),
+        "quantization": checkpoint.quantization or None,
         "tokenizer": known,
         "tokenizer_error": why_not or None,
         "chat_templates": sorted(checkpoint_templates(checkpoint.metadata, checkpoint.path)),

@@ -104,13 +104,6 @@ def _refuse_hf_variants(keys: Keys, kind: str) -> None:
     activation = keys.text("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         keys.refuse("hidden_act", f"is {shown(activation)}; supported: silu (swish)")
-    quantization = keys.get("quantization_config")
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        keys.refuse(
-            "quantization_config",
-            f"says {shown(method)}; supported are unquantized weights here, or a GGUF file",
-        )
     if kind in ("qwen2", "qwen3") and keys.flag("use_sliding_window"):
         keys.refuse("use_sliding_window", "is true; supported: full attention in every layer")
     if kind == "baichuan" and keys.get("max_position_embeddings") is None:
