@@ -39,13 +39,14 @@ py::array_t<uint8_t> encode(const Array<float>& values, const std::string& dtype
   auto* to = reinterpret_cast<std::byte*>(out.mutable_data());
   const float* from = values.data();
   const py::gil_scoped_release release;
-  cpu::encode_floats(row.id, from, rows * k, to, isa);
+  cpu::encode_floats(row.id, from, nullptr, rows * k, to, isa);
   return out;
 }
 
 py::array_t<uint8_t> requantize(const py::object& data, const std::string& dtype, int64_t k,
                                 const std::string& target,
-                                const std::optional<Array<int64_t>>& order, int threads) {
+                                const std::optional<Array<int64_t>>& order,
+                                const std::optional<Array<float>>& importance, int threads) {
   const DTypeInfo& from = dtype_named(dtype);
   const DTypeInfo& to = dtype_named(target);
   const int64_t from_bytes = row_bytes(from.id, k), to_bytes = row_bytes(to.id, k);
@@ -55,6 +56,10 @@ py::array_t<uint8_t> requantize(const py::object& data, const std::string& dtype
   if (stored * from_bytes != bytes) {
     throw ShapeError("requantize: " + std::to_string(bytes) + " bytes are not whole rows of " +
                      std::to_string(from_bytes));
+  }
+  if (importance && importance->size() != k) {
+    throw ShapeError("requantize: importance has " + std::to_string(importance->size()) +
+                     " values for rows of " + std::to_string(k));
   }
   const int64_t rows = order ? order->size() : stored;
   for (int64_t i = 0; order && i < rows; ++i) {
@@ -70,6 +75,7 @@ py::array_t<uint8_t> requantize(const py::object& data, const std::string& dtype
                                  rows,
                                  k,
                                  order ? order->data() : nullptr,
+                                 importance ? importance->data() : nullptr,
                                  reinterpret_cast<std::byte*>(out.mutable_data())};
   const py::gil_scoped_release release;
   cpu::requantize(task, threads);
@@ -121,7 +127,8 @@ void bind_tensor(py::module_& m) {
   m.def("decode", &decode, py::arg("data"), py::arg("dtype"), py::arg("count"));
   m.def("encode", &encode, py::arg("values"), py::arg("dtype"), py::kw_only(), py::arg("isa") = "");
   m.def("requantize", &requantize, py::arg("data"), py::arg("dtype"), py::arg("k"),
-        py::arg("target"), py::kw_only(), py::arg("order") = py::none(), py::arg("threads") = 0);
+        py::arg("target"), py::kw_only(), py::arg("order") = py::none(),
+        py::arg("importance") = py::none(), py::arg("threads") = 0);
 }
 
 }  // namespace llama_rt

@@ -166,6 +166,33 @@ inline void decode_block(const BlockQ6_K& b, float* y) {
   }
 }
 
+inline void decode_block(const BlockQ8_1& b, float* y) {
+  const float d = half_to_float(b.d);
+  for (int e = 0; e < 32; ++e) y[e] = d * static_cast<float>(b.qs[e]);
+}
+
+inline void decode_block(const BlockQ8_K& b, float* y) {
+  for (int e = 0; e < 256; ++e) y[e] = b.d * static_cast<float>(b.qs[e]);
+}
+
+#define LLAMA_RT_CODEBOOK inline constexpr
+#define LLAMA_RT_DECODER inline
+#include "core/codebook_blocks.inl"
+#undef LLAMA_RT_DECODER
+#undef LLAMA_RT_CODEBOOK
+
+#define LLAMA_RT_DECODE(Block, elements)                   \
+  inline void decode_block(const Block& b, float* y) {     \
+    for (int octet = 0; octet < (elements) / 8; ++octet) { \
+      const float scale = codebook_scale(b, octet);        \
+      for (int e = 8 * octet; e < 8 * octet + 8; ++e) {    \
+        y[e] = scale * codebook_level(b, e);               \
+      }                                                    \
+    }                                                      \
+  }
+LLAMA_RT_CODEBOOK_BLOCKS(LLAMA_RT_DECODE)
+#undef LLAMA_RT_DECODE
+
 // `count` elements from consecutive blocks; `count` fills whole blocks.
 template <class Block, int kElements>
 inline void decode_row(const void* row, int64_t count, float* y) {

@@ -180,8 +180,12 @@ struct Kernels {
   std::array<PackedFormat, kDTypes> packed{};
   std::array<ActivationFormat, kActivations> activations{};  // by Activation
   std::array<void (*)(const std::byte* row, int64_t k, float* out) noexcept, kDTypes> decode{};
-  // Elements that fill whole blocks; the same bytes on every ISA level.
-  std::array<void (*)(const float* x, int64_t count, std::byte* out) noexcept, kDTypes> encode{};
+  // Elements that fill whole blocks, and how much an error of each counts (null: by magnitude);
+  // the same bytes on every ISA level.
+  std::array<void (*)(const float* x, const float* importance, int64_t count,
+                      std::byte* out) noexcept,
+             kDTypes>
+      encode{};
   std::array<KvFormat, 4> kv{};  // by KvType
   void (*rms_norm)(const NormTask& task) noexcept = nullptr;
   void (*rope)(const RopeTask& task) noexcept = nullptr;
@@ -203,7 +207,7 @@ void register_kernels(Kernels& kernels, const Kernels& table);
   }
 // What kernels/common compiles for every level that has a simd.h.
 #define LLAMA_RT_COMMON_TABLES \
-  kElementwise, kDequantizedMatmul, kAttention, kEncode, kEncodeK, kScan
+  kElementwise, kDequantizedMatmul, kAttention, kEncode, kEncodeK, kEncodeLevels, kScan
 // What kernels/gemm compiles for the levels that pack panels; those above inherit them.
 #define LLAMA_RT_PANEL_TABLES kActivationFormats, kFloatPacking, kQuantizedPacking
 

@@ -58,14 +58,21 @@ void requantize(const RequantizeTask& task, int threads) {
         decode(task.data + source * from_bytes, task.k, values.data() + (row - first) * task.k);
       }
       if (info(task.to).block_elements > 1) check_finite(values.data(), (last - first) * task.k);
-      encode(values.data(), (last - first) * task.k, task.out + first * to_bytes);
+      if (!task.importance) {
+        encode(values.data(), nullptr, (last - first) * task.k, task.out + first * to_bytes);
+        continue;
+      }
+      for (int64_t row = first; row < last; ++row) {
+        encode(values.data() + (row - first) * task.k, task.importance, task.k,
+               task.out + row * to_bytes);
+      }
     }
   });
 }
 
-void encode_floats(DType dtype, const float* values, int64_t count, std::byte* out,
-                   const std::string& isa) {
-  encoder(kernels_for(choose_isa(isa)), dtype)(values, count, out);
+void encode_floats(DType dtype, const float* values, const float* importance, int64_t count,
+                   std::byte* out, const std::string& isa) {
+  encoder(kernels_for(choose_isa(isa)), dtype)(values, importance, count, out);
 }
 
 }  // namespace llama_rt::cpu

@@ -11,8 +11,9 @@ struct RequantizeTask {
   DType to = DType::kF32;
   const std::byte* data = nullptr;  // all source rows
   int64_t rows = 0;
-  int64_t k = 0;                   // elements of a row, whole blocks of both formats
-  const int64_t* order = nullptr;  // source row of each new row; null: as they are
+  int64_t k = 0;                      // elements of a row, whole blocks of both formats
+  const int64_t* order = nullptr;     // source row of each new row; null: as they are
+  const float* importance = nullptr;  // [k], how much an error in a column counts; null: alike
   std::byte* out = nullptr;
 };
 
@@ -21,7 +22,8 @@ struct RequantizeTask {
 void requantize(const RequantizeTask& task, int threads);
 
 // `count` elements, whole blocks, on ISA level `isa` ("" for the best). Throws DTypeError likewise.
-void encode_floats(DType dtype, const float* values, int64_t count, std::byte* out,
-                   const std::string& isa);
+// `importance` has `count` elements, or is null.
+void encode_floats(DType dtype, const float* values, const float* importance, int64_t count,
+                   std::byte* out, const std::string& isa);
 
 }  // namespace llama_rt::cpu

@@ -70,7 +70,8 @@ struct Matrix {
         values[static_cast<size_t>(k)] =
             static_cast<float>(k % 32 == 0 ? -8 : (k * 5 + row * 3) % 15 - 7) / 8.0f;
       }
-      scalar.encode[static_cast<size_t>(type)](values.data(), kK, rows.data() + row * row_bytes);
+      scalar.encode[static_cast<size_t>(type)](values.data(), nullptr, kK,
+                                               rows.data() + row * row_bytes);
     }
     for (int64_t row = 2; row < kPanelRows; ++row) {
       std::memcpy(rows.data() + row * row_bytes, rows.data() + row % 2 * row_bytes,

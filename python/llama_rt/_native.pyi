@@ -44,6 +44,7 @@ def requantize(
     target: str,
     *,
     order: npt.NDArray[np.int64] | None = None,
+    importance: npt.NDArray[np.float32] | None = None,
     threads: int = 0,
 ) -> npt.NDArray[np.uint8]:
     """Stored rows of `k` elements in another type, as bytes row by row.

@@ -22,6 +22,7 @@ class Format:
     decode: Callable[[np.ndarray], np.ndarray]
     half_fields: tuple[int, ...] = ()  # byte offsets of the half-precision scales
     centre: float = 0.0  # second scale over first that makes random codes average to zero
+    put: Callable[[np.ndarray, np.ndarray], None] | None = None  # scales kept in another way
 
 
 def half(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -130,6 +131,38 @@ def q6_k(b: np.ndarray) -> np.ndarray:
     return d * scales[:, G].astype(F32) * q.astype(F32)
 
 
+def q8_k(b: np.ndarray) -> np.ndarray:
+    return f32(b[:, :4]) * b[:, 4:260].view(np.int8).astype(F32)
+
+
+def by_gguf(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The codebook formats, whose tables only the gguf package has independently."""
+
+    def decode(b: np.ndarray) -> np.ndarray:
+        import gguf
+
+        return gguf.quants.dequantize(b, gguf.GGMLQuantizationType[name])
+
+    return decode
+
+
+def put_float(blocks: np.ndarray, scales: np.ndarray) -> None:
+    blocks[:, :4] = scales.astype("<f4").view(np.uint8)
+
+
+def put_power(blocks: np.ndarray, scales: np.ndarray) -> None:
+    """MXFP4: the nearest power of two; the sign is lost."""
+    blocks[:, 0] = np.rint(np.log2(np.abs(scales[:, 0]))) + 127
+
+
+def put_spread(blocks: np.ndarray, scales: np.ndarray) -> None:
+    """IQ1_M: a half's four nibbles on top of four words."""
+    words = np.ascontiguousarray(blocks[:, 48:56]).view("<u2")
+    half_bits = scales.astype("<f2").view("<u2")
+    nibbles_of = half_bits >> np.array([0, 4, 8, 12], np.uint16) & 15
+    blocks[:, 48:56] = (words & 0x0FFF | nibbles_of << 12).astype("<u2").view(np.uint8)
+
+
 FORMATS = {
     "f32": Format(1, 4, 0, f32),
     "f16": Format(1, 2, 1, f16),
@@ -144,6 +177,20 @@ FORMATS = {
     "q4_k": Format(256, 144, 12, q4_k, (0, 2), 7.5),
     "q5_k": Format(256, 176, 13, q5_k, (0, 2), 15.5),
     "q6_k": Format(256, 210, 14, q6_k, (208,)),
+    "q8_1": Format(32, 36, 9, lambda b: half(b, 0) * b[:, 4:].view(np.int8).astype(F32), (0,)),
+    "q8_k": Format(256, 292, 15, q8_k, put=put_float),
+    "iq1_s": Format(256, 50, 19, by_gguf("IQ1_S"), (0,)),
+    "iq1_m": Format(256, 56, 29, by_gguf("IQ1_M"), put=put_spread),
+    "iq2_xxs": Format(256, 66, 16, by_gguf("IQ2_XXS"), (0,)),
+    "iq2_xs": Format(256, 74, 17, by_gguf("IQ2_XS"), (0,)),
+    "iq2_s": Format(256, 82, 22, by_gguf("IQ2_S"), (0,)),
+    "iq3_xxs": Format(256, 98, 18, by_gguf("IQ3_XXS"), (0,)),
+    "iq3_s": Format(256, 110, 21, by_gguf("IQ3_S"), (0,)),
+    "iq4_nl": Format(32, 18, 20, by_gguf("IQ4_NL"), (0,)),
+    "iq4_xs": Format(256, 136, 23, by_gguf("IQ4_XS"), (0,)),
+    "tq1_0": Format(256, 54, 34, by_gguf("TQ1_0"), (52,)),
+    "tq2_0": Format(256, 66, 35, by_gguf("TQ2_0"), (64,)),
+    "mxfp4": Format(32, 17, 39, by_gguf("MXFP4"), put=put_power),
 }
 
 
@@ -179,6 +226,8 @@ def _scaled(blocks: np.ndarray, row: Format, scales: np.ndarray) -> np.ndarray:
     blocks = blocks.copy()
     for at, ratio in zip(row.half_fields, (1.0, row.centre), strict=False):
         blocks[:, at : at + 2] = (scales * ratio).astype("<f2").view(np.uint8)
+    if row.put:
+        row.put(blocks, scales)
     return blocks
 
 

@@ -22,7 +22,7 @@ struct Stored;
 LLAMA_RT_DTYPES(LLAMA_RT_STORED)
 #undef LLAMA_RT_STORED
 
-__device__ __forceinline__ float half_bits_to_float(uint16_t bits) {
+__device__ __forceinline__ float half_to_float(uint16_t bits) {
   return __half2float(__ushort_as_half(bits));
 }
 
@@ -73,24 +73,20 @@ __device__ __forceinline__ int code(const BlockQ6_K& b, int e) {
 
 template <class Block>
 __device__ __forceinline__ float scale(const Block& b, int) {
-  return half_bits_to_float(b.d);
+  return half_to_float(b.d);
 }
 template <class Block>
 __device__ __forceinline__ float min_of(const Block&, int) {
   return 0.0f;
 }
-__device__ __forceinline__ float min_of(const BlockQ4_1& b, int) {
-  return -half_bits_to_float(b.m);
-}
-__device__ __forceinline__ float min_of(const BlockQ5_1& b, int) {
-  return -half_bits_to_float(b.m);
-}
+__device__ __forceinline__ float min_of(const BlockQ4_1& b, int) { return -half_to_float(b.m); }
+__device__ __forceinline__ float min_of(const BlockQ5_1& b, int) { return -half_to_float(b.m); }
 
 __device__ __forceinline__ float scale(const BlockQ2_K& b, int e) {
-  return half_bits_to_float(b.d) * static_cast<float>(b.scales[e / 16] & 15);
+  return half_to_float(b.d) * static_cast<float>(b.scales[e / 16] & 15);
 }
 __device__ __forceinline__ float min_of(const BlockQ2_K& b, int e) {
-  return half_bits_to_float(b.dmin) * static_cast<float>(b.scales[e / 16] >> 4);
+  return half_to_float(b.dmin) * static_cast<float>(b.scales[e / 16] >> 4);
 }
 // The scale of group g, from -32 to 31.
 __device__ __forceinline__ int signed_scale(const BlockQ3_K& b, int g) {
@@ -99,10 +95,10 @@ __device__ __forceinline__ int signed_scale(const BlockQ3_K& b, int g) {
   return (low | high << 4) - 32;
 }
 __device__ __forceinline__ float scale(const BlockQ3_K& b, int e) {
-  return half_bits_to_float(b.d) * static_cast<float>(signed_scale(b, e / 16));
+  return half_to_float(b.d) * static_cast<float>(signed_scale(b, e / 16));
 }
 __device__ __forceinline__ float scale(const BlockQ6_K& b, int e) {
-  return half_bits_to_float(b.d) * static_cast<float>(b.scales[e / 16]);
+  return half_to_float(b.d) * static_cast<float>(b.scales[e / 16]);
 }
 
 // The 6-bit scale of group s of a Q4_K or Q5_K block, and the 6-bit min.
@@ -112,16 +108,20 @@ __device__ __forceinline__ int sixth_scale(const uint8_t (&packed)[12], int s) {
 __device__ __forceinline__ int sixth_min(const uint8_t (&packed)[12], int s) {
   return s < 4 ? packed[s + 4] & 63 : packed[s + 4] >> 4 | (packed[s] >> 6) << 4;
 }
-#define LLAMA_RT_SIXTHS(Block)                                                           \
-  __device__ __forceinline__ float scale(const Block& b, int e) {                        \
-    return half_bits_to_float(b.d) * static_cast<float>(sixth_scale(b.scales, e / 32));  \
-  }                                                                                      \
-  __device__ __forceinline__ float min_of(const Block& b, int e) {                       \
-    return half_bits_to_float(b.dmin) * static_cast<float>(sixth_min(b.scales, e / 32)); \
+#define LLAMA_RT_SIXTHS(Block)                                                      \
+  __device__ __forceinline__ float scale(const Block& b, int e) {                   \
+    return half_to_float(b.d) * static_cast<float>(sixth_scale(b.scales, e / 32));  \
+  }                                                                                 \
+  __device__ __forceinline__ float min_of(const Block& b, int e) {                  \
+    return half_to_float(b.dmin) * static_cast<float>(sixth_min(b.scales, e / 32)); \
   }
 LLAMA_RT_SIXTHS(BlockQ4_K)
 LLAMA_RT_SIXTHS(BlockQ5_K)
 #undef LLAMA_RT_SIXTHS
+
+__device__ __forceinline__ int code(const BlockQ8_1& b, int e) { return b.qs[e]; }
+__device__ __forceinline__ int code(const BlockQ8_K& b, int e) { return b.qs[e]; }
+__device__ __forceinline__ float scale(const BlockQ8_K& b, int) { return b.d; }
 
 // ---- Elements ----------------------------------------------------------------------------------
 
@@ -130,12 +130,23 @@ __device__ __forceinline__ float element(const Block& b, int e) {
   return __fsub_rn(__fmul_rn(scale(b, e), static_cast<float>(code(b, e))), min_of(b, e));
 }
 __device__ __forceinline__ float element(const BlockF32& b, int) { return b.value; }
-__device__ __forceinline__ float element(const BlockF16& b, int) {
-  return half_bits_to_float(b.bits);
-}
+__device__ __forceinline__ float element(const BlockF16& b, int) { return half_to_float(b.bits); }
 __device__ __forceinline__ float element(const BlockBF16& b, int) {
   return __uint_as_float(static_cast<uint32_t>(b.bits) << 16);
 }
+
+#define LLAMA_RT_CODEBOOK __device__ const
+#define LLAMA_RT_DECODER __device__ __forceinline__
+#include "core/codebook_blocks.inl"
+#undef LLAMA_RT_DECODER
+#undef LLAMA_RT_CODEBOOK
+
+#define LLAMA_RT_ELEMENT(Block, elements)                             \
+  __device__ __forceinline__ float element(const Block& b, int e) {   \
+    return __fmul_rn(codebook_scale(b, e / 8), codebook_level(b, e)); \
+  }
+LLAMA_RT_CODEBOOK_BLOCKS(LLAMA_RT_ELEMENT)
+#undef LLAMA_RT_ELEMENT
 
 // Element k of a stored row.
 template <DType kType>

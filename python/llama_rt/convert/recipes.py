@@ -33,12 +33,13 @@ _RECIPES = {
 }
 _OUTPUT = "q6_k"
 # What rows that are no whole blocks of 256 become.
-_SMALLER_BLOCKS = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+_SMALLER_BLOCKS = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0",
+                   "iq4_xs": "iq4_nl"}  # fmt: skip
 
 
 def formats() -> tuple[str, ...]:
     """Every name, types first."""
-    return (*(row.name for row in STORED.values() if row.runs), *_RECIPES)
+    return (*(row.name for row in STORED.values() if row.runs and row.written), *_RECIPES)
 
 
 def main_type(format: str) -> str:

@@ -25,6 +25,7 @@ class DType:
         gguf_id: type number in GGUF, or -1.
         file_type: `general.file_type` of a file that consists mostly of it, or -1.
         runs: the runtime computes with it; the others are known so that they can be named.
+        written: it can be produced from floats.
     """
 
     name: str
@@ -33,6 +34,7 @@ class DType:
     gguf_id: int = -1
     file_type: int = -1
     runs: bool = True
+    written: bool = True
 
 
 # Sizes: ggml `ggml-common.h`; file types: llama.cpp `llama.h`.
@@ -50,6 +52,20 @@ _TYPES = (
     DType("q4_k", 256, 144, 12, 14),
     DType("q5_k", 256, 176, 13, 16),
     DType("q6_k", 256, 210, 14, 18),
+    DType("q8_1", 32, 36, 9, written=False),
+    DType("q8_k", 256, 292, 15, written=False),
+    DType("iq1_s", 256, 50, 19, 24, written=False),
+    DType("iq1_m", 256, 56, 29, 31, written=False),
+    DType("iq2_xxs", 256, 66, 16, 19, written=False),
+    DType("iq2_xs", 256, 74, 17, 20, written=False),
+    DType("iq2_s", 256, 82, 22, 28, written=False),
+    DType("iq3_xxs", 256, 98, 18, 23, written=False),
+    DType("iq3_s", 256, 110, 21, 26, written=False),
+    DType("iq4_nl", 32, 18, 20, 25),
+    DType("iq4_xs", 256, 136, 23, 30),
+    DType("tq1_0", 256, 54, 34, 36, written=False),
+    DType("tq2_0", 256, 66, 35, 37, written=False),
+    DType("mxfp4", 32, 17, 39, 38, written=False),
     DType("f64", 1, 8, 28, runs=False),
     DType("i64", 1, 8, 27, runs=False),
     DType("i32", 1, 4, 26, runs=False),
@@ -68,8 +84,6 @@ STORED = {dtype.name: dtype for dtype in _TYPES}
 
 # Types of GGUF that are known by name only: their block sizes are never needed.
 GGUF_NAMES = {dtype.gguf_id: dtype.name for dtype in _TYPES if dtype.gguf_id >= 0} | {
-    9: "q8_1", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s", 20: "iq4_nl",
-    21: "iq3_s", 22: "iq2_s", 23: "iq4_xs", 29: "iq1_m", 34: "tq1_0", 35: "tq2_0", 39: "mxfp4",
     40: "nvfp4", 41: "q1_0", 42: "q2_0",
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 namespace {
 
 template <class Element>
-void encode_elements(const float* x, int64_t count, std::byte* out) noexcept {
+void encode_elements(const float* x, const float*, int64_t count, std::byte* out) noexcept {
   auto* elements = reinterpret_cast<Element*>(out);
   for (int64_t i = 0; i < count; ++i) encode_element(x[i], elements[i]);
 }
@@ -40,17 +40,18 @@ inline void pack(const uint8_t* codes, BlockQ5_1& b) {
 
 // Sixteen blocks: d * q, q in [-kLevels, kLevels - 1].
 template <class Block, int kLevels>
-void encode_symmetric(const float* x, int64_t count, std::byte* out) noexcept {
-  encode_batches<Block, kBlock, 16>(x, count, out, [](const float* from, Block* blocks) {
-    const Groups<kBlock> groups(from);
+void encode_symmetric(const float* x, const float* importance, int64_t count,
+                      std::byte* out) noexcept {
+  encode_batches<Block, kBlock, 16>({x, importance}, count, out, [](Values from, Block* blocks) {
+    const Groups<kBlock> groups(from.x);
     F32x16 w[kBlock];
-    error_weights(groups.values, w);
+    error_weights(groups.values, from.importance, w);
     float scale[16];
     store(scale, fit_symmetric(groups.values, w, kLevels));
     for (int g = 0; g < 16; ++g) {
       uint8_t codes[kBlock];
       blocks[g].d = float_to_half(scale[g]);
-      round_codes(from + kBlock * g, kBlock, half_to_float(blocks[g].d), 0, -kLevels, kLevels - 1,
+      round_codes(from.x + kBlock * g, kBlock, half_to_float(blocks[g].d), 0, -kLevels, kLevels - 1,
                   codes);
       pack(codes, blocks[g]);
     }
@@ -59,11 +60,12 @@ void encode_symmetric(const float* x, int64_t count, std::byte* out) noexcept {
 
 // Sixteen blocks: d * q + m, q in [0, kLevels].
 template <class Block, int kLevels>
-void encode_affine(const float* x, int64_t count, std::byte* out) noexcept {
-  encode_batches<Block, kBlock, 16>(x, count, out, [](const float* from, Block* blocks) {
-    const Groups<kBlock> groups(from);
+void encode_affine(const float* x, const float* importance, int64_t count,
+                   std::byte* out) noexcept {
+  encode_batches<Block, kBlock, 16>({x, importance}, count, out, [](Values from, Block* blocks) {
+    const Groups<kBlock> groups(from.x);
     F32x16 w[kBlock];
-    error_weights(groups.values, w);
+    error_weights(groups.values, from.importance, w);
     const AffineFit fit = fit_affine(groups.values, w, kLevels, true);
     float scale[16], min[16];
     store(scale, fit.scale);
@@ -72,7 +74,7 @@ void encode_affine(const float* x, int64_t count, std::byte* out) noexcept {
       uint8_t codes[kBlock];
       blocks[g].d = float_to_half(scale[g]);
       blocks[g].m = float_to_half(-min[g]);
-      round_codes(from + kBlock * g, kBlock, half_to_float(blocks[g].d),
+      round_codes(from.x + kBlock * g, kBlock, half_to_float(blocks[g].d),
                   -half_to_float(blocks[g].m), 0, kLevels, codes);
       pack(codes, blocks[g]);
     }
@@ -97,7 +99,7 @@ inline void encode_block(const float* x, BlockQ8_0& b) {
   }
 }
 
-void encode_q8_0(const float* x, int64_t count, std::byte* out) noexcept {
+void encode_q8_0(const float* x, const float*, int64_t count, std::byte* out) noexcept {
   auto* blocks = reinterpret_cast<BlockQ8_0*>(out);
   for (int64_t b = 0; b < count / kBlock; ++b) encode_block(x + kBlock * b, blocks[b]);
 }

@@ -47,8 +47,14 @@ inline F32x16 inverse_of(F32x16 a) {
 // How much an error at x counts: x^2, since large weights matter more than small ones, and twice
 // the group's mean square, so that small ones do not vanish. Better than llama.cpp's quantizers
 // then in plain and in weighted error alike.
+// Where the importance of each value is given (an importance matrix), that alone counts.
 template <int kCount>
-inline void error_weights(const F32x16 (&x)[kCount], F32x16 (&w)[kCount]) {
+inline void error_weights(const F32x16 (&x)[kCount], const float* importance, F32x16 (&w)[kCount]) {
+  if (importance) {
+    const Groups<kCount> given(importance);
+    for (int i = 0; i < kCount; ++i) w[i] = given.values[i];
+    return;
+  }
   F32x16 squares = zero();
   for (const F32x16 v : x) squares = muladd(v, v, squares);
   const F32x16 base = mul(squares, set1(2.0f / kCount));
@@ -152,17 +158,29 @@ inline void round_codes(const float* x, int count, float scale, float min, float
   }
 }
 
-// Calls `encode(x, blocks)` for every kBatch blocks; the last batch is filled up with zeros.
+// What is encoded, and how much an error of each value counts; null: see error_weights.
+struct Values {
+  const float* x;
+  const float* importance;
+};
+
+// Calls `encode(values, blocks)` for every kBatch blocks; the last batch is filled up with zeros.
 template <class Block, int kElements, int kBatch, class Encode>
-inline void encode_batches(const float* x, int64_t count, std::byte* out, Encode encode) {
+inline void encode_batches(Values from, int64_t count, std::byte* out, Encode encode) {
   auto* blocks = reinterpret_cast<Block*>(out);
   constexpr int64_t kStep = int64_t{kElements} * kBatch;
-  for (; count >= kStep; count -= kStep, x += kStep, blocks += kBatch) encode(x, blocks);
+  for (; count >= kStep; count -= kStep, blocks += kBatch) {
+    encode(from, blocks);
+    from.x += kStep;
+    if (from.importance) from.importance += kStep;
+  }
   if (count == 0) return;
-  float rest[kStep] = {};
+  float rest[kStep] = {}, rest_importance[kStep] = {};
   Block encoded[kBatch];
-  std::memcpy(rest, x, static_cast<size_t>(count) * sizeof(float));
-  encode(rest, encoded);
+  const auto bytes = static_cast<size_t>(count) * sizeof(float);
+  std::memcpy(rest, from.x, bytes);
+  if (from.importance) std::memcpy(rest_importance, from.importance, bytes);
+  encode({rest, from.importance ? rest_importance : nullptr}, encoded);
   std::memcpy(blocks, encoded, static_cast<size_t>(count / kElements) * sizeof(Block));
 }
 

@@ -121,11 +121,11 @@ struct AffineBlocks {
   uint8_t scale[16], min[16];
   uint8_t codes[16 * kGroup];
 
-  explicit AffineBlocks(const float* from) {
-    const Groups<kGroup> groups(from);
+  explicit AffineBlocks(Values from) {
+    const Groups<kGroup> groups(from.x);
     const auto& x = groups.values;
     F32x16 w[kGroup];
-    error_weights(x, w);
+    error_weights(x, from.importance, w);
     AffineScales s;
     first_steps<kGroups>(fit_affine(x, w, kLevels, false), kSteps, s);
     try_neighbours(x, w, kLevels, kSteps, s);
@@ -138,7 +138,7 @@ struct AffineBlocks {
       dmin[g / kGroups] = float_to_half(s.dmin[g]);
       scale[g] = static_cast<uint8_t>(static_cast<int>(whole[0][g]));
       min[g] = static_cast<uint8_t>(static_cast<int>(whole[1][g]));
-      round_codes(from + kGroup * g, kGroup, s.d[g] * whole[0][g], s.dmin[g] * whole[1][g], 0,
+      round_codes(from.x + kGroup * g, kGroup, s.d[g] * whole[0][g], s.dmin[g] * whole[1][g], 0,
                   kLevels, codes + kGroup * g);
     }
   }
@@ -153,11 +153,11 @@ struct SymmetricBlock {
   int8_t scale[16];  // in [-kSteps, kSteps - 1]
   uint8_t codes[kSuperBlock];
 
-  explicit SymmetricBlock(const float* from) {
-    const Groups<16> groups(from);
+  explicit SymmetricBlock(Values from) {
+    const Groups<16> groups(from.x);
     const auto& x = groups.values;
     F32x16 w[16];
-    error_weights(x, w);
+    error_weights(x, from.importance, w);
     const F32x16 fit = fit_symmetric(x, w, kLevels);
     float lanes[16], extreme = 0;
     store(lanes, fit);
@@ -171,7 +171,7 @@ struct SymmetricBlock {
     store(lanes, whole);
     for (int g = 0; g < 16; ++g) {
       scale[g] = static_cast<int8_t>(lanes[g]);
-      round_codes(from + 16 * g, 16, step * lanes[g], 0, -kLevels, kLevels - 1, codes + 16 * g);
+      round_codes(from.x + 16 * g, 16, step * lanes[g], 0, -kLevels, kLevels - 1, codes + 16 * g);
     }
   }
 
@@ -203,7 +203,8 @@ struct SymmetricBlock {
 
 // --- the blocks' own bit layouts ---
 
-inline void write(const AffineBlocks<16, 3, 15>& a, BlockQ2_K& b) {
+inline void write(const AffineBlocks<16, 3, 15>& a, BlockQ2_K* to) {
+  BlockQ2_K& b = *to;
   b.d = a.d[0], b.dmin = a.dmin[0];
   for (int g = 0; g < 16; ++g) b.scales[g] = static_cast<uint8_t>(a.scale[g] | a.min[g] << 4);
   for (int half = 0; half < 2; ++half) {
@@ -215,7 +216,8 @@ inline void write(const AffineBlocks<16, 3, 15>& a, BlockQ2_K& b) {
   }
 }
 
-inline void write(const SymmetricBlock<4, 32>& a, BlockQ3_K& b) {
+inline void write(const SymmetricBlock<4, 32>& a, BlockQ3_K* to) {
+  BlockQ3_K& b = *to;
   b.d = a.d;
   std::memset(b.scales, 0, sizeof(b.scales));
   for (int g = 0; g < 16; ++g) {
@@ -279,7 +281,8 @@ inline void write(const AffineBlocks<32, 31, 63>& a, BlockQ5_K* b) {
   }
 }
 
-inline void write(const SymmetricBlock<32, 128>& a, BlockQ6_K& b) {
+inline void write(const SymmetricBlock<32, 128>& a, BlockQ6_K* to) {
+  BlockQ6_K& b = *to;
   b.d = a.d;
   std::memcpy(b.scales, a.scale, sizeof(b.scales));
   for (int half = 0; half < 2; ++half) {
@@ -293,30 +296,12 @@ inline void write(const SymmetricBlock<32, 128>& a, BlockQ6_K& b) {
   }
 }
 
-void encode_q2_k(const float* x, int64_t count, std::byte* out) noexcept {
-  encode_batches<BlockQ2_K, kSuperBlock, 1>(x, count, out, [](const float* from, BlockQ2_K* to) {
-    write(AffineBlocks<16, 3, 15>(from), *to);
-  });
-}
-void encode_q3_k(const float* x, int64_t count, std::byte* out) noexcept {
-  encode_batches<BlockQ3_K, kSuperBlock, 1>(x, count, out, [](const float* from, BlockQ3_K* to) {
-    write(SymmetricBlock<4, 32>(from), *to);
-  });
-}
-void encode_q4_k(const float* x, int64_t count, std::byte* out) noexcept {
-  encode_batches<BlockQ4_K, kSuperBlock, 2>(x, count, out, [](const float* from, BlockQ4_K* to) {
-    write(AffineBlocks<32, 15, 63>(from), to);
-  });
-}
-void encode_q5_k(const float* x, int64_t count, std::byte* out) noexcept {
-  encode_batches<BlockQ5_K, kSuperBlock, 2>(x, count, out, [](const float* from, BlockQ5_K* to) {
-    write(AffineBlocks<32, 31, 63>(from), to);
-  });
-}
-void encode_q6_k(const float* x, int64_t count, std::byte* out) noexcept {
-  encode_batches<BlockQ6_K, kSuperBlock, 1>(x, count, out, [](const float* from, BlockQ6_K* to) {
-    write(SymmetricBlock<32, 128>(from), *to);
-  });
+// kBatch blocks at a time, each batch fitted as a Fit.
+template <class Block, int kBatch, class Fit>
+void encode_blocks(const float* x, const float* importance, int64_t count,
+                   std::byte* out) noexcept {
+  encode_batches<Block, kSuperBlock, kBatch>(
+      {x, importance}, count, out, [](Values from, Block* blocks) { write(Fit(from), blocks); });
 }
 
 }  // namespace
@@ -326,11 +311,11 @@ constinit const Kernels kEncodeK = [] {
   const auto slot = [&](DType dtype) -> auto& {
     return kernels.encode[static_cast<size_t>(dtype)];
   };
-  slot(DType::kQ2_K) = encode_q2_k;
-  slot(DType::kQ3_K) = encode_q3_k;
-  slot(DType::kQ4_K) = encode_q4_k;
-  slot(DType::kQ5_K) = encode_q5_k;
-  slot(DType::kQ6_K) = encode_q6_k;
+  slot(DType::kQ2_K) = encode_blocks<BlockQ2_K, 1, AffineBlocks<16, 3, 15>>;
+  slot(DType::kQ3_K) = encode_blocks<BlockQ3_K, 1, SymmetricBlock<4, 32>>;
+  slot(DType::kQ4_K) = encode_blocks<BlockQ4_K, 2, AffineBlocks<32, 15, 63>>;
+  slot(DType::kQ5_K) = encode_blocks<BlockQ5_K, 2, AffineBlocks<32, 31, 63>>;
+  slot(DType::kQ6_K) = encode_blocks<BlockQ6_K, 1, SymmetricBlock<32, 128>>;
   return kernels;
 }();
 

@@ -79,6 +79,7 @@ inline void nibbles_of(const Nibbles& b, uint32_t* q) {
 }
 inline void codes_of(const BlockQ4_0& b, uint32_t* q) { nibbles_of(b, q); }
 inline void codes_of(const BlockQ4_1& b, uint32_t* q) { nibbles_of(b, q); }
+inline void codes_of(const BlockIQ4_NL& b, uint32_t* q) { nibbles_of(b, q); }
 template <class FiveBits>
 inline void five_bits_of(const FiveBits& b, uint32_t* q) {
   nibbles_of(b, q);
@@ -169,6 +170,16 @@ inline void codes_of(const BlockQ6_K& b, uint32_t* q) {
   }
 }
 
+inline void codes_of(const BlockIQ4_XS& b, uint32_t* q) {
+#pragma GCC unroll 8
+  for (int s = 0; s < 8; ++s) {
+    for (int v = 0; v < 4; ++v) {
+      q[8 * s + v] = field(word(b.qs + 16 * s + 4 * v), 0, 15);
+      q[8 * s + v + 4] = field(word(b.qs + 16 * s + 4 * v), 4, 15);
+    }
+  }
+}
+
 template <class Block>
 inline void put_header(const Block& b, std::byte* line, int row) {
   put_u16(line, row, b.d);
@@ -180,6 +191,9 @@ inline void put_single(uint16_t half, std::byte* line, int row) {
 }
 inline void put_header(const BlockQ3_K& b, std::byte* line, int row) { put_single(b.d, line, row); }
 inline void put_header(const BlockQ6_K& b, std::byte* line, int row) { put_single(b.d, line, row); }
+inline void put_header(const BlockIQ4_XS& b, std::byte* line, int row) {
+  put_single(b.d, line, row);
+}
 
 template <class SixBitScales>
 inline void put_sixths(const SixBitScales& b, int unit, std::byte* line, int row) {
@@ -213,6 +227,10 @@ inline void put_scales(const BlockQ3_K& b, int unit, std::byte* line, int row) {
 }
 inline void put_scales(const BlockQ6_K& b, int unit, std::byte* line, int row) {
   for (int s = 0; s < 4; ++s) put_u8(line + 16 * s, row, b.scales[4 * unit + s]);
+}
+
+inline void put_scales(const BlockIQ4_XS& b, int unit, std::byte* line, int row) {
+  for (int g = 0; g < 2; ++g) put_u8(line + 16 * g, row, iq4_xs_scale(b, 2 * unit + g));
 }
 
 template <class Block, class Shape, int kBits>
@@ -261,6 +279,8 @@ constinit const Kernels kQuantizedPacking = [] {
   add<ShapeQ4_K>(kernels, DType::kQ4_K, pack_super_blocks<BlockQ4_K, ShapeQ4_K, 4>);
   add<ShapeQ5_K>(kernels, DType::kQ5_K, pack_super_blocks<BlockQ5_K, ShapeQ5_K, 5>);
   add<ShapeQ6_K>(kernels, DType::kQ6_K, pack_super_blocks<BlockQ6_K, ShapeQ6_K, 6>);
+  add<ShapeIQ4_NL>(kernels, DType::kIQ4_NL, pack_blocks<BlockIQ4_NL, ShapeIQ4_NL, 4>);
+  add<ShapeIQ4_XS>(kernels, DType::kIQ4_XS, pack_super_blocks<BlockIQ4_XS, ShapeIQ4_XS, 4>);
   return kernels;
 }();
 

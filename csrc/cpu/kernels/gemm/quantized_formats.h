@@ -2,6 +2,8 @@
 // a ISA level's lanes.h.
 #pragma once
 
+#include <cstdint>
+
 #include LLAMA_RT_SIMD
 #include "cpu/kernels/gemm/panel.h"
 
@@ -53,6 +55,17 @@ struct ByteCodes {
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
     return i_load(group + kLine * kQuad + 4 * kLanes * kPart);
+  }
+};
+
+// Nibbles that stand for levels of IQ4_NL and IQ4_XS (core/codebooks.inl), as level + 128.
+inline constexpr uint8_t kIq4Bytes[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                          129, 141, 153, 166, 181, 197, 217, 241};
+struct LevelCodes {
+  static constexpr int kBits = 8;
+  template <int kQuad, int kPart>
+  static LLAMA_RT_INLINE I quad(const std::byte* group) {
+    return i_lookup(kIq4Bytes, NibbleCodes::quad<kQuad, kPart>(group));
   }
 };
 
@@ -110,6 +123,15 @@ struct SixBitScalesMins : SuperScaleMin {
     *min = f_mul(header.negative_dmin, f_u8<kPart>(line + 32 * kInUnit + 16));
   }
 };
+struct ScalesPer32 : SuperScale {
+  static constexpr int kHalves = 1;
+  static constexpr bool kPaired = false;
+  static constexpr bool kMins = false;
+  template <int kInUnit, int kHalf, int kPart>
+  static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F*) {
+    *scale = f_mul(header.d, f_i8<kPart>(line + 16 * kInUnit));
+  }
+};
 struct ScalesPer16 : SuperScale {
   static constexpr int kHalves = 2;
   static constexpr bool kPaired = false;
@@ -163,5 +185,7 @@ using FormatQ3_K = QuantizedFormat<ShapeQ3_K, ThreeBitCodes, PairedScales, -1>;
 using FormatQ4_K = QuantizedFormat<ShapeQ4_K, NibbleCodes, SixBitScalesMins, kNone>;
 using FormatQ5_K = QuantizedFormat<ShapeQ5_K, FiveBitCodes, SixBitScalesMins, kNone>;
 using FormatQ6_K = QuantizedFormat<ShapeQ6_K, SixBitCodes, ScalesPer16, 2>;
+using FormatIQ4_NL = QuantizedFormat<ShapeIQ4_NL, LevelCodes, HalfScales, 4>;
+using FormatIQ4_XS = QuantizedFormat<ShapeIQ4_XS, LevelCodes, ScalesPer32, 4>;
 
 }  // namespace llama_rt::cpu::LLAMA_RT_LEVEL

@@ -70,6 +70,8 @@ constexpr Kernels quantized_matmul() {
   add_quantized_matmul<Kernel<FormatQ4_K>>(kernels, DType::kQ4_K);
   add_quantized_matmul<Kernel<FormatQ5_K>>(kernels, DType::kQ5_K);
   add_quantized_matmul<Kernel<FormatQ6_K>>(kernels, DType::kQ6_K);
+  add_quantized_matmul<Kernel<FormatIQ4_NL>>(kernels, DType::kIQ4_NL);
+  add_quantized_matmul<Kernel<FormatIQ4_XS>>(kernels, DType::kIQ4_XS);
   return kernels;
 }
 

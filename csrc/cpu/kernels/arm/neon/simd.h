@@ -207,6 +207,10 @@ LLAMA_RT_INLINE I i_bits(I a) {
   if constexpr (kAt + kCount < 8) a = i_bytes_and(a, (1 << kCount) - 1);
   return a;
 }
+// Entries of a table of 16 bytes.
+LLAMA_RT_INLINE I i_lookup(const uint8_t* table, I codes) {
+  return i_of(vqtbl1q_u8(vld1q_u8(table), u8_of(codes)));
+}
 template <int kBits>
 LLAMA_RT_INLINE I i_times(I a) {  // a * 2^kBits, exact
   if constexpr (kBits > 0) {

@@ -32,6 +32,8 @@ constinit const Kernels kTiledQuantizedMatmul = [] {
   add<FormatQ4_K>(kernels, DType::kQ4_K);
   add<FormatQ5_K>(kernels, DType::kQ5_K);
   add<FormatQ6_K>(kernels, DType::kQ6_K);
+  add<FormatIQ4_NL>(kernels, DType::kIQ4_NL);
+  add<FormatIQ4_XS>(kernels, DType::kIQ4_XS);
   return kernels;
 }();
 

@@ -145,6 +145,11 @@ template <int kAt, int kCount>
 LLAMA_RT_INLINE I i_bits(I a) {
   return i_bytes_and(i_move<-kAt>(a), (1 << kCount) - 1);
 }
+// Entries of a table of 16 bytes.
+LLAMA_RT_INLINE I i_lookup(const uint8_t* table, I codes) {
+  const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), codes);
+}
 template <int kBits>
 LLAMA_RT_INLINE I i_times(I a) {  // a * 2^kBits, exact
   if constexpr (kBits >= 0) {
