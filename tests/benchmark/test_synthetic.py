@@ -14,7 +14,7 @@ SMALL = ModelConfig(
     dim=512, n_layers=8, n_heads=4, n_kv_heads=2, head_dim=128, ffn_dim=768, vocab_size=1000,
     norm_eps=1e-5,
 )  # fmt: skip
-PLAIN = [row.name for row in STORED.values() if row.runs]
+PLAIN = [row.name for row in STORED.values() if row.runs and row.written]
 
 
 def decoded(record) -> np.ndarray:

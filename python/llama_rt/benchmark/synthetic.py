@@ -271,6 +271,26 @@ def _q6_k(random: np.random.Generator, blocks: int) -> Bytes:
     return np.hstack([quants, factor.view(np.uint8), _bytes_of(scale)])
 
 
+_IQ4_SPREAD = 68.5  # root mean square of the sixteen levels
+
+
+def _iq4_nl(random: np.random.Generator, blocks: int) -> Bytes:
+    scale = _scale(random, blocks, _IQ4_SPREAD, signed=True)
+    return np.hstack([_bytes_of(scale), _random_bytes(random, blocks, 16)])
+
+
+def _iq4_xs(random: np.random.Generator, blocks: int) -> Bytes:
+    """Eight signed 6-bit factors (stored with 32 added) of magnitude 8 to 31."""
+    factor = random.integers(8, 32, (blocks, 8), dtype=np.int8)
+    factor *= random.integers(0, 2, (blocks, 8), dtype=np.int8) * 2 - 1
+    stored = (factor + 32).astype(np.uint16)
+    high = np.bitwise_or.reduce((stored >> 4) << np.arange(0, 16, 2, dtype=np.uint16), axis=1)
+    low = (stored[:, ::2] & 15 | (stored[:, 1::2] & 15) << 4).astype(np.uint8)
+    scale = _scale(random, blocks, 20.7 * _IQ4_SPREAD, signed=False)
+    high_bytes = np.ascontiguousarray(high.astype("<u2")).view(np.uint8).reshape(-1, 2)
+    return np.hstack([_bytes_of(scale), high_bytes, low, _random_bytes(random, blocks, 128)])
+
+
 _MAKERS: dict[str, Callable[[np.random.Generator, int], Bytes]] = {
     "f32": _f32,
     "f16": _f16,
@@ -285,4 +305,6 @@ _MAKERS: dict[str, Callable[[np.random.Generator, int], Bytes]] = {
     "q4_k": _q4_k,
     "q5_k": _q5_k,
     "q6_k": _q6_k,
+    "iq4_nl": _iq4_nl,
+    "iq4_xs": _iq4_xs,
 }

@@ -9,7 +9,8 @@
 
 namespace llama_rt::cpu::LLAMA_RT_LEVEL {
 
-// Codes of a group: quad kQuad (4 k) of part kPart (8 or 16 rows) as unsigned bytes.
+// Codes of a group: quad kQuad (4 k) of part kPart (8 or 16 rows) as unsigned bytes; those of 8
+// bits as signed ones where kSignedBytes says that they are multiplied so.
 struct NibbleCodes {
   static constexpr int kBits = 4;
   template <int kQuad, int kPart>
@@ -54,18 +55,26 @@ struct ByteCodes {
   static constexpr int kBits = 8;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_load(group + kLine * kQuad + 4 * kLanes * kPart);
+    const I bytes = i_load(group + kLine * kQuad + 4 * kLanes * kPart);
+    return kSignedBytes ? i_signed(bytes) : bytes;
   }
 };
 
-// Nibbles that stand for levels of IQ4_NL and IQ4_XS (core/codebooks.inl), as level + 128.
-inline constexpr uint8_t kIq4Bytes[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                          129, 141, 153, 166, 181, 197, 217, 241};
+// Nibbles that stand for levels of IQ4_NL and IQ4_XS (core/codebooks.inl).
+struct LevelBytes {
+  uint8_t bytes[16] = {1,   24,  45,  63,  79,  93,  106, 118,  // level + 128
+                       129, 141, 153, 166, 181, 197, 217, 241};
+  constexpr LevelBytes() {
+    if (!kSignedBytes) return;
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(byte ^ 128);
+  }
+};
+inline constexpr LevelBytes kLevelBytes;
 struct LevelCodes {
   static constexpr int kBits = 8;
   template <int kQuad, int kPart>
   static LLAMA_RT_INLINE I quad(const std::byte* group) {
-    return i_lookup(kIq4Bytes, NibbleCodes::quad<kQuad, kPart>(group));
+    return i_lookup(kLevelBytes.bytes, NibbleCodes::quad<kQuad, kPart>(group));
   }
 };
 

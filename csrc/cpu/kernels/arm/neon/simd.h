@@ -207,6 +207,8 @@ LLAMA_RT_INLINE I i_bits(I a) {
   if constexpr (kAt + kCount < 8) a = i_bytes_and(a, (1 << kCount) - 1);
   return a;
 }
+// Bytes q + 128 as q.
+LLAMA_RT_INLINE I i_signed(I a) { return i_of(veorq_u8(u8_of(a), vdupq_n_u8(128))); }
 // Entries of a table of 16 bytes.
 LLAMA_RT_INLINE I i_lookup(const uint8_t* table, I codes) {
   return i_of(vqtbl1q_u8(vld1q_u8(table), u8_of(codes)));
@@ -255,8 +257,7 @@ LLAMA_RT_INLINE Section dot_step(Section sum, I codes, const int8_t* q) {
 #ifdef __ARM_FEATURE_MATMUL_INT8
   return vusdotq_laneq_s32(sum, u8_of(codes), inputs, kQuad % 4);
 #else
-  const uint8x16_t weights = veorq_u8(u8_of(codes), vdupq_n_u8(128));
-  return vdotq_laneq_s32(sum, vreinterpretq_s8_u8(weights), inputs, kQuad % 4);
+  return vdotq_laneq_s32(sum, i8_of(codes), inputs, kQuad % 4);
 #endif
 }
 #else
@@ -285,8 +286,7 @@ LLAMA_RT_INLINE Sum dot_close(Sum total, Section section) {
 }
 template <int kBits, int kQuad>
 LLAMA_RT_INLINE Section dot_step(Section sum, I codes, const int8_t* q) {
-  int8x16_t weights = i8_of(codes);
-  if constexpr (kBits == 8) weights = vreinterpretq_s8_u8(veorq_u8(u8_of(codes), vdupq_n_u8(128)));
+  const int8x16_t weights = i8_of(codes);
   int32_t quad;
   __builtin_memcpy(&quad, q + 4 * kQuad, sizeof(quad));
   const int8x16_t inputs = vreinterpretq_s8_s32(vdupq_n_s32(quad));

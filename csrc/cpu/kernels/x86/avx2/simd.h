@@ -196,6 +196,8 @@ template <int kAt, int kCount>
 LLAMA_RT_INLINE I i_bits(I a) {
   return i_bytes_and(i_move<-kAt>(a), (1 << kCount) - 1);
 }
+// Bytes q + 128 as q.
+LLAMA_RT_INLINE I i_signed(I a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
 // Entries of a table of 16 bytes.
 LLAMA_RT_INLINE I i_lookup(const uint8_t* table, I codes) {
   const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
@@ -257,8 +259,7 @@ template <int kBits, int kQuad>
 LLAMA_RT_INLINE Section dot_step(Section sum, I codes, const int8_t* q) {
   const I quad = quad_of(q + 4 * kQuad);
   if constexpr (kBits == 8) {
-    const I weight = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-    return _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(quad, weight));
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(quad, codes));
   } else {
     return in_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, quad)));
   }

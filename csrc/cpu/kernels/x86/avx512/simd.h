@@ -145,6 +145,8 @@ template <int kAt, int kCount>
 LLAMA_RT_INLINE I i_bits(I a) {
   return i_bytes_and(i_move<-kAt>(a), (1 << kCount) - 1);
 }
+// Bytes q + 128 as q.
+LLAMA_RT_INLINE I i_signed(I a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
 // Entries of a table of 16 bytes.
 LLAMA_RT_INLINE I i_lookup(const uint8_t* table, I codes) {
   const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
