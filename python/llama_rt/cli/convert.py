@@ -39,6 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="f32, f16 or bf16; in GGUF also q8_0, q4_0, ... and recipes such as q4_k_m",
     )
+    parser.add_argument(
+        "--imatrix", metavar="FILE", help="weigh errors by llama.cpp's importance matrix (GGUF)"
+    )
     parser.add_argument("--force", action="store_true", help="replace a DST file that exists")
     parser.add_argument("--base", metavar="MODEL", help="the model that a delta, SRC, is added to")
     parser.add_argument(
@@ -53,7 +56,14 @@ def execute(args: argparse.Namespace, console: Console) -> int:
         raise LlamaRtError(msg)
     began = time.perf_counter()
     progress = None if console.err.isatty() and not console.json else False
-    done = convert(_source(args), args.target, args.format, overwrite=args.force, progress=progress)
+    done = convert(
+        _source(args),
+        args.target,
+        args.format,
+        imatrix=args.imatrix,
+        overwrite=args.force,
+        progress=progress,
+    )
     seconds = time.perf_counter() - began
     if console.json:
         console.object(

@@ -19,6 +19,7 @@ from llama_rt.config import ModelConfig
 from llama_rt.convert.gguf_metadata import model_keys, rotary_divisors
 from llama_rt.convert.gguf_writer import Value, string, unsigned, write_gguf_file
 from llama_rt.convert.hf_writer import write_hf_folder
+from llama_rt.convert.importance import with_importance
 from llama_rt.convert.recipes import formats, matrix_type, stored_file_type
 from llama_rt.convert.rewrite import Constant, OutTensor, Rewritten
 from llama_rt.errors import CheckpointError, ConfigError
@@ -59,6 +60,7 @@ def convert(
     format: str,
     *,
     base: str | Path | None = None,
+    imatrix: str | Path | None = None,
     overwrite: bool = False,
     max_context: int | None = None,
     progress: bool | None = None,
@@ -72,6 +74,7 @@ def convert(
             recipes for them (`convert.formats()`). Matrices whose rows are not whole blocks take a
             type of smaller blocks, or f16.
         base: the model that `src`, a delta, is added to.
+        imatrix: llama.cpp's importance matrix, by which errors are weighted (GGUF only).
         overwrite: replace a GGUF file that exists; folders are never replaced.
         max_context: tokens that the new file promises, fewer than the source's.
         progress: a bar on standard error: None on a terminal, False never.
@@ -102,7 +105,12 @@ def convert(
         checkpoint = _shorter(checkpoint, max_context)
     _refuse_relatives(checkpoint.config, target)
     if to_gguf:
-        return write_gguf(checkpoint, target, format, overwrite=overwrite, progress=progress)
+        return write_gguf(
+            checkpoint, target, format, imatrix=imatrix, overwrite=overwrite, progress=progress
+        )
+    if imatrix is not None:
+        msg = f"{imatrix}: an importance matrix serves quantized formats, which only GGUF has"
+        raise ConfigError(msg)
     notes: list[str] = []
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     with _bar(total, target.name, progress) as advance:
@@ -115,6 +123,7 @@ def write_gguf(
     path: str | Path,
     format: str | None = None,
     *,
+    imatrix: str | Path | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Conversion:
@@ -124,6 +133,7 @@ def write_gguf(
         checkpoint: the source.
         path: the new file.
         format: of the matrices; None keeps each as it is stored.
+        imatrix: see `convert`.
         overwrite: replace a file that exists.
         progress: a bar on standard error: None on a terminal, False never.
 
@@ -142,6 +152,8 @@ def write_gguf(
     notes: list[str] = []
     config = _within_window(checkpoint.config, notes)
     tensors = _gguf_tensors(checkpoint, config, format, notes)
+    if imatrix is not None:
+        tensors = with_importance(tensors, Path(imatrix), notes)
     main = format or _most_common(checkpoint)
     keys = _gguf_keys(checkpoint, config, stored_file_type(main), notes)
     total = sum(tensor.nbytes for tensor in tensors)

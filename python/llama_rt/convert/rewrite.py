@@ -59,12 +59,16 @@ class OutTensor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A stored tensor under a new name, in a new type, with its rows in a new order."""
+    """A stored tensor under a new name, in a new type, with its rows in a new order.
+
+    `importance`, float32 `[columns]`: how much an error in each column counts.
+    """
 
     name: str
     dtype: str
     record: TensorRecord
     order: Order | None = None
+    importance: npt.NDArray[np.float32] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -107,7 +111,9 @@ class Rewritten:
         from llama_rt import _native
 
         flat = data.reshape(-1)
-        new = requantize(self.record, flat, width, self.dtype, order=order)
+        new = requantize(
+            self.record, flat, width, self.dtype, order=order, importance=self.importance
+        )
         if self.dtype == "f16" and (new.view(np.uint16) & 0x7FFF == _F16_INFINITY).any():
             self._check_range(_native.decode(flat.data, self.record.dtype, data.shape[0] * width))
         return new
@@ -129,6 +135,7 @@ def requantize(
     dtype: str,
     *,
     order: Order | None = None,
+    importance: npt.NDArray[np.float32] | None = None,
     threads: int = 0,
 ) -> Bytes:
     """Rows of a tensor in another type, encoded on all threads.
@@ -140,7 +147,13 @@ def requantize(
 
     try:
         return _native.requantize(
-            data.data, record.dtype, width, dtype, order=order, threads=threads
+            data.data,
+            record.dtype,
+            width,
+            dtype,
+            order=order,
+            importance=importance,
+            threads=threads,
         )
     except CheckpointError as error:
         msg = f"{record.file}: tensor {record.name!r} {error}"
