@@ -283,7 +283,7 @@ def test_the_byte_by_byte_file_is_sound(tmp_path):
         ({"dims": (-1,)}, "negative size"),
         ({"dims": (2**40, 2**40)}, "needs"),
         ({"dims": (33,), "kind": 8}, "rows of 33 elements, not a multiple of its block of 32"),
-        ({"kind": 16}, "type iq2_xxs; supported: f32, f16, bf16, q4_0"),
+        ({"kind": 40}, "type nvfp4; supported: f32, f16, bf16, q4_0"),
         ({"kind": 99}, "type number 99"),
         ({"offset": 32}, "at data offset 32, expected 0"),
         ({"offset": 2**64 - 32}, "expected 0"),

@@ -297,7 +297,11 @@ CASES: dict[str, Case] = {
     "gguf-mixed": gguf(
         WIDE, "q4_k", 47, types=("q6_k", "q4_k", "q5_k", "q8_0", "f16", "q4_k", "bf16", "q3_k")
     ),
-    **{f"gguf-{dtype}": gguf(WIDE, dtype, 50 + i) for i, dtype in enumerate(FORMATS)},
+    **{
+        f"gguf-{dtype}": gguf(WIDE, dtype, 50 + i)
+        for i, dtype in enumerate(FORMATS)
+        if dtype != "q8_1"  # the gguf package has its size wrong, and cannot write it
+    },
 }
 
 
