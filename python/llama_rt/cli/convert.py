@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="f32, f16 or bf16; in GGUF also q8_0, q4_0, ... and recipes such as q4_k_m",
     )
     parser.add_argument(
-        "--imatrix", metavar="FILE", help="weigh errors by llama.cpp's importance matrix (GGUF)"
+        "--imatrix", metavar="FILE", help="weight errors by llama.cpp's importance matrix (GGUF)"
     )
     parser.add_argument("--force", action="store_true", help="replace a DST file that exists")
     parser.add_argument("--base", metavar="MODEL", help="the model that a delta, SRC, is added to")
