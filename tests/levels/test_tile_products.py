@@ -16,7 +16,9 @@ from reference.bounds import dot, matmul
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 KERNELS = CSRC / "cpu" / "kernels"
-DTYPES = list(FORMATS)
+# Without the types that no level packs: they are decoded when they are multiplied.
+DECODED = ("iq1", "iq2", "iq3", "tq", "mxfp4", "q8_1", "q8_k")
+DTYPES = [name for name in FORMATS if not name.startswith(DECODED)]
 SPLIT = {"f32", "f16"}  # multiplied as sums of two bfloat16
 WITH_MINS = {"q4_1", "q5_1", "q2_k", "q4_k", "q5_k"}
 WIDTHS = {  # k: one tile or less, an odd number of tiles, several K-blocks
