@@ -124,7 +124,7 @@ def _mixed(numbers):
 
 
 def awq(version, group):
-    """AWQ: `gemm` interleaves eight outputs in a word, `gemv` eight inputs in their order, padded."""
+    """AWQ: a word is eight outputs, interleaved (`gemm`), or eight inputs, padded (`gemv`)."""
 
     def layer(weight, rng):
         q, zero, scale, values, _ = integers(weight, rng, 4, group, symmetric=False)

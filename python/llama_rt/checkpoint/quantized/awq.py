@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from llama_rt.checkpoint.quantized.bits import row_bytes, unpack
-from llama_rt.checkpoint.quantized.blocks import Decoded, Groups, MakeGroups, grouped
+from llama_rt.checkpoint.quantized.blocks import Decoded, Groups, MakeGroups, centred, grouped
 from llama_rt.checkpoint.quantized.parts import (
     FLOATS,
     Bytes,
@@ -82,14 +82,12 @@ def _gemm(module: Module, size: int) -> Decoded:
         packed = words(weight)
         zero = _outputs(words(zeros))
         scale = np.ascontiguousarray(floats(scales).T)
-        places = np.arange(width) // group
 
         def make(start: int, stop: int) -> Groups:
             first = start // 8
             outputs = _outputs(packed[:, first : -(-stop // 8)])
-            numbers = outputs[start - 8 * first : stop - 8 * first].astype(np.int16)
-            numbers -= zero[start:stop][:, places]
-            return Groups(numbers, scale[start:stop])
+            numbers = outputs[start - 8 * first : stop - 8 * first]
+            return Groups(centred(numbers, zero[start:stop], group), scale[start:stop])
 
         return make
 
@@ -124,12 +122,11 @@ def _gemv(module: Module, size: int) -> Decoded:
 
     def prepare() -> MakeGroups:
         packed, zero, scale = words(weight), words(zeros), floats(scales)
-        places = np.arange(width) // group
 
         def make(start: int, stop: int) -> Groups:
-            numbers = unpack(row_bytes(packed[start:stop]), 4, width).astype(np.int16)
-            numbers -= unpack(row_bytes(zero[start:stop]), 4, groups)[:, places]
-            return Groups(numbers, scale[start:stop, :groups])
+            numbers = unpack(row_bytes(packed[start:stop]), 4, width)
+            points = unpack(row_bytes(zero[start:stop]), 4, groups)
+            return Groups(centred(numbers, points, group), scale[start:stop, :groups])
 
         return make
 

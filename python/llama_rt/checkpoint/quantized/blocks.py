@@ -24,7 +24,7 @@ from llama_rt.errors import CheckpointError
 from llama_rt.formats.dtypes import stored_bytes
 from llama_rt.formats.records import TensorRecord
 
-__all__ = ["HALVES", "Decoded", "Groups", "MakeGroups", "grouped"]
+__all__ = ["HALVES", "Decoded", "Groups", "MakeGroups", "centred", "grouped"]
 
 BLOCK = 32  # elements
 _CHUNK_ELEMENTS = 1 << 18  # of each thread
@@ -54,6 +54,7 @@ class Groups:
     minima: Floats | None = None
 
 
+Numbers: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.int8] | npt.NDArray[np.int16]
 MakeGroups: TypeAlias = Callable[[int, int], Groups]
 """Rows `[start, stop)`."""
 
@@ -135,6 +136,28 @@ def _put_numbers(dtype: str, numbers: npt.NDArray[np.signedinteger], into: Bytes
         into[:, :, :4] = np.packbits(codes >> 4, axis=2, bitorder="little")
         codes &= 15
     into[:, :, -16:] = codes[:, :, :16] | codes[:, :, 16:] << 4
+
+
+def centred(
+    numbers: Numbers, zeros: Numbers, group: int, order: Whole | None = None
+) -> npt.NDArray[np.int16]:
+    """`q - zero`.
+
+    Args:
+        numbers: `[rows, width]`.
+        zeros: of each group, `[rows, groups]`.
+        group: columns that share one.
+        order: `[width]`, the group of each column, where groups are not neighbours.
+    """
+    rows, width = numbers.shape
+    result = numbers.astype(np.int16)
+    zeros = zeros.astype(np.int16)
+    if order is None and width % group == 0:
+        by_group = result.reshape(rows, -1, group)
+        by_group -= zeros[:, :, None]
+    else:
+        result -= zeros[:, np.arange(width) // group if order is None else order]
+    return result
 
 
 def grouped(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from llama_rt.checkpoint.quantized.bits import packed_along_columns, row_bytes, unpack
-from llama_rt.checkpoint.quantized.blocks import Decoded, Groups, MakeGroups, grouped
+from llama_rt.checkpoint.quantized.blocks import Decoded, Groups, MakeGroups, centred, grouped
 from llama_rt.checkpoint.quantized.parts import (
     FLOATS,
     Bytes,
@@ -87,15 +87,12 @@ def _matrix(module: Module, bits: int, size: int, offset: int, *, symmetric: boo
 
     def prepare() -> MakeGroups:
         packed = words(weight)
-        zero = _zeros(zeros, bits, columns, offset).T
+        zero = np.ascontiguousarray(_zeros(zeros, bits, columns, offset).T)
         scale = np.ascontiguousarray(floats(scales).T)
-        places = np.arange(width) // group if order is None else order
 
         def make(start: int, stop: int) -> Groups:
             numbers = unpack(packed_along_columns(packed, start, stop), bits, width)
-            centred = numbers.astype(np.int16)
-            centred -= zero[start:stop][:, places]
-            return Groups(centred, scale[start:stop])
+            return Groups(centred(numbers, zero[start:stop], group, order), scale[start:stop])
 
         return make
 
