@@ -193,6 +193,7 @@ inline void put_header(const BlockQ3_K& b, std::byte* line, int row) { put_singl
 inline void put_header(const BlockQ6_K& b, std::byte* line, int row) { put_single(b.d, line, row); }
 inline void put_header(const BlockIQ4_XS& b, std::byte* line, int row) {
   put_single(b.d, line, row);
+  for (int s = 0; s < 8; ++s) put_u8(line + kLine + 16 * s, row, iq4_xs_scale(b, s));
 }
 
 template <class SixBitScales>
@@ -229,9 +230,7 @@ inline void put_scales(const BlockQ6_K& b, int unit, std::byte* line, int row) {
   for (int s = 0; s < 4; ++s) put_u8(line + 16 * s, row, b.scales[4 * unit + s]);
 }
 
-inline void put_scales(const BlockIQ4_XS& b, int unit, std::byte* line, int row) {
-  for (int g = 0; g < 2; ++g) put_u8(line + 16 * g, row, iq4_xs_scale(b, 2 * unit + g));
-}
+inline void put_scales(const BlockIQ4_XS&, int, std::byte*, int) {}  // in the header
 
 template <class Block, class Shape, int kBits>
 void pack_super_blocks(const std::byte* rows, int64_t row_bytes, int count, int64_t k,

@@ -19,7 +19,7 @@
 //   halves              f16 scale of group 0, of group 1                      (one line)
 //   halves with mins    f16 scale and f16 min of a group                      (one line per group)
 //   6-bit scales, mins    u8 scale, u8 min of group 0, of group 1; header: f16 d, f16 dmin
-//   per 32 k            i8 scale of group 0, of group 1; header: f32 d
+//   per 32 k            none; header: f32 d, then i8 scale of each of its 8 groups
 //   per 16 k            i8 scale of each 16 k; header: f32 d
 //   per 16 k, paired     each row's i8 scales of 16 k in one word, group 0 in its even bytes;
 //                       header: f32 d. With mins: u8 (scale | min << 4); header: f16 d, f16 dmin
@@ -85,6 +85,6 @@ using ShapeQ4_K = PanelShape<1, 4, 1, 4>;
 using ShapeQ5_K = PanelShape<1, 4, 1, 5>;
 using ShapeQ6_K = PanelShape<1, 4, 1, 6>;
 using ShapeIQ4_NL = PanelShape<0, 1, 1, 4>;
-using ShapeIQ4_XS = PanelShape<1, 4, 1, 4>;
+using ShapeIQ4_XS = PanelShape<3, 4, 0, 4>;
 
 }  // namespace llama_rt::cpu::LLAMA_RT_LEVEL

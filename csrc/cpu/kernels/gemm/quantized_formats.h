@@ -132,13 +132,23 @@ struct SixBitScalesMins : SuperScaleMin {
     *min = f_mul(header.negative_dmin, f_u8<kPart>(line + 32 * kInUnit + 16));
   }
 };
-struct ScalesPer32 : SuperScale {
+// They are all in the header, where a unit's own are found by its distance from it.
+struct ScalesPer32 {
   static constexpr int kHalves = 1;
   static constexpr bool kPaired = false;
   static constexpr bool kMins = false;
+  struct Header {
+    F d;
+    const std::byte* line;
+  };
+  template <int kPart>
+  static LLAMA_RT_INLINE Header header(const std::byte* line) {
+    return {f_load(reinterpret_cast<const float*>(line) + kLanes * kPart), line};
+  }
   template <int kInUnit, int kHalf, int kPart>
-  static LLAMA_RT_INLINE void read(const Header& header, const std::byte* line, F* scale, F*) {
-    *scale = f_mul(header.d, f_i8<kPart>(line + 16 * kInUnit));
+  static LLAMA_RT_INLINE void read(const Header& header, const std::byte* unit, F* scale, F*) {
+    const int64_t index = (unit - header.line - ShapeIQ4_XS::kHeader) / ShapeIQ4_XS::kUnit;
+    *scale = f_mul(header.d, f_i8<kPart>(header.line + kLine + 32 * index + 16 * kInUnit));
   }
 };
 struct ScalesPer16 : SuperScale {
