@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/specs.h"
+#include "core/cancel.h"
 #include "core/function_ref.h"
 #include "core/tensor.h"
 
@@ -85,9 +86,11 @@ class Backend {
                              int64_t head_dim) const = 0;
 
   // Runs `body`, which calls ops only; workers stay awake between them. With a key the backend may
-  // replay what it recorded under it instead, and not call `body`.
-  virtual void step(const GraphKey& key, FunctionRef<void()> body) = 0;
-  void step(FunctionRef<void()> body) { step(GraphKey{}, body); }
+  // replay what it recorded under it instead, and not call `body`. Once `cancel` (which may be
+  // null) is set its ops may be left unfinished: the caller looks at it afterwards and discards the
+  // step.
+  virtual void step(const GraphKey& key, const CancelFlag* cancel, FunctionRef<void()> body) = 0;
+  void step(FunctionRef<void()> body) { step(GraphKey{}, nullptr, body); }
 
   // Primitives. All activations are float32, [n, ...], rows contiguous. Token ids are trusted.
   void embed(const Weight& table, std::span<const int32_t> tokens, View out);     // [n] -> [n, d]

@@ -264,6 +264,11 @@ void bind_runner(py::module_& m) {
           py::arg("sequences"), py::arg("tokens"), py::arg("samplers"), py::kw_only(),
           py::arg("steps"), py::arg("max_seconds") = 1e9, py::arg("cancel") = nullptr,
           py::arg("adapters") = std::vector<ActiveAdapters>{})
+      .def("cache_pages",
+           [](BoundRunner& r) {
+             const CachePages pages = r.runner.cache_pages();
+             return py::make_tuple(pages.used, pages.total);
+           })
       .def("memory",
            [](BoundRunner& r) {
              const RunnerMemory memory = r.runner.memory();

@@ -49,9 +49,10 @@ KvLayout CpuBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
   return {type, layers, kv_heads, head_dim, kv_heads * format.head_bytes(head_dim)};
 }
 
-void CpuBackend::step(const GraphKey&, FunctionRef<void()> body) {
+void CpuBackend::step(const GraphKey&, const CancelFlag* cancel, FunctionRef<void()> body) {
   const std::scoped_lock lock(mutex_);
   ThreadPool::Lease lease(threads_);
+  const ThreadPool::Abandonable abandonable(cancel);
   body();
 }
 

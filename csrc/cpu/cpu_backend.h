@@ -47,7 +47,7 @@ class CpuBackend final : public Backend {
   KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                      int64_t head_dim) const override;
   using Backend::step;
-  void step(const GraphKey& key, FunctionRef<void()> body) override;
+  void step(const GraphKey& key, const CancelFlag* cancel, FunctionRef<void()> body) override;
 
  protected:
   Weight do_prepare(const Tensor& matrix, Role role, Repack repack) override;

@@ -85,7 +85,7 @@ KvLayout CudaBackend::kv_layout(KvType type, int64_t layers, int64_t kv_heads,
   return {type, layers, kv_heads, head_dim, kv_heads * kv_head_bytes(type, head_dim)};
 }
 
-void CudaBackend::step(const GraphKey& key, FunctionRef<void()> body) {
+void CudaBackend::step(const GraphKey& key, const CancelFlag*, FunctionRef<void()> body) {
   const Lock lock(*this);
   if (packing_) {  // products read weights before they wait for the kernel ahead of them
     check(cudaStreamSynchronize(stream_), "packing weights");

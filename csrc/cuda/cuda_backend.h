@@ -43,7 +43,7 @@ class CudaBackend final : public Backend {
   KvLayout kv_layout(KvType type, int64_t layers, int64_t kv_heads,
                      int64_t head_dim) const override;
   using Backend::step;
-  void step(const GraphKey& key, FunctionRef<void()> body) override;
+  void step(const GraphKey& key, const CancelFlag* cancel, FunctionRef<void()> body) override;
   bool samples() const override { return true; }
   void sample(View logits, const SampleSpec* specs, int32_t* tokens) override;
   std::unique_ptr<ReadbackBuffer> make_readback_buffer(size_t bytes) override;

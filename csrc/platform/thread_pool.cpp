@@ -29,11 +29,15 @@ constexpr int kChecksPerClockRead = 64;
 // chunks at the end, so that threads of unequal speed finish within a chunk of each other.
 constexpr int64_t kPiecesOfRest = 4;
 constexpr int kMaxThreads = 1024;
+// Parts of work that one thread does alone and that may be abandoned; short work is one.
+constexpr int64_t kInlineParts = 8;
+constexpr int64_t kShortWork = 128;  // chunks
 
 // What the current thread is to the pool: whose turn it holds, and whether it is inside a body.
 struct ThreadState {
   const ThreadPool* turn = nullptr;
   bool in_body = false;
+  const CancelFlag* abandon = nullptr;  // of ThreadPool::Abandonable
 };
 thread_local ThreadState t_state;
 
@@ -129,6 +133,11 @@ ThreadPool::Lease::~Lease() {
   pool_->end_turn();
 }
 
+ThreadPool::Abandonable::Abandonable(const CancelFlag* flag)
+    : before_(std::exchange(t_state.abandon, flag)) {}
+
+ThreadPool::Abandonable::~Abandonable() { t_state.abandon = before_; }
+
 void ThreadPool::begin_turn() {
   const uint32_t ticket = next_ticket_.fetch_add(1, std::memory_order_relaxed);
   for (;;) {
@@ -158,7 +167,7 @@ void ThreadPool::dispatch(int threads, int64_t chunks, int64_t grain, Body body)
   const int64_t pieces = grain == 0 ? chunks : (chunks - 1) / grain + 1;
   threads = static_cast<int>(std::min<int64_t>({threads, pieces, kMaxThreads}));
   if (threads <= 1 || t_state.in_body) {
-    body(0, chunks, 0);
+    run_inline(chunks, body);
     return;
   }
   if (t_state.turn == this) {
@@ -169,6 +178,16 @@ void ThreadPool::dispatch(int threads, int64_t chunks, int64_t grain, Body body)
       ~Lock() { pool.end_turn(); }
     } turn{(begin_turn(), *this)};
     run_job(threads, chunks, grain, body);
+  }
+}
+
+// In one call, or in parts between which the flag is looked at.
+void ThreadPool::run_inline(int64_t chunks, const Body& body) {
+  const CancelFlag* abandon = t_state.in_body ? nullptr : t_state.abandon;
+  const int64_t parts = abandon && chunks >= kShortWork ? kInlineParts : 1;
+  for (int64_t i = 0; i < parts; ++i) {
+    if (abandon && abandon->is_set()) return;
+    body(chunks * i / parts, chunks * (i + 1) / parts, 0);
   }
 }
 
@@ -191,7 +210,8 @@ void ThreadPool::open_job(int threads, int64_t chunks, int64_t grain, const Body
              .grain = grain,
              .ranges = ranges,
              .threads = threads,
-             .fp_control = fp_control()};
+             .fp_control = fp_control(),
+             .abandon = t_state.abandon};
   open_.store(true, std::memory_order_seq_cst);
 }
 
@@ -242,6 +262,7 @@ void ThreadPool::take_pieces(int participant) noexcept {
     for (int i = 0; i < job.ranges; ++i) {
       Range& range = ranges_[static_cast<size_t>((participant + i) % job.ranges)];
       while (!failed_.load(std::memory_order_relaxed)) {
+        if (job.abandon && job.abandon->is_set()) return;
         const Piece piece = next_piece(range, job.grain);
         if (piece.begin == piece.end) break;
         (*job.body)(piece.begin, piece.end, participant);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/cancel.h"
 #include "core/function_ref.h"
 
 namespace llama_rt {
@@ -34,6 +35,20 @@ class ThreadPool {
 
    private:
     ThreadPool* pool_;  // null when this lease has nothing to give back
+  };
+
+  // While it lives, work that the calling thread hands out is left unfinished once `flag` (which
+  // may be null) is set: no further piece of it is begun. For work whose results are discarded
+  // then.
+  class Abandonable {
+   public:
+    explicit Abandonable(const CancelFlag* flag);
+    ~Abandonable();
+    Abandonable(const Abandonable&) = delete;
+    Abandonable& operator=(const Abandonable&) = delete;
+
+   private:
+    const CancelFlag* before_;
   };
 
   static ThreadPool& instance();
@@ -74,6 +89,7 @@ class ThreadPool {
     int ranges = 0;           // one per thread asked for, or a single one that all take from
     int threads = 0;          // workers of a higher index keep out
     uint64_t fp_control = 0;  // the caller's: a result does not depend on who computed it
+    const CancelFlag* abandon = nullptr;  // null: never
   };
 
   ThreadPool();
@@ -86,6 +102,7 @@ class ThreadPool {
   void open_job(int threads, int64_t chunks, int64_t grain, const Body& body);
   static Piece next_piece(Range& range, int64_t grain) noexcept;
   void take_pieces(int participant) noexcept;
+  static void run_inline(int64_t chunks, const Body& body);
   void keep_error() noexcept;
   void wait_for_workers();
   void grow(int threads);

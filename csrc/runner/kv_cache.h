@@ -41,6 +41,8 @@ class KvCache {
   std::byte* base() const { return storage_->data(); }
   const KvLayout& layout() const { return layout_; }
   int64_t max_length() const { return max_length_; }
+  int64_t pages() const { return static_cast<int64_t>(references_.size()); }
+  int64_t pages_in_use() const { return touched_ - static_cast<int64_t>(free_.size()); }
   int64_t committed_bytes() const { return touched_ * layout_.page_bytes(); }
   int64_t capacity_bytes() const {
     return static_cast<int64_t>(references_.size()) * layout_.page_bytes();

@@ -118,7 +118,7 @@ StagedStep Runner::run(const StepPlan& plan, const Interrupt& interrupt) {
   try {
     step = stager_.stage(plan, cache_);
     interrupt.check();
-    backend.step(stager_.graph_key(step, plan), [&] {
+    backend.step(stager_.graph_key(step, plan), interrupt.flag, [&] {
       model_->forward(step.batch, workspace_, cache_.layout(), cache_.base(), interrupt,
                       step.states);
       if (plan.output == OutputKind::kStates || plan.output_rows.empty()) return;
@@ -127,6 +127,7 @@ StagedStep Runner::run(const StepPlan& plan, const Interrupt& interrupt) {
         backend.sample(step.logits, step.specs, step.tokens);
       }
     });
+    interrupt.check();  // ops may have been left unfinished
   } catch (...) {
     cache_.roll_back(reservations);
     throw;
@@ -249,6 +250,11 @@ std::vector<Sampled> Runner::decode(std::span<const SequenceInput> given,
     enqueued = enqueue(TokenSource::kInput, index + 1);
   }
   return sampled;
+}
+
+CachePages Runner::cache_pages() {
+  const std::scoped_lock lock(mutex_);
+  return {cache_.pages_in_use(), cache_.pages()};
 }
 
 RunnerMemory Runner::memory() {

@@ -30,6 +30,11 @@ struct RunnerMemory {
   int64_t workspace;
 };
 
+struct CachePages {
+  int64_t used;  // by some sequence; a shared page counts once
+  int64_t total;
+};
+
 // Every method may be called from any thread; one runs at a time.
 class Runner {
  public:
@@ -58,6 +63,7 @@ class Runner {
                               const Interrupt& interrupt);
 
   RunnerMemory memory();
+  CachePages cache_pages();
   std::vector<OpTime> profile(bool enable);
 
  private:

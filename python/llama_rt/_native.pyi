@@ -478,6 +478,8 @@ class Runner:
         the flag is set (no error then: what was sampled is returned). The last token is not
         yet in the cache, unless the sampling after it failed.
         """
+    def cache_pages(self) -> tuple[int, int]:
+        """Pages of the cache in use (a shared one counts once), and all of them."""
     def memory(self) -> dict[str, int]:
         """Bytes: `weights`, `kv_cache` (committed), `kv_cache_max`, `workspace`."""
     def profile(self, enable: bool) -> dict[str, float]:

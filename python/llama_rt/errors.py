@@ -52,6 +52,10 @@ class CapacityError(LlamaRtError, RuntimeError):
     """A prompt, a batch or a model does not fit; nothing was changed by the call."""
 
 
+class QueueFullError(LlamaRtError, RuntimeError):
+    """As many requests wait as may (`max_waiting`); the call queued none, and may be repeated."""
+
+
 class BackendUnavailable(LlamaRtError, RuntimeError):  # noqa: N818 - the name of the public surface
     """A device was asked for by name and cannot be used; the message is the reason."""
 

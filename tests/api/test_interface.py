@@ -26,6 +26,8 @@ LOAD = {
     "chat_template": None,
     "reproducible": False,
     "progress": None,
+    "kv_cache_bytes": None,
+    "max_waiting": None,
 }
 GENERATE = {"max_tokens": None, "params": None, "stop": (), "seed": None, "logprobs": 0}
 SAMPLING = {
@@ -85,7 +87,9 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_every_call_takes_every_keyword(llm, name):
     call = CALLS[name]
-    all_of_them = {**GENERATE, "max_tokens": 8, "logprobs": 2, "adapter": None, **SAMPLING}
+    queue = {"timeout": 60, "priority": 1, "cache_salt": "x"}
+    numbers = {"max_tokens": 8, "logprobs": 2, "adapter": None}
+    all_of_them = {**GENERATE, **numbers, **queue, **SAMPLING}
     direct = call(llm, **all_of_them)
     assert direct.seed == 1
     assert len(direct.logprobs) == len(direct.tokens)

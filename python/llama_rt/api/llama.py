@@ -24,7 +24,16 @@ from llama_rt.api.requests import (
     take_variables,
 )
 from llama_rt.api.weights import Repack
-from llama_rt.engine import AsyncStream, Completion, Engine, Request, Stream, collect, collect_async
+from llama_rt.engine import (
+    AsyncStream,
+    Completion,
+    Engine,
+    EngineStats,
+    Request,
+    Stream,
+    collect,
+    collect_async,
+)
 from llama_rt.errors import CapacityError, ConfigError, LlamaRtError, TemplateError
 from llama_rt.sampling import SamplingFields, SamplingParams
 
@@ -96,6 +105,8 @@ class Llama:
         chat_template: str | None = None,
         reproducible: bool = False,
         progress: bool | None = None,
+        kv_cache_bytes: int | None = None,
+        max_waiting: int | None = None,
     ) -> Llama:
         """Loads a model.
 
@@ -117,6 +128,10 @@ class Llama:
             chat_template: Name or text of the template for `chat`; None is the model's own.
             reproducible: The same bits whatever else runs in the same batch.
             progress: Show a bar: None on a terminal, False never.
+            kv_cache_bytes: Maximum size of the cache of keys and values; None is what `n_ctx` and
+                the free memory allow.
+            max_waiting: Requests that may wait while others run; one more raises `QueueFullError`.
+                None is any number.
 
         Raises:
             CheckpointNotFoundError: The path does not exist.
@@ -139,6 +154,8 @@ class Llama:
             tokenizer=tokenizer,
             reproducible=reproducible,
             progress=progress,
+            kv_cache_bytes=kv_cache_bytes,
+            max_waiting=max_waiting,
         )
         return cls(loaded, chat_template=chat_template, reproducible=reproducible)
 
@@ -195,6 +212,10 @@ class Llama:
         adapters = sum(one.native.bytes for one in loaded.adapters.values() if one.native)
         return dict(loaded.runner.memory()) | {"adapters": adapters}
 
+    def stats(self) -> EngineStats:
+        """What the engine does now, and what it has done since the model was loaded."""
+        return self._open().engine.stats()
+
     def close(self) -> None:
         """Cancels what is running and frees the model; may be called twice."""
         if self._loaded is not None:
@@ -227,6 +248,9 @@ class Llama:
         seed: int | None = None,
         logprobs: int = 0,
         adapter: Adapter = ALL,
+        timeout: float | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
         **sampling: Unpack[SamplingFields],
     ) -> Completion: ...
     @overload
@@ -240,6 +264,9 @@ class Llama:
         seed: int | None = None,
         logprobs: int = 0,
         adapter: Adapter = ALL,
+        timeout: float | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
         **sampling: Unpack[SamplingFields],
     ) -> list[Completion]: ...
     def generate(
@@ -252,6 +279,9 @@ class Llama:
         seed: int | None = None,
         logprobs: int = 0,
         adapter: Adapter = ALL,
+        timeout: float | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
         **sampling: Unpack[SamplingFields],
     ) -> Completion | list[Completion]:
         """Continues a prompt, or a list of prompts as one batch.
@@ -268,6 +298,11 @@ class Llama:
             logprobs: Report the log-probability of each token and of this many most likely ones;
                 0 reports none.
             adapter: A loaded adapter's name, weights by name, or None for none; all by default.
+            timeout: Seconds after which what there is is returned: `finish_reason` is
+                `"cancelled"`, `stop_reason` `"timeout"`. None waits.
+            priority: Requests of a higher one start first when not all can run.
+            cache_salt: Reuse of what the cache holds of earlier prompts is among calls of the same
+                salt only.
             **sampling: Fields of `SamplingParams`.
 
         Raises:
@@ -282,6 +317,9 @@ class Llama:
             seed=seed,
             logprobs=logprobs,
             adapter=adapter,
+            timeout=timeout,
+            priority=priority,
+            cache_salt=cache_salt,
             **sampling,
         )
         requests, many = self._requests("generate", prompt, options)

@@ -36,6 +36,7 @@ from llama_rt.memory import (
 if TYPE_CHECKING:
     from llama_rt.adapters import AdapterFile
     from llama_rt.checkpoint import Checkpoint
+    from llama_rt.memory import MemoryEstimate
     from llama_rt.tokenizer import Tokenizer
 
 __all__ = ["Loaded", "load"]
@@ -88,6 +89,8 @@ def load(
     tokenizer: str | Path | None,
     reproducible: bool,
     progress: bool | None,
+    kv_cache_bytes: int | None = None,
+    max_waiting: int | None = None,
 ) -> Loaded:
     """Loads a model; the arguments are those of `Llama.load`."""
     start = time.perf_counter()
@@ -128,6 +131,8 @@ def load(
         n_ctx=context,
     )
     opened_adapters = attach_adapters(files, model, checkpoint)
+    if kv_cache_bytes is not None:
+        available_tokens = min(available_tokens, _tokens_in(kv_cache_bytes, needed))
     # Every running request as long as the context, and as much again for what is kept of old ones.
     cache_tokens = min(available_tokens, 2 * MAX_SEQUENCES * (context + _native.KV_PAGE_TOKENS))
     runner = _native.Runner(
@@ -139,9 +144,11 @@ def load(
     )
     engine = Engine(
         runner,
+        n_ctx=context,
         cache_tokens=cache_tokens,
         max_batch_tokens=MAX_BATCH_TOKENS,
         max_sequences=MAX_SEQUENCES,
+        max_waiting=max_waiting,
     )
     return Loaded(
         checkpoint=checkpoint,
@@ -204,3 +211,15 @@ def _open_tokenizer(
         if override is not None:
             raise
         return error
+
+
+def _tokens_in(kv_cache_bytes: object, needed: MemoryEstimate) -> int:
+    """Tokens of cache that so many bytes hold."""
+    if isinstance(kv_cache_bytes, bool) or not isinstance(kv_cache_bytes, int):
+        msg = f"kv_cache_bytes: expected an int or None, got {type(kv_cache_bytes).__name__}"
+        raise TypeError(msg)
+    page = _native.KV_PAGE_TOKENS * needed.kv_per_token
+    if kv_cache_bytes < page:
+        msg = f"kv_cache_bytes: expected at least a page, {page} bytes, got {kv_cache_bytes}"
+        raise ConfigError(msg)
+    return kv_cache_bytes // page * _native.KV_PAGE_TOKENS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -39,6 +40,9 @@ class CallOptions(SamplingFields, total=False):
     seed: int | None
     logprobs: int
     adapter: Adapter
+    timeout: float | None
+    priority: int
+    cache_salt: str
 
 
 class ChatOptions(CallOptions, total=False):
@@ -61,6 +65,9 @@ class Settings:
     stop_ids: frozenset[int]
     logprobs: int
     active: ActiveAdapters
+    timeout: float | None
+    priority: int
+    cache_salt: str
 
     def request(
         self,
@@ -113,6 +120,10 @@ class Settings:
             seed=seed,
             streaming=streaming,
             adapters=self.active,
+            user_stop_ids=self.stop_ids,
+            priority=self.priority,
+            timeout=self.timeout,
+            cache_salt=self.cache_salt,
         )
 
 
@@ -137,8 +148,16 @@ def check_options(
     logprobs = check_logprobs(rest.pop("logprobs", 0))
     params = cast("SamplingParams | None", rest.pop("params", None))
     seed = cast("int | None", rest.pop("seed", None))
+    timeout = _check_timeout(rest.pop("timeout", None))
+    priority, salt = rest.pop("priority", 0), rest.pop("cache_salt", "")
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        msg = f"priority: expected an int, got {type(priority).__name__}"
+        raise TypeError(msg)
+    if not isinstance(salt, str):
+        msg = f"cache_salt: expected a str, got {type(salt).__name__}"
+        raise TypeError(msg)
     resolved = resolve(params, rest, seed, caller)
-    return Settings(resolved, max_tokens, strings, ids, logprobs, active)
+    return Settings(resolved, max_tokens, strings, ids, logprobs, active, timeout, priority, salt)
 
 
 def take_variables(options: dict[str, object]) -> dict[str, Any]:
@@ -178,3 +197,15 @@ def take_variables(options: dict[str, object]) -> dict[str, Any]:
             msg = f"{name}: expected a bool, got {type(variables[name]).__name__}"
             raise TypeError(msg)
     return variables
+
+
+def _check_timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        msg = f"timeout: expected seconds or None, got {type(timeout).__name__}"
+        raise TypeError(msg)
+    if not 0 < timeout < math.inf:
+        msg = f"timeout: expected seconds above 0, got {timeout}"
+        raise ConfigError(msg)
+    return float(timeout)

@@ -11,7 +11,15 @@ from __future__ import annotations
 from llama_rt.engine.detokenizer import IncrementalDetokenizer
 from llama_rt.engine.engine import Engine
 from llama_rt.engine.jobs import Forward, Request
-from llama_rt.engine.results import Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
+from llama_rt.engine.results import (
+    Chunk,
+    Completion,
+    EngineStats,
+    FinishReason,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from llama_rt.engine.stopping import named_ids, parse_stop
 from llama_rt.engine.streams import AsyncStream, Stream, collect, collect_async, run_forward
 
@@ -20,6 +28,7 @@ __all__ = [
     "Chunk",
     "Completion",
     "Engine",
+    "EngineStats",
     "FinishReason",
     "Forward",
     "IncrementalDetokenizer",

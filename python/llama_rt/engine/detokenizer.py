@@ -48,6 +48,11 @@ class IncrementalDetokenizer:
         return self._matcher.found
 
     @property
+    def stop_string(self) -> str:
+        """The stop string that was found; empty if none was."""
+        return self._matcher.string
+
+    @property
     def text(self) -> str:
         """The certain text."""
         return "".join(self._text)

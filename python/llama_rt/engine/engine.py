@@ -11,12 +11,14 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llama_rt.engine.cancellation import CancellationRegistry
 from llama_rt.engine.jobs import Job
+from llama_rt.engine.results import EngineStats
 from llama_rt.engine.scheduler import Scheduler
-from llama_rt.errors import DeviceError, LlamaRtError
+from llama_rt.errors import DeviceError, LlamaRtError, QueueFullError
 
 if TYPE_CHECKING:
     from llama_rt import _native
@@ -31,22 +33,29 @@ class Engine:
         self,
         runner: _native.Runner,
         *,
+        n_ctx: int,
         cache_tokens: int,
         max_batch_tokens: int = 512,
         max_sequences: int = 64,
+        max_waiting: int | None = None,
     ) -> None:
         """Takes over `runner`; nothing else may call it.
 
         Args:
             runner: Model, cache and workspace.
+            n_ctx: Context in tokens.
             cache_tokens: Tokens that the cache holds, all sequences together.
             max_batch_tokens: Maximum number of tokens in one step.
             max_sequences: Maximum number of requests in one batch; more wait.
+            max_waiting: Maximum number of those that wait; None is any number.
         """
+        self._max_sequences = max_sequences
+        self._max_waiting = max_waiting
         self._cancellation = CancellationRegistry()
         self._scheduler = Scheduler(
             runner,
             self._cancellation,
+            n_ctx=n_ctx,
             cache_tokens=cache_tokens,
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,
@@ -63,13 +72,17 @@ class Engine:
 
         Raises:
             LlamaRtError: The engine is closed.
+            QueueFullError: `max_waiting` requests wait already; none of `jobs` is queued.
             DeviceError: The device failed before and stays failed.
         """
         driver = None
         try:
             with self._cancellation.lock:
                 self.check_usable()
+                self._check_queue(len(jobs))
                 self._arrivals.extend(jobs)
+                if self._scheduler.running < self._max_sequences:
+                    self._cancellation.make_way(min(job.remaining for job in jobs))
                 if self._driver is None:
                     driver = threading.Thread(target=self._drive, name="llama_rt", daemon=False)
                     self._driver = driver
@@ -85,6 +98,32 @@ class Engine:
         except BaseException as error:  # Ctrl-C
             self._disown(driver, error)
             raise
+
+    def _check_queue(self, count: int) -> None:
+        if self._max_waiting is None:
+            return
+        waiting = self._scheduler.waiting + len(self._arrivals)
+        queued = self._scheduler.running + waiting + count - self._max_sequences
+        if queued > self._max_waiting:
+            msg = (
+                f"{self._scheduler.running} requests run and {waiting} wait; at most "
+                f"{self._max_waiting} may wait (max_waiting)"
+            )
+            raise QueueFullError(msg)
+
+    def stats(self) -> EngineStats:
+        """What runs now, and what has happened since the model was loaded."""
+        with self._cancellation.lock:
+            self.check_usable()
+            scheduler, counters = self._scheduler, self._scheduler.counters
+            pages_used, pages = scheduler.pages
+            return EngineStats(
+                running=scheduler.running,
+                waiting=scheduler.waiting + len(self._arrivals),
+                pages_used=pages_used,
+                pages=pages,
+                **asdict(counters),
+            )
 
     def _drive_here(self, driver: threading.Thread, error: RuntimeError) -> None:
         """No thread can be started: the interpreter is ending, or a limit is met."""

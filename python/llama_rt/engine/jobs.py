@@ -121,6 +121,10 @@ class Request(Job):
         seed: int,
         streaming: bool,
         adapters: ActiveAdapters = (),
+        user_stop_ids: frozenset[int] = frozenset(),
+        priority: int = 0,
+        timeout: float | None = None,
+        cache_salt: str = "",
     ) -> None:
         """Prepares the request.
 
@@ -132,6 +136,10 @@ class Request(Job):
             seed: Seed of the sampler, for the report.
             streaming: The caller wants chunks.
             adapters: Adapters in use.
+            user_stop_ids: Ids at which the caller asked to stop, for the report.
+            priority: Requests of a higher one are admitted first.
+            timeout: Seconds from now after which it is ended.
+            cache_salt: Its part of the cache is shared with requests of the same salt only.
         """
         super().__init__(prompt, adapters)
         self.sampler = sampler
@@ -142,7 +150,12 @@ class Request(Job):
         self.prompt_tokens = len(self.history)
         self.cached_tokens = 0
         self.sampled_count = 0
+        self.user_stop_ids = user_stop_ids
+        self.priority = priority
+        self.cache_key = (adapters, cache_salt)
+        self.passed_over = 0  # the scheduler's count of prompt tokens when it was admitted
         self._submitted = time.perf_counter()
+        self.deadline = None if timeout is None else self._submitted + timeout
         self._started = self._first = self._last = 0.0
 
     @property
@@ -159,18 +172,28 @@ class Request(Job):
         return self.sampled_count > 0 and self.remaining == 1
 
     @property
+    def is_late(self) -> bool:
+        """Its time is over."""
+        return self.deadline is not None and time.perf_counter() >= self.deadline
+
+    @property
+    def was_started(self) -> bool:
+        """It was admitted before, and lost its part of a full cache since."""
+        return self._started > 0
+
+    @property
     def left(self) -> int:
         """Tokens that may still be sampled."""
         return self.max_new - self.sampled_count
 
     def cached_sequence(self) -> CachedSequence:
         """What this request has in the cache."""
-        return CachedSequence(self.sequence_id, self.history[: self.fed], self.adapters)
+        return CachedSequence(self.sequence_id, self.history[: self.fed], self.cache_key)
 
     def start(self, sequence: int, cached: int) -> None:
         """Takes a cache sequence that already holds the first `cached` tokens."""
         self.sequence, self.fed = sequence, cached
-        if not self._started:
+        if not self.was_started:
             self._started = time.perf_counter()
             self.cached_tokens = cached
 
@@ -202,14 +225,21 @@ class Request(Job):
         if self.streaming and (chunk := self.detokenizer.take()) is not None:
             self.emit(chunk)
 
-    def finish(self, reason: FinishReason) -> None:
+    def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
         """Emits the last chunk and the completion."""
         self.detokenizer.finish()
+        if reason == "stop":
+            stop_reason = self._stop_reason()
         if self.streaming and (chunk := self.detokenizer.take(reason)) is not None:
             self.emit(chunk)
-        self.emit(self._completion(reason))
+        self.emit(self._completion(reason, stop_reason))
 
-    def _completion(self, reason: FinishReason) -> Completion:
+    def _stop_reason(self) -> str | int | None:
+        """The caller's own stop string or id that ended the text."""
+        last = self.history[-1]
+        return self.detokenizer.stop_string or (last if last in self.user_stop_ids else None)
+
+    def _completion(self, reason: FinishReason, stop_reason: str | int | None) -> Completion:
         detokenizer = self.detokenizer
         usage = Usage(self.prompt_tokens, len(detokenizer.tokens), self.cached_tokens)
         return Completion(
@@ -220,6 +250,7 @@ class Request(Job):
             usage=usage,
             timings=self._timings(),
             seed=self.seed,
+            stop_reason=stop_reason,
         )
 
     def _timings(self) -> Timings:

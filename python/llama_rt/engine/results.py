@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Chunk", "Completion", "FinishReason", "Timings", "TokenLogprob", "Usage"]
+__all__ = ["Chunk", "Completion", "EngineStats", "FinishReason", "Timings", "TokenLogprob", "Usage"]
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -95,6 +95,8 @@ class Completion:
         usage: Counts of tokens.
         timings: Seconds and tokens per second.
         seed: The seed that was used: the same call with it gives the same result.
+        stop_reason: The stop string or id of the call that ended the text; None where the model
+            ended it by a token of its own. `"timeout"` for a request whose time was over.
     """
 
     text: str
@@ -104,10 +106,38 @@ class Completion:
     usage: Usage
     timings: Timings
     seed: int
+    stop_reason: str | int | None = None
 
     def __str__(self) -> str:
         """Returns the text, so that `print` shows it."""
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine does now, and what it has done since the model was loaded.
+
+    Attributes:
+        running: Requests that hold a part of the cache.
+        waiting: Requests that were not admitted yet.
+        pages_used: Pages of the cache in use, by running requests and by what is kept of others.
+        pages: Pages of the cache.
+        prefix_asked: Tokens of prompts that were looked up in the cache.
+        prefix_hit: Those of them that were there.
+        preempted: How often a request lost its part of a full cache and started over.
+        prompt_tokens: Tokens of prompts that were computed.
+        generated_tokens: Tokens that were sampled.
+    """
+
+    running: int
+    waiting: int
+    pages_used: int
+    pages: int
+    prefix_asked: int
+    prefix_hit: int
+    preempted: int
+    prompt_tokens: int
+    generated_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

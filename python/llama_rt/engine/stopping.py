@@ -70,18 +70,20 @@ class StopMatcher:
         self._strings = tuple(strings)
         self._held = ""
         self.found = False
+        self.string = ""
 
     def push(self, text: str) -> str:
-        """Takes the next piece; returns what is certain now. Sets `found` at a stop string."""
+        """Takes the next piece; returns what is certain now. Sets `found` and `string` at one."""
         if not self._strings or self.found:
             return "" if self.found else text
         text = self._held + text
-        ends = [(at + len(s), at) for s in self._strings if (at := text.find(s)) >= 0]
+        ends = [(at + len(s), at, s) for s in self._strings if (at := text.find(s)) >= 0]
         if ends:
+            # The one complete first; of those that end together, the longest.
+            _, at, self.string = min(ends)
             self.found = True
             self._held = ""
-            # The one complete first; of those that end together, the longest.
-            return text[: min(ends)[1]]
+            return text[:at]
         keep = max(_overlap(text, s) for s in self._strings)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
