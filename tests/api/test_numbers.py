@@ -39,7 +39,7 @@ def test_logits_in_chunks_are_the_same(llm, monkeypatch):
     np.testing.assert_array_equal(llm.logits(IDS), whole)
 
 
-@pytest.mark.parametrize("ids", [[], [512], [-1], [1.0], ["a"], None, [[1, 2]]], ids=repr)
+@pytest.mark.parametrize("ids", [[], [512], [-1], [1.0], ["a"], "a", None, [[1, 2], 3]], ids=repr)
 def test_what_are_no_ids(llm, ids):
     with pytest.raises((TypeError, ConfigError), match=r"ids|prompt"):
         llm.logits(ids)

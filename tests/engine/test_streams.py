@@ -184,6 +184,7 @@ def test_a_failure_reaches_every_caller_and_passes(llm, monkeypatch):
 
     runner = scheduler._runner
     monkeypatch.setattr(scheduler, "_runner", Broken())
+    monkeypatch.setattr(scheduler._forwards, "_runner", Broken())
     with pytest.raises(ValueError, match="broken"):
         llm.generate(["a", "b"])
     with pytest.raises(ValueError, match="broken"):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from llama_rt.api import forward
 from llama_rt.api.adapter_choice import ALL, Adapter, choose_adapters
 from llama_rt.api.load import Loaded, load
-from llama_rt.api.pooling import own_pooling
+from llama_rt.api.pooling import OWN_POOLING, OwnPooling, own_pooling
 from llama_rt.api.prompts import Prompt, check_ids, split_prompts, to_ids
 from llama_rt.api.requests import (
     CallOptions,
@@ -49,6 +49,7 @@ __all__ = ["Llama"]
 
 Prompts = Sequence[Sequence[int]] | list[str] | tuple[str, ...]
 Messages = Sequence[Mapping[str, object]]
+Floats = npt.NDArray[np.float32]
 
 
 class Llama:
@@ -420,11 +421,17 @@ class Llama:
 
     # Numbers.
 
-    def logits(self, ids: Sequence[int], *, adapter: Adapter = ALL) -> npt.NDArray[np.float32]:
+    @overload
+    def logits(self, ids: Sequence[int], *, adapter: Adapter = ALL) -> Floats: ...
+    @overload
+    def logits(self, ids: Sequence[Sequence[int]], *, adapter: Adapter = ALL) -> list[Floats]: ...
+    def logits(
+        self, ids: Sequence[int] | Sequence[Sequence[int]], *, adapter: Adapter = ALL
+    ) -> Floats | list[Floats]:
         """Logits of every position in a fresh context, with no begin-of-text added.
 
         Args:
-            ids: Token ids, `[n]`.
+            ids: Token ids, `[n]`, or a list of such, which runs as one batch and gives a list.
             adapter: As in `generate`.
 
         Returns:
@@ -435,35 +442,66 @@ class Llama:
             ConfigError: An id is not in the vocabulary, or there is none.
         """
         self._needs_output("logits")
-        return forward.logits(*self._for_numbers(ids, adapter), self._config.vocab_size)
+        engine, texts, active, many = self._for_numbers(ids, adapter, text=False)
+        rows = forward.logits(engine, texts, active, self._config.vocab_size)
+        return rows if many else rows[0]
 
-    def score(self, text_or_ids: Prompt, *, adapter: Adapter = ALL) -> npt.NDArray[np.float32]:
+    @overload
+    def score(self, text_or_ids: Prompt, *, adapter: Adapter = ALL) -> Floats: ...
+    @overload
+    def score(self, text_or_ids: Prompts, *, adapter: Adapter = ALL) -> list[Floats]: ...
+    def score(
+        self, text_or_ids: Prompt | Prompts, *, adapter: Adapter = ALL
+    ) -> Floats | list[Floats]:
         """Log-probability of every token after the first, float32 `[n-1]`.
 
         Args:
-            text_or_ids: Text (begin-of-text is put in front) or ids as they are.
+            text_or_ids: Text (framed by the model's own rule) or ids as they are; or a list of
+                either, which runs as one batch, computes once what several begin with, and gives a
+                list.
             adapter: As in `generate`.
 
         Raises:
             CapacityError: More tokens than the context holds.
         """
         self._needs_output("score")
-        return forward.score(*self._for_numbers(text_or_ids, adapter), self._config.vocab_size)
+        engine, texts, active, many = self._for_numbers(text_or_ids, adapter)
+        rows = forward.score(engine, texts, active, self._config.vocab_size)
+        return rows if many else rows[0]
 
+    @overload
     def embed(
         self,
         text_or_ids: Prompt,
-        pooling: Literal["mean", "last"] | None = None,
+        pooling: Literal["mean", "last"] = OWN_POOLING,
         normalize: bool = True,
         *,
         adapter: Adapter = ALL,
-    ) -> npt.NDArray[np.float32]:
+    ) -> Floats: ...
+    @overload
+    def embed(
+        self,
+        text_or_ids: Prompts,
+        pooling: Literal["mean", "last"] = OWN_POOLING,
+        normalize: bool = True,
+        *,
+        adapter: Adapter = ALL,
+    ) -> list[Floats]: ...
+    def embed(
+        self,
+        text_or_ids: Prompt | Prompts,
+        pooling: Literal["mean", "last"] = OWN_POOLING,
+        normalize: bool = True,
+        *,
+        adapter: Adapter = ALL,
+    ) -> Floats | list[Floats]:
         """One vector for a text, float32 `[dim]`, from the last layer's normed states.
 
         Args:
-            text_or_ids: Text (begin-of-text is put in front) or ids as they are.
-            pooling: The mean over all tokens, or the last one's state; None is what the model's
-                `1_Pooling/config.json` says, the mean without one.
+            text_or_ids: Text (framed by the model's own rule) or ids as they are; or a list of
+                either, which runs as one batch and gives a list.
+            pooling: The mean over all tokens, or the last one's state. Left out, it is what the
+                model's `1_Pooling/config.json` says, the mean without one.
             normalize: Scale to length 1.
             adapter: As in `generate`.
 
@@ -471,10 +509,11 @@ class Llama:
             CapacityError: More tokens than the context holds.
             ConfigError: Another `pooling`.
         """
-        if pooling is None:
+        if isinstance(pooling, OwnPooling):
             pooling = own_pooling(self.path)
-        engine, ids, active = self._for_numbers(text_or_ids, adapter)
-        return forward.embed(engine, ids, active, self._config.dim, pooling, normalize)
+        engine, texts, active, many = self._for_numbers(text_or_ids, adapter)
+        rows = forward.embed(engine, texts, active, self._config.dim, pooling, normalize)
+        return rows if many else rows[0]
 
     # Shared by the calls.
 
@@ -490,16 +529,19 @@ class Llama:
         return check_ids(prompt, self._config.vocab_size)
 
     def _for_numbers(
-        self, text_or_ids: object, adapter: object
-    ) -> tuple[Engine, list[int], ActiveAdapters]:
+        self, text_or_ids: object, adapter: object, *, text: bool = True
+    ) -> tuple[Engine, list[list[int]], ActiveAdapters, bool]:
         loaded = self._open()
         active = choose_adapters(adapter, loaded.adapters)
-        ids = self._ids(text_or_ids)
+        given, many = split_prompts(text_or_ids)
+        size = self._config.vocab_size
+        texts = [self._ids(one) if text else check_ids(one, size) for one in given]
         limit = min(self.n_ctx, loaded.cache_tokens)
-        if len(ids) > limit:
-            msg = f"{len(ids)} tokens do not fit in the context of {limit}"
-            raise CapacityError(msg)
-        return loaded.engine, ids, active
+        for ids in texts:
+            if len(ids) > limit:
+                msg = f"{len(ids)} tokens do not fit in the context of {limit}"
+                raise CapacityError(msg)
+        return loaded.engine, texts, active, many
 
     def _needs_output(self, caller: str) -> None:
         if self._config.bare:

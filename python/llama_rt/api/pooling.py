@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from llama_rt.errors import ConfigError
 
-__all__ = ["own_pooling"]
+__all__ = ["OWN_POOLING", "OwnPooling", "own_pooling"]
 
 _MODES: dict[str, Literal["mean", "last"]] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
 }
+
+
+class OwnPooling(str):
+    """Says "mean", and that the caller did not say it: a model's own way comes first."""
+
+    __slots__ = ()
+
+
+OWN_POOLING = cast("Literal['mean']", OwnPooling("mean"))
 
 
 def own_pooling(path: Path) -> Literal["mean", "last"]:

@@ -1,7 +1,7 @@
 """The engine: requests become batches, batches become tokens, tokens become text.
 
 `engine` takes jobs from any thread; `scheduler` decides what runs next and calls the native runner;
-`cancellation` cancels; `job` is what callers hand in;
+`cancellation` cancels; `jobs` are what callers hand in; `forward_queue` holds plain forward passes;
 `detokenizer` and `stopping` turn tokens into text; `prefix_cache` reuses the cache; `streams` is
 how callers wait; `results` is what they get.
 """
@@ -21,7 +21,7 @@ from llama_rt.engine.results import (
     Usage,
 )
 from llama_rt.engine.stopping import named_ids, parse_stop
-from llama_rt.engine.streams import AsyncStream, Stream, collect, collect_async, run_forward
+from llama_rt.engine.streams import AsyncStream, Stream, collect, collect_async, run_forwards
 
 __all__ = [
     "AsyncStream",
@@ -41,5 +41,5 @@ __all__ = [
     "collect_async",
     "named_ids",
     "parse_stop",
-    "run_forward",
+    "run_forwards",
 ]

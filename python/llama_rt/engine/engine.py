@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llama_rt.engine.cancellation import CancellationRegistry
-from llama_rt.engine.jobs import Job
+from llama_rt.engine.jobs import Job, Request
 from llama_rt.engine.results import EngineStats
 from llama_rt.engine.scheduler import Scheduler
 from llama_rt.errors import DeviceError, LlamaRtError, QueueFullError
@@ -79,10 +79,11 @@ class Engine:
         try:
             with self._cancellation.lock:
                 self.check_usable()
-                self._check_queue(len(jobs))
+                requests = [job for job in jobs if isinstance(job, Request)]
+                self._check_queue(len(requests))
                 self._arrivals.extend(jobs)
-                if self._scheduler.running < self._max_sequences:
-                    self._cancellation.make_way(min(job.remaining for job in jobs))
+                if requests and self._scheduler.running < self._max_sequences:
+                    self._cancellation.make_way(min(job.remaining for job in requests))
                 if self._driver is None:
                     driver = threading.Thread(target=self._drive, name="llama_rt", daemon=False)
                     self._driver = driver

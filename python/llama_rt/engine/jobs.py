@@ -71,6 +71,14 @@ class Job:
         return owner is threading.main_thread() or owner.daemon or not owner.is_alive()
 
     @property
+    def sequence_id(self) -> int:
+        """The sequence of a job that was started."""
+        if self.sequence is None:
+            msg = "a running job has no cache sequence"
+            raise LlamaRtError(msg)
+        return self.sequence
+
+    @property
     def remaining(self) -> int:
         """Tokens known but not yet in the cache."""
         return len(self.history) - self.fed
@@ -91,6 +99,8 @@ class Forward(Job):
         states: bool,
         chunk: int,
         adapters: ActiveAdapters = (),
+        parent: Forward | None = None,
+        shared: int = 0,
     ) -> None:
         """Prepares the pass.
 
@@ -101,8 +111,13 @@ class Forward(Job):
             states: Give normed states of the last layer instead of logits.
             chunk: Maximum number of tokens in one step.
             adapters: Adapters in use.
+            parent: A pass that begins with the same `shared` ids: their rows need not come to
+                `consume`, which then starts at a later position.
+            shared: Number of those ids.
         """
         super().__init__(ids, adapters)
+        self.parent = parent
+        self.shared = shared
         self.consume = consume
         self.states = states
         self.chunk = chunk
@@ -157,14 +172,6 @@ class Request(Job):
         self._submitted = time.perf_counter()
         self.deadline = None if timeout is None else self._submitted + timeout
         self._started = self._first = self._last = 0.0
-
-    @property
-    def sequence_id(self) -> int:
-        """The sequence of a request that was started."""
-        if self.sequence is None:
-            msg = "a running request has no cache sequence"
-            raise LlamaRtError(msg)
-        return self.sequence
 
     @property
     def is_decoding(self) -> bool:

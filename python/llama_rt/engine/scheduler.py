@@ -11,13 +11,13 @@ engine's thread calls this.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_rt.engine.cancellation import CancellationRegistry
-from llama_rt.engine.jobs import Finished, Forward, Job, Request
+from llama_rt.engine.forward_queue import ForwardQueue
+from llama_rt.engine.jobs import Forward, Job, Request
 from llama_rt.engine.prefix_cache import CachedSequence, PrefixCache, common_length, pages_for
 from llama_rt.engine.results import FinishReason
 from llama_rt.errors import CancelledError, CapacityError, LlamaRtError
@@ -102,7 +102,7 @@ class Scheduler:
         self._kept_pages = max(1, pages_for(kept))
         self._waiting: list[Request] = []  # by priority, then first come, first served
         self._active: list[Request] = []
-        self._forwards: deque[Forward] = deque()
+        self._forwards = ForwardQueue(runner, cancellation, self._make_room_for_forward)
         # A step was abandoned since a long prompt last went on: steps are short and run to their
         # end until it does.
         self._was_abandoned = False
@@ -130,19 +130,19 @@ class Scheduler:
             self._waiting.append(job)
             self._waiting.sort(key=lambda request: -request.priority)  # stable
         elif isinstance(job, Forward):
-            self._forwards.append(job)
+            self._forwards.add(job)
 
     def step(self) -> None:
         """Runs one batch and emits its events."""
         self._drop_finished()
         self._admit()
         self._advance_requests()
-        self._advance_forward()
+        self._advance_forwards()
         self.pages = self._runner.cache_pages()
 
     def fail(self, error: BaseException) -> None:
         """Reports an error to every job and empties the cache."""
-        jobs: list[Job] = [*self._active, *self._waiting, *self._forwards]
+        jobs: list[Job] = [*self._active, *self._waiting, *self._forwards.jobs]
         self.forget()
         for job in jobs:
             job.emit(error)
@@ -167,9 +167,7 @@ class Scheduler:
                 self._finish(request, "cancelled", "timeout")
             elif request.left <= 0:
                 self._finish(request, "length")
-        for job in list(self._forwards):
-            if self._cancellation.is_cancelled(job):
-                self._end_forward(job, CancelledError("the call was cancelled"))
+        self._forwards.drop_cancelled()
 
     def _admit(self) -> None:
         """Admits waiting requests in their order, as long as they fit in the cache.
@@ -324,43 +322,9 @@ class Scheduler:
         else:
             self._finish(request, reason)
 
-    def _advance_forward(self) -> None:
-        """One chunk of the oldest forward pass."""
-        if not self._forwards:
-            return
-        job = self._forwards[0]
-        if job.sequence is None:
-            job.sequence = self._runner.create()
-        limit = min(job.chunk, _SHARED_TOKENS) if self._active else job.chunk
-        tokens = job.next_tokens(min(limit, job.remaining))
-        abandonable, self._was_abandoned = 0 if self._was_abandoned else len(tokens), False
-        try:
-            with self._cancellation.running([job], abandonable) as active:
-                if not active:
-                    return
-                rows = self._runner.forward(
-                    [job.sequence],
-                    [tokens],
-                    outputs="all",
-                    states=job.states,
-                    cancel=self._cancellation.flag,
-                    adapters=[job.adapters],
-                )
-        except CancelledError:
-            self._was_abandoned = True
-            return
-        except CapacityError as error:
-            if not self._prefix_cache.evict(_EVICTED_PAGES) and not self._preempt():
-                self._end_forward(job, error)
-            return
-        try:
-            job.consume(job.fed, rows)
-        except Exception as error:  # the caller's own, and only the caller's
-            self._end_forward(job, error)
-            return
-        job.fed += len(tokens)
-        if not job.remaining:
-            self._end_forward(job, Finished())
+    def _advance_forwards(self) -> None:
+        limit = _SHARED_TOKENS if self._active else self._max_batch_tokens
+        self._forwards.advance(limit)
 
     # A full cache.
 
@@ -373,13 +337,16 @@ class Scheduler:
             return
         if len(self._active) > 1:
             self._preempt()
-        elif any(forward.sequence is not None for forward in self._forwards):
+        elif any(forward.sequence is not None for forward in self._forwards.jobs):
             return  # its cache is free when that pass ends
         elif requests[0].sampled_count:
             self._finish(requests[0], "length")
         else:
             self._end_request(requests[0])
             requests[0].emit(error)
+
+    def _make_room_for_forward(self) -> bool:
+        return self._prefix_cache.evict(_EVICTED_PAGES) or self._preempt()
 
     def _preempt(self) -> bool:
         """Takes the cache of the request that came last; it starts over later, same bits."""
@@ -421,10 +388,3 @@ class Scheduler:
         kept = used - running
         if kept > self._kept_pages:
             self._prefix_cache.evict(kept - self._kept_pages)
-
-    def _end_forward(self, job: Forward, event: Finished | BaseException) -> None:
-        self._forwards.remove(job)
-        if job.sequence is not None:
-            sequence, job.sequence = job.sequence, None
-            self._runner.release(sequence)
-        job.emit(event)

@@ -13,7 +13,7 @@ from llama_rt.engine.results import Chunk, Completion
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["AsyncStream", "Stream", "collect", "collect_async", "run_forward"]
+__all__ = ["AsyncStream", "Stream", "collect", "collect_async", "run_forwards"]
 
 
 def collect(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
@@ -42,18 +42,21 @@ def collect(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
     return [done[index] for index in range(len(requests))]
 
 
-def run_forward(engine: Engine, forward: Forward) -> None:
-    """Runs a forward pass and waits for it; a Ctrl-C cancels it and is raised at once."""
+def run_forwards(engine: Engine, forwards: Sequence[Forward]) -> None:
+    """Runs forward passes and waits for all; the first error, or a Ctrl-C, cancels the rest."""
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    forward.set_callback(events.put)
+    for forward in forwards:
+        forward.set_callback(events.put)
+    left = len(forwards)
     try:
-        engine.submit([forward])
-        event = events.get()
-        while not isinstance(event, Finished):
-            _raise_if_error(event)
+        if forwards:
+            engine.submit(forwards)
+        while left:
             event = events.get()
+            _raise_if_error(event)
+            left -= isinstance(event, Finished)
     except BaseException:
-        engine.cancel(forward)
+        _cancel_all(engine, forwards)
         raise
 
 
