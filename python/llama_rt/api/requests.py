@@ -97,13 +97,13 @@ class Settings:
         """
         max_new = fit(len(prompt), self.max_tokens, n_ctx, cache_tokens)
         seed = random_seed() if self.params.seed is None else self.params.seed
+        asked: dict[int, str | int] = {id: id for id in self.stop_ids}
+        asked |= named_ids(self.stop, tokenizer.special_ids)
         sampler = make_sampler(
             self.params,
             vocab_size=vocab_size,
             seed=seed,
-            stop_ids=tokenizer.stop_ids
-            | self.stop_ids
-            | named_ids(self.stop, tokenizer.special_ids),
+            stop_ids=tokenizer.stop_ids | asked.keys(),
             suppressed={*tokenizer.unsampled_ids, *range(tokenizer.vocab_size, vocab_size)},
             logprobs=self.logprobs,
             isa=isa,
@@ -120,7 +120,7 @@ class Settings:
             seed=seed,
             streaming=streaming,
             adapters=self.active,
-            user_stop_ids=self.stop_ids,
+            stop_reasons=asked,
             priority=self.priority,
             timeout=self.timeout,
             cache_salt=self.cache_salt,

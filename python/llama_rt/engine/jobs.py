@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -136,7 +136,7 @@ class Request(Job):
         seed: int,
         streaming: bool,
         adapters: ActiveAdapters = (),
-        user_stop_ids: frozenset[int] = frozenset(),
+        stop_reasons: Mapping[int, str | int] | None = None,
         priority: int = 0,
         timeout: float | None = None,
         cache_salt: str = "",
@@ -151,7 +151,7 @@ class Request(Job):
             seed: Seed of the sampler, for the report.
             streaming: The caller wants chunks.
             adapters: Adapters in use.
-            user_stop_ids: Ids at which the caller asked to stop, for the report.
+            stop_reasons: What the caller asked to stop at, by the id that ends the text.
             priority: Requests of a higher one are admitted first.
             timeout: Seconds from now after which it is ended.
             cache_salt: Its part of the cache is shared with requests of the same salt only.
@@ -165,7 +165,7 @@ class Request(Job):
         self.prompt_tokens = len(self.history)
         self.cached_tokens = 0
         self.sampled_count = 0
-        self.user_stop_ids = user_stop_ids
+        self.stop_reasons = stop_reasons or {}
         self.priority = priority
         self.cache_key = (adapters, cache_salt)
         self.passed_over = 0  # the scheduler's count of prompt tokens when it was admitted
@@ -243,8 +243,7 @@ class Request(Job):
 
     def _stop_reason(self) -> str | int | None:
         """The caller's own stop string or id that ended the text."""
-        last = self.history[-1]
-        return self.detokenizer.stop_string or (last if last in self.user_stop_ids else None)
+        return self.detokenizer.stop_string or self.stop_reasons.get(self.history[-1])
 
     def _completion(self, reason: FinishReason, stop_reason: str | int | None) -> Completion:
         detokenizer = self.detokenizer

@@ -53,9 +53,9 @@ def _token_id(item: object) -> int:
     return token
 
 
-def named_ids(strings: Iterable[str], special_ids: Mapping[str, int]) -> frozenset[int]:
+def named_ids(strings: Iterable[str], special_ids: Mapping[str, int]) -> dict[int, str]:
     """Control and added tokens whose text is a stop string: it is not in the decoded text."""
-    return frozenset(special_ids[text] for text in strings if text in special_ids)
+    return {special_ids[text]: text for text in strings if text in special_ids}
 
 
 class StopMatcher:
