@@ -1,4 +1,4 @@
-// What the CUDA room needs of a toolkit: headers, the host's C++20, the runtime (cuda.cmake).
+// What the CUDA backend needs of a toolkit: headers, the host's C++20, the runtime (cuda.cmake).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>

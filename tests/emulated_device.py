@@ -4,10 +4,13 @@ Objects are kept in `build/emulated` and made again when a source or a header th
 """
 
 import ctypes
+import fcntl
 import os
 import subprocess
 import sysconfig
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -56,13 +59,23 @@ def _is_current(made: Path, depfile: Path) -> bool:
     return all(Path(p).is_file() and Path(p).stat().st_mtime <= age for p in read)
 
 
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """One process at a time makes what has this name: tests may run in several."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def compiled(source: Path, *flags: str) -> Path:
     """The object file of one source; `flags` are those it needs besides FLAGS."""
     name = source.relative_to(ROOT).as_posix().replace("/", "-")
     made = FOLDER / f"{name}.{zlib.crc32(' '.join((*FLAGS, *flags)).encode()):08x}.o"
     depfile = made.with_suffix(".d")
-    if not _is_current(made, depfile):
-        FOLDER.mkdir(parents=True, exist_ok=True)
+    with _locked(made.name):
+        if _is_current(made, depfile):
+            return made
         new = made.with_suffix(f".{os.getpid()}.o")
         command = [COMPILER, *FLAGS, *flags, "-MMD", "-MF", str(depfile)]
         subprocess.run([*command, "-c", str(source), "-o", str(new)], check=True)
@@ -80,12 +93,18 @@ def library(name: str, *sources: str) -> ctypes.CDLL:
 def linked(name: str, objects: list[Path]) -> Path:
     """The shared library of these objects, for ctypes; others of the same name are left alone."""
     built_from = zlib.crc32(" ".join(map(str, objects)).encode())
-    return _link(FOLDER / f"lib{name}.{built_from:08x}.so", objects)
+    made = FOLDER / f"lib{name}.{built_from:08x}.so"
+    with _locked(made.name):
+        return _link(made, objects)
 
 
 def package(name: str, objects: list[Path]) -> Path:
     """A folder to put first on the Python path: `llama_rt` with these objects as native module."""
-    folder = FOLDER / name / "llama_rt"
+    with _locked(name):
+        return _package(FOLDER / name / "llama_rt", objects)
+
+
+def _package(folder: Path, objects: list[Path]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir():
         if entry.is_symlink():

@@ -10,7 +10,8 @@
 
 namespace llama_rt {
 
-// What a fast kernel turns the other operand of a product into.
+// What a packed kernel converts the activations to: float32, bf16, groups of 32 bytes with a scale,
+// AMX tiles of bf16, or such tiles twice (values and what their rounding lost).
 enum class Activation : uint8_t { kF32, kBF16, kQ8, kTiles, kSplitTiles };
 inline constexpr int kActivations = 5;
 

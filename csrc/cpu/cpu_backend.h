@@ -1,5 +1,5 @@
 // The CPU as a backend: op list -> split work -> kernel table. Arithmetic lives in ISA levels/;
-// which kernel, which split and which weight layout in matmul.cpp, attention.cpp and pack.cpp.
+// which kernel, which split and which weight layout in matmul.cpp, attention.cpp and repack.cpp.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,7 @@
 
 namespace llama_rt::cpu {
 
-// A matrix in panels of 16 rows (see kernels.h).
+// A matrix in panels of 16 rows (see kernel_table.h).
 struct PanelWeight final : PackedWeight {
   std::shared_ptr<Storage> storage;
   int64_t panel_bytes = 0;

@@ -18,7 +18,7 @@
 namespace llama_rt::cuda {
 
 // A matrix in the layout that ProductFormat::pack made.
-struct ShuffledWeight final : PackedWeight {
+struct RepackedWeight final : PackedWeight {
   std::shared_ptr<Storage> storage;
   int64_t bytes() const override { return static_cast<int64_t>(storage->bytes()); }
 };

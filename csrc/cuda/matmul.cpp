@@ -10,7 +10,7 @@ namespace {
 Matrix matrix_of(const Weight& weight) {
   Matrix m{weight.rows, weight.cols, weight.dtype};
   if (weight.packed) {
-    m.packed = static_cast<const ShuffledWeight&>(*weight.packed).storage->data();
+    m.packed = static_cast<const RepackedWeight&>(*weight.packed).storage->data();
   } else {
     m.stored = weight.stored.view.data;
     m.row_bytes = weight.stored.view.row_stride;
@@ -64,7 +64,7 @@ Weight CudaBackend::do_prepare(const Tensor& matrix, Role role, Repack repack) {
     return weight;
   }
   const ProductFormat& format = kernels_.product[static_cast<size_t>(view.dtype)];
-  auto packed = std::make_shared<ShuffledWeight>();
+  auto packed = std::make_shared<RepackedWeight>();
   packed->storage =
       device_storage(static_cast<size_t>(format.packed_bytes(weight.rows, weight.cols)), name_);
   const int64_t group = kPackRows * view.row_stride;
@@ -93,7 +93,7 @@ Weight CudaBackend::reuse_resident(const Weight& table, Role role, Repack repack
   if (!packs(table.dtype, table.rows, table.cols, role, repack)) return table;
   const Lock lock(*this);
   const ProductFormat& format = kernels_.product[static_cast<size_t>(table.dtype)];
-  auto packed = std::make_shared<ShuffledWeight>();
+  auto packed = std::make_shared<RepackedWeight>();
   packed->storage =
       device_storage(static_cast<size_t>(format.packed_bytes(table.rows, table.cols)), name_);
   format.pack({.rows_data = table.stored.view.data,

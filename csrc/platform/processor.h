@@ -21,7 +21,7 @@ struct CpuInfo {
   bool neon = false;          // AArch64's vectors, which convert half precision
   bool neon_dotprod = false;  // + the dot product of bytes
   bool neon_i8mm = false;     // + the matrix product of bytes
-  bool prefetches = false;    // streams are read fastest when software asks for nothing ahead
+  bool prefetches = false;    // the hardware prefetcher suffices: software prefetch only slows it
   std::string model;          // brand string; empty if unknown
   int cores = 1;              // CPUs in the affinity mask
   int physical_cores = 1;     // those, counting SMT siblings once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -56,6 +57,27 @@ def test_no_file_is_too_long() -> None:
         for path in code
     }
     assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
+
+
+def lines_of(folder: Path, endings: set[str]) -> dict[Path, int]:
+    paths = [path for path in folder.rglob("*") if path.suffix in endings]
+    return {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+
+
+def test_files_are_neither_crumbs_nor_catch_alls() -> None:
+    native = lines_of(ROOT / "csrc", {".h", ".cpp", ".inl", ".cu", ".cuh"})
+    assert sum(n < 40 for n in native.values()) < 0.1 * len(native)
+    python = lines_of(ROOT / "python" / "llama_rt", {".py"})
+    for lengths in (native, python):
+        assert 100 <= median(lengths.values()) <= 250
+
+
+def test_no_package_outweighs_the_others() -> None:
+    lengths = lines_of(ROOT / "python" / "llama_rt", {".py"})
+    total = sum(lengths.values())
+    for package in {path.parent for path in lengths} - {ROOT / "python" / "llama_rt"}:
+        own = sum(n for path, n in lengths.items() if package in path.parents)
+        assert own <= 0.15 * total, package
 
 
 @pytest.mark.parametrize(

@@ -133,10 +133,10 @@ void multiply(const MatmulTask& task, cudaStream_t stream) {
 }  // namespace
 
 void register_dequantized_matmul(Kernels& kernels) {
-#define LLAMA_RT_PAINT(id, ...) \
+#define LLAMA_RT_REGISTER(id, ...) \
   kernels.dequantized_matmul[static_cast<size_t>(DType::k##id)] = multiply<DType::k##id>;
-  LLAMA_RT_DTYPES(LLAMA_RT_PAINT)
-#undef LLAMA_RT_PAINT
+  LLAMA_RT_DTYPES(LLAMA_RT_REGISTER)
+#undef LLAMA_RT_REGISTER
 }
 
 }  // namespace llama_rt::cuda

@@ -29,13 +29,13 @@ struct ProductPlan {
   int tiles = 0;  // column tiles of a row tile first
   int column_tiles = 1;
   int first_tile[kMaxJobs + 1] = {};  // row tiles of the jobs before
-  int apart = 1;                      // half tiles between the halves of a tile
-  int granule = 1;                    // steps that stay together
+  int apart = 1;                      // distance between the two halves of a tile, in half tiles
+  int granule = 1;                    // steps of k that one block takes as a unit
   int blocks = 0;
-  int share = 0;              // granules of a block
-  int longer = 0;             // blocks, the first, that have one more
+  int share = 0;              // granules of each block
+  int longer = 0;             // the first so many blocks have one granule more
   float* partials = nullptr;  // [blocks, 2, values of a tile]
-  // Inputs of gemm: core matrices of 8 rows and 8 columns, see inputs.cu.
+  // Inputs of gemm: core matrices of 8 rows and 8 columns, see quantize_activations.cu.
   const std::byte* inputs = nullptr;
   int64_t input_groups = 0;  // of 8 rows
   int64_t part_bytes = 0;
@@ -63,7 +63,7 @@ int64_t input_bytes(const MatmulTask& task, int parts, int unit_k);
 #define LLAMA_RT_PACKED_DTYPES(X) \
   X(F16) X(BF16) X(Q8_0) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K)
 
-// What fills the table, per packed dtype: pack.cu, matvec.cu, gemm_mma.cu, gemm_wgmma.cu.
+// What fills the table, per packed dtype: pack.cu, gemv.cu, gemm_mma.cu, gemm_wgmma.cu.
 template <DType kType>
 void pack(const PackTask& task, cudaStream_t stream);
 template <DType kType>

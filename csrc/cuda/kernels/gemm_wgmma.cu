@@ -202,10 +202,10 @@ void gemm(const MatmulTask& task, cudaStream_t stream) {
 }  // namespace
 
 void register_wgmma(Kernels& kernels) {
-#define LLAMA_RT_PAINT(id) \
+#define LLAMA_RT_REGISTER(id) \
   kernels.product[static_cast<size_t>(DType::k##id)].gemm = gemm<DType::k##id>;
-  LLAMA_RT_PACKED_DTYPES(LLAMA_RT_PAINT)
-#undef LLAMA_RT_PAINT
+  LLAMA_RT_PACKED_DTYPES(LLAMA_RT_REGISTER)
+#undef LLAMA_RT_REGISTER
 }
 
 }  // namespace llama_rt::cuda

@@ -105,10 +105,10 @@ ProductFormat format() {
 }
 
 void register_matmul(Kernels& kernels) {
-#define LLAMA_RT_PAINT(id) \
+#define LLAMA_RT_REGISTER(id) \
   kernels.product[static_cast<size_t>(DType::k##id)] = format<DType::k##id>();
-  LLAMA_RT_PACKED_DTYPES(LLAMA_RT_PAINT)
-#undef LLAMA_RT_PAINT
+  LLAMA_RT_PACKED_DTYPES(LLAMA_RT_REGISTER)
+#undef LLAMA_RT_REGISTER
 }
 
 }  // namespace llama_rt::cuda

@@ -22,7 +22,6 @@ from llama_rt.tokenizer.bpe.bpe_ranks import (
     uses_scaled_rope,
 )
 from llama_rt.tokenizer.bpe.bpe_tekken import tekken_rows
-from llama_rt.tokenizer.file_access import json_object, read_bytes
 from llama_rt.tokenizer.folder_tokens import added_tokens, end_ids
 from llama_rt.tokenizer.gguf_values import (
     NORMALIZATION_KEY,
@@ -38,6 +37,7 @@ from llama_rt.tokenizer.sentencepiece.spm_model import (
     parse_model,
     serialize_model,
 )
+from llama_rt.tokenizer_files import json_object, read_bytes
 
 __all__ = ["read_vocabulary", "sentencepiece_model", "vocabulary_keys"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.file_access import json_object
 from llama_rt.tokenizer.special import AddedToken, is_control_text
+from llama_rt.tokenizer_files import json_object
 
 __all__ = ["added_tokens", "end_ids", "named_texts", "vocab_rows"]
 

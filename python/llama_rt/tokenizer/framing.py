@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llama_rt.tokenizer.file_access import json_object
+from llama_rt.tokenizer_files import json_object
 
 __all__ = ["Frame", "folder_frame"]
 

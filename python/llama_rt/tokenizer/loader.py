@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sized
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.file_access import is_file, is_folder, json_object, read_bytes
 from llama_rt.tokenizer.protocol import Tokenizer
 from llama_rt.tokenizer.sentencepiece.spm_folder import spm_from_file
 from llama_rt.tokenizer.sentencepiece.spm_gguf import spm_from_gguf
+from llama_rt.tokenizer_files import is_file, is_folder, json_object, read_bytes
 
 __all__ = ["find_tokenizer", "load_tokenizer"]
 

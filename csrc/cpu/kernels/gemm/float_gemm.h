@@ -1,4 +1,4 @@
-// Products with float panels, written once over a ISA level's lanes.h. Each (row, token) is one
+// Products with float panels, written once over a ISA level's simd.h. Each (row, token) is one
 // chain of fused multiply-adds in the order of k: its bits do not depend on the tile, the batch or
 // the thread.
 #pragma once

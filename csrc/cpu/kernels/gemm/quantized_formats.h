@@ -1,5 +1,5 @@
 // How the codes and scales of each quantized format are read from a panel (layouts: panel.h), over
-// a ISA level's lanes.h.
+// a ISA level's simd.h.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // The tile of rows x tokens that multiplies quantized panels, written once over a ISA level's
-// lanes.h. Each (row, token) has one float accumulator that takes the groups in the order of k,
+// simd.h. Each (row, token) has one float accumulator that takes the groups in the order of k,
 // with the same operations in every tile: its bits do not depend on the tile, the batch or the
 // thread.
 #pragma once

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llama_rt.errors import TemplateError, TokenizerError
 from llama_rt.tokenizer import Tokenizer
-from llama_rt.tokenizer.file_access import is_file, is_folder, json_object, read_bytes
+from llama_rt.tokenizer_files import is_file, is_folder, json_object, read_bytes
 
 __all__ = ["adds_bos", "checkpoint_templates", "read_template", "token_texts"]
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llama_rt.errors import TokenizerError
-from llama_rt.tokenizer.file_access import is_file, json_object, read_bytes
 from llama_rt.tokenizer.folder_tokens import added_tokens, vocab_rows
 from llama_rt.tokenizer.sentencepiece.spm import SpmTokenizer, open_proto
 from llama_rt.tokenizer.sentencepiece.spm_model import (
@@ -18,6 +17,7 @@ from llama_rt.tokenizer.sentencepiece.spm_model import (
 )
 from llama_rt.tokenizer.sentencepiece.spm_rules import end_rows, folder_rules
 from llama_rt.tokenizer.special import AddedToken, is_markup
+from llama_rt.tokenizer_files import is_file, json_object, read_bytes
 
 __all__ = ["spm_from_file"]
 

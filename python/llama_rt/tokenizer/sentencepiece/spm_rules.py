@@ -6,12 +6,12 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_rt.tokenizer.file_access import json_object
 from llama_rt.tokenizer.folder_tokens import end_ids
 from llama_rt.tokenizer.framing import folder_frame
 from llama_rt.tokenizer.sentencepiece.spm_model import PieceKind, SpmModel
 from llama_rt.tokenizer.sentencepiece.spm_steps import space_rules
 from llama_rt.tokenizer.settings import PrefixSpace, TextRules
+from llama_rt.tokenizer_files import json_object
 
 __all__ = ["end_rows", "folder_rules"]
 

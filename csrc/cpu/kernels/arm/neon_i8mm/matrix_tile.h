@@ -1,6 +1,6 @@
 // The tile of rows x tokens that multiplies quantized panels by matrix instructions: one multiplies
 // two rows by two tokens over 8 k. Sums are blocks of two rows by two tokens, and each takes the
-// same operations in the same order as in generic/quantized_tile.h: the bits are those of a tile of
+// same operations in the same order as in gemm/quantized_tile.h: the bits are those of a tile of
 // vectors.
 #pragma once
 

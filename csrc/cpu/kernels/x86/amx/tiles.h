@@ -5,7 +5,7 @@
 // to nearest even and takes denormals as zeros, whatever MXCSR says.
 #pragma once
 
-// lanes.h silences GCC 12 about its own intrinsics, so it comes before <immintrin.h>.
+// simd.h silences GCC 12 about its own intrinsics, so it comes before <immintrin.h>.
 #include <immintrin.h>
 
 #include <cstddef>
