@@ -105,7 +105,8 @@ void BytePairEncoder::encode(std::span<const std::string_view> words,
       encode_word(word, scratch, ids);
       count = ids.size() - start;
     } else {
-      ids.reserve(ids.size() + count);  // the source must not move
+      const size_t needed = ids.size() + count;  // the source must not move while it is copied
+      if (needed > ids.capacity()) ids.reserve(std::max(needed, 2 * ids.capacity()));
       std::copy_n(ids.begin() + static_cast<std::ptrdiff_t>(start), count, std::back_inserter(ids));
     }
   }
