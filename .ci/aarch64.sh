@@ -2,8 +2,8 @@
 # aarch64.sh RESULTS [EVERY]: builds the module for 64-bit ARM and tests every ISA level of it under
 # qemu-aarch64: kernel slots against float64, logits of the golden cases and of the built-in model
 # against the bits of avx2, and the newcomer's commands. Appends a line to RESULTS for each level
-# (levels.py). Exits non-zero if something failed. Of the tests of kernel slots every 11th is run, or
-# every EVERY-th: all of them (1) take half an hour on two cores, numpy being emulated too. 11 has no
+# (levels.py). Exits non-zero if something failed. Of the tests of kernel slots every 17th is run, or
+# every EVERY-th: all of them (1) take half an hour on two cores, numpy being emulated too. 17 has no
 # factor in common with the number of formats, so that each is met at some size.
 #
 # Needs g++-aarch64-linux-gnu and qemu-user (else the lines say "not run"), Debian's apt, cmake,
@@ -13,7 +13,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 results=$1
-every=${2:-11}
+every=${2:-17}
 root=$PWD
 work=$root/build/aarch64
 

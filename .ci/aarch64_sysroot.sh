@@ -60,7 +60,8 @@ PY
 mapfile -t requirements <<<"$packages"
 python3 -m pip download -qq --only-binary=:all: --implementation cp --python-version "$version" \
   --platform manylinux_2_28_aarch64 --platform manylinux_2_17_aarch64 \
-  --platform manylinux2014_aarch64 -d "$dir/wheels" "${requirements[@]}" 'pytest>=8' 'hypothesis>=6'
+  --platform manylinux2014_aarch64 -d "$dir/wheels" "${requirements[@]}" 'pytest>=8' 'hypothesis>=6' \
+  'gguf>=0.17'
 for wheel in "$dir"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$dir/site"; done
 rm -rf "$dir/apt" "$dir/wheels"
 touch "$dir/complete"

@@ -44,7 +44,7 @@ sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "ScikitBuild
 # Folders of csrc/ whose sources every build compiles.
 HOST_FOLDERS = (
     *("core", "platform", "backend", "cpu", "model", "model/adapters", "sampling", "runner"),
-    "bindings",
+    *("tokenizer", "bindings"),
 )
 # What a build for this machine chooses.
 MACHINE = [ROOT / "csrc" / "platform" / p for p in ("system/linux.cpp", "processor/x86.cpp")]

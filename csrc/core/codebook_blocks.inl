@@ -104,8 +104,8 @@ LLAMA_RT_DECODER float codebook_level(const BlockIQ1_S& b, int e) {
 
 // The block's scale is in the high four bits of each of the four words of scales.
 LLAMA_RT_DECODER float codebook_scale(const BlockIQ1_M& b, int octet) {
-  const uint32_t d = b.scales[0] >> 12 | (b.scales[1] >> 12) << 4 | (b.scales[2] >> 12) << 8 |
-                     (b.scales[3] >> 12) << 12;
+  const auto d = static_cast<uint32_t>(b.scales[0] >> 12 | (b.scales[1] >> 12) << 4 |
+                                       (b.scales[2] >> 12) << 8 | (b.scales[3] >> 12) << 12);
   const int scale = bits_of(b.scales[octet / 8], octet / 2 % 4 * 3, 3);
   return half_to_float(static_cast<uint16_t>(d)) * static_cast<float>(2 * scale + 1);
 }
