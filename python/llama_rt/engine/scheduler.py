@@ -180,10 +180,9 @@ class Scheduler:
                 return
             if self._should_wait(request, running):
                 continue
-            total = self._runner.cache_pages()[1]
             needed = pages_for(min(len(request.history) + _HEADROOM, self._cache_tokens))
             used = sum(pages_for(len(other.history)) for other in self._active)
-            if self._active and used + needed > total:
+            if self._active and used + needed > self.pages[1]:
                 return
             sequence, cached = self._prefix_cache.take(request.history, running, request.cache_key)
             if not request.was_started:

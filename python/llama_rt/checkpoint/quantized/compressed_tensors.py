@@ -9,7 +9,7 @@ quantized here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ from llama_rt.config.checked_keys import Keys, shown
 from llama_rt.formats.records import TensorRecord
 
 __all__ = ["PARTS", "describe", "read"]
+
+Numbers = Callable[[int, int], npt.NDArray[np.int16]]
+"""Signed numbers of rows `[start, stop)`, before zero points are taken off."""
 
 PARTS = (
     *("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
@@ -125,49 +128,50 @@ def _packed(module: Module, choices: list[int], *, symmetric: bool) -> Decoded:
         problem = f"has shape {list(weight.shape)}; [{rows}, {width}] of {said} bits was expected"
         module.refuse(weight, problem)
     bits = fitting[0]
-    middle = 1 << (bits - 1)
-    scales, group, order = _scales(module, rows, width)
-    zeros = _zero_points(module, rows, scales, bits, symmetric=symmetric)
+    middle = np.int16(1 << (bits - 1))
 
-    def prepare() -> MakeGroups:
-        packed, scale = words(weight), floats(scales).reshape(-1, scales.shape[-1])
-        zero = None if zeros is None else _zero_values(zeros, bits, rows)
-        places = np.arange(width) // group if order is None else order
+    def load() -> Numbers:
+        packed = words(weight)
+        return lambda start, stop: (
+            unpack(row_bytes(packed[start:stop]), bits, width).astype(np.int16) - middle
+        )
 
-        def make(start: int, stop: int) -> Groups:
-            numbers = unpack(row_bytes(packed[start:stop]), bits, width).astype(np.int16)
-            numbers -= np.int16(middle)
-            if zero is not None:
-                numbers -= zero[start:stop][:, places]
-            return Groups(numbers, _rows(scale, start, stop))
-
-        return make
-
-    return grouped(
-        f"{module.name}.weight",
-        weight.file,
-        (rows, width),
-        prepare,
-        limits=(-middle, middle - 1) if zeros is None else (1 - 2 * middle, 2 * middle - 1),
-        group=group,
-        scales=scales.dtype,
-        order=order,
-    )
+    return _decoded(module, weight, (rows, width), bits, load, symmetric=symmetric)
 
 
 def _whole(module: Module, weight: TensorRecord, *, symmetric: bool) -> Decoded:
     """A matrix of int8."""
+
+    def load() -> Numbers:
+        numbers = int8s(weight)
+        return lambda start, stop: numbers[start:stop].astype(np.int16)
+
     rows, width = weight.shape
+    return _decoded(module, weight, (rows, width), 8, load, symmetric=symmetric)
+
+
+def _decoded(
+    module: Module,
+    weight: TensorRecord,
+    shape: tuple[int, int],
+    bits: int,
+    load: Callable[[], Numbers],
+    *,
+    symmetric: bool,
+) -> Decoded:
+    """A matrix of signed numbers in groups; `load` reads them, zero points are taken off here."""
+    rows, width = shape
     scales, group, order = _scales(module, rows, width)
-    zeros = _zero_points(module, rows, scales, 8, symmetric=symmetric)
+    zeros = _zero_points(module, rows, scales, bits, symmetric=symmetric)
+    middle = 1 << (bits - 1)
 
     def prepare() -> MakeGroups:
-        numbers, scale = int8s(weight), floats(scales).reshape(-1, scales.shape[-1])
-        zero = None if zeros is None else _zero_values(zeros, 8, rows)
+        numbers, scale = load(), floats(scales).reshape(-1, scales.shape[-1])
+        zero = None if zeros is None else _zero_values(zeros, bits, rows)
         places = np.arange(width) // group if order is None else order
 
         def make(start: int, stop: int) -> Groups:
-            centred = numbers[start:stop].astype(np.int16)
+            centred = numbers(start, stop)
             if zero is not None:
                 centred -= zero[start:stop][:, places]
             return Groups(centred, _rows(scale, start, stop))
@@ -177,9 +181,9 @@ def _whole(module: Module, weight: TensorRecord, *, symmetric: bool) -> Decoded:
     return grouped(
         f"{module.name}.weight",
         weight.file,
-        (rows, width),
+        shape,
         prepare,
-        limits=(-128, 127) if zeros is None else (-255, 255),
+        limits=(-middle, middle - 1) if zeros is None else (1 - 2 * middle, 2 * middle - 1),
         group=group,
         scales=scales.dtype,
         order=order,
